@@ -1,0 +1,1 @@
+"""The local endpoint: REST on loopback, event stream, metrics."""

@@ -1,0 +1,1 @@
+"""What the hive has made: models, versions, and who keeps their bytes."""

@@ -1,0 +1,1 @@
+"""The person's hands: a client of the admin endpoint and of nothing else."""

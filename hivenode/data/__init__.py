@@ -1,0 +1,1 @@
+"""Feeding models: sources and how they are cut."""

@@ -1,0 +1,1 @@
+"""Being a member: failure detection, election, feeds and the views folded from them."""

@@ -1,0 +1,1 @@
+"""From wish to result: the ledger, the coordinator's decisions, the executor's work."""

@@ -1,0 +1,1 @@
+"""Knowing models: which exist and what they cost."""

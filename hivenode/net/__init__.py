@@ -1,0 +1,1 @@
+"""The wire: links between nodes, bulk transfer, discovery, and the channel to workers."""

@@ -1,0 +1,162 @@
+"""The channel between a daemon and its workers: what they say, and the framing.
+
+A socket pair made by the daemon and handed to the worker at its birth, so there is no path, no port and nobody
+else on it. Frames are `u32 length | msgpack`. Large things (checkpoints, models) pass as files in the worker's
+own directory and are named here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from hivenode.spec.values import JobId, Name, NodeId, Plan, Sentence
+
+MAX_LOCAL_FRAME = 1024 * 1024
+
+
+class _Local(msgspec.Struct, frozen=True, tag_field="t", omit_defaults=True):
+    pass
+
+
+class WorkerLimits(msgspec.Struct, frozen=True):
+    threads: int
+    memory_bytes: int
+    """RLIMIT_DATA of the worker process."""
+    nice: int
+
+
+class Begin(_Local, tag="begin"):
+    """First message to a training worker."""
+
+    job: JobId
+    attempt: int
+    node: NodeId
+    spec: bytes
+    """The `JobSpec` as JSON."""
+    plan: Plan
+    directory: str
+    """The worker's own directory; checkpoints and the model are written here."""
+    host: str
+    """Address to listen on for other workers (the node's own, or a loopback one)."""
+    ports: tuple[int, int]
+    """Inclusive port range for that listener; (0, 0) lets the system choose."""
+    resume: str | None = None
+    """Path of the checkpoint to continue from."""
+
+
+class Peer(msgspec.Struct, frozen=True):
+    node: NodeId
+    rank: int
+    host: str
+    port: int
+    certificate: str
+
+
+class PeersReady(_Local, tag="peers"):
+    """Endpoints of the other workers of the attempt; training starts on it. Nodes of the plan missing here are lost
+    already and are left out of the first view."""
+
+    peers: tuple[Peer, ...]
+
+
+class PeerLost(_Local, tag="peer_lost"):
+    """The daemon's failure detector has given this node up."""
+
+    node: NodeId
+
+
+class Predict(_Local, tag="predict"):
+    """To a worker started for prediction: load the model once, answer each request."""
+
+    request: int
+    model: str
+    """Path of the model file."""
+    inputs: list[list[float]]
+    """One flattened float32 sample a row."""
+
+
+class Cancel(_Local, tag="cancel"):
+    reason: Sentence
+
+
+class Ready(_Local, tag="ready"):
+    """The worker has its data and model and listens for the others."""
+
+    pid: int
+    port: int
+    certificate: str
+    parameters: int
+    load_seconds: float
+
+
+class WorkerProgress(_Local, tag="progress"):
+    """At most twice a second, and at every epoch's end. `accuracy` is on the held-out part, in [0, 1]."""
+
+    step: int
+    steps: int
+    epoch: int
+    epochs: int
+    loss: float
+    accuracy: float | None
+    samples_per_second: float
+    step_seconds: float
+    """Mean compute time of this worker's share of a step since the last report, exchange excluded."""
+    members: tuple[NodeId, ...]
+
+
+class ViewChanged(_Local, tag="view"):
+    """The workers agreed to go on without `lost`, from `step`."""
+
+    step: int
+    members: tuple[NodeId, ...]
+    lost: tuple[NodeId, ...]
+
+
+class CheckpointWritten(_Local, tag="checkpoint"):
+    """Complete and closed; the daemon takes the file over. Written by the lowest rank of the view only."""
+
+    step: int
+    path: str
+
+
+class Finished(_Local, tag="finished"):
+    """Every member writes the model; the files are bit-identical, `lead` marks the lowest rank of the view."""
+
+    step: int
+    path: str
+    seconds: float
+    """Wall time from PeersReady (or resume) to here."""
+    metrics: Annotated[dict[str, float], msgspec.Meta(max_length=64)]
+    lead: bool
+
+
+class Predicted(_Local, tag="predicted"):
+    request: int
+    outputs: list[list[float]]
+    """One row of class probabilities (or regression values) a sample."""
+    labels: list[str]
+    """Name of each output column."""
+
+
+class Failed(_Local, tag="failed"):
+    """The worker ends after this. `retry`: another attempt elsewhere or later may work (lost peers, excluded,
+    out of memory); otherwise the job itself is wrong."""
+
+    code: Name
+    message: Sentence
+    fix: Sentence
+    retry: bool
+    request: int | None = None
+    """Set when only this prediction failed and the worker lives on."""
+
+
+class Log(_Local, tag="log"):
+    level: Literal["debug", "info", "warning", "error"]
+    event: Annotated[str, msgspec.Meta(max_length=2000)]
+    fields: Annotated[dict[str, str | int | float | bool | None], msgspec.Meta(max_length=32)] = {}
+
+
+ToWorker = Begin | PeersReady | PeerLost | Predict | Cancel
+FromWorker = Ready | WorkerProgress | ViewChanged | CheckpointWritten | Finished | Predicted | Failed | Log

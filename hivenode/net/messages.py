@@ -1,0 +1,314 @@
+"""Everything a node may say to another node, typed and bounded. One msgpack map per frame, tagged with `t`.
+
+A frame is at most `MAX_FRAME` bytes. Field bounds are part of the types, so a decoded message is a valid one.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from hivenode.spec.values import BlobRef, Digest, Epoch, JobId, Name, NodeId, Plan, Sentence
+
+MAX_FRAME = 128 * 1024
+PROTOCOL = "hive.v1"
+
+Signature = Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+Incarnation = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Address = Annotated[str, msgspec.Meta(max_length=256)]
+"""`host:port`, or `[v6]:port`."""
+
+
+class _Message(msgspec.Struct, frozen=True, tag_field="t", omit_defaults=True):
+    pass
+
+
+# --- membership (SWIM) -----------------------------------------------------------------------------------------
+
+
+class Alive(_Message, tag="alive"):
+    """Signed by the subject: I run, at these addresses, in this incarnation (boot counter << 32 | sequence)."""
+
+    node: NodeId
+    incarnation: Incarnation
+    name: Name
+    addresses: Annotated[tuple[Address, ...], msgspec.Meta(max_length=8)]
+    version: Name
+    signature: Signature
+
+
+class Left(_Message, tag="left"):
+    """Signed by the subject: I stopped on purpose."""
+
+    node: NodeId
+    incarnation: Incarnation
+    signature: Signature
+
+
+class Suspect(_Message, tag="suspect"):
+    """Signed by the accuser `by`."""
+
+    node: NodeId
+    incarnation: Incarnation
+    by: NodeId
+    signature: Signature
+
+
+class Dead(_Message, tag="dead"):
+    """Signed by the accuser `by`."""
+
+    node: NodeId
+    incarnation: Incarnation
+    by: NodeId
+    signature: Signature
+
+
+Statement = Alive | Left | Suspect | Dead
+Statements = Annotated[tuple[Statement, ...], msgspec.Meta(max_length=256)]
+
+
+class Ping(_Message, tag="ping"):
+    sequence: Count
+    gossip: Statements = ()
+
+
+class Ack(_Message, tag="ack"):
+    sequence: Count
+    gossip: Statements = ()
+
+
+class PingRequest(_Message, tag="ping_req"):
+    """Probe `target` for me; answer with Ack or, in time, Nack under my sequence."""
+
+    sequence: Count
+    target: NodeId
+    gossip: Statements = ()
+
+
+class Nack(_Message, tag="nack"):
+    sequence: Count
+
+
+class Gossip(_Message, tag="gossip"):
+    gossip: Statements
+
+
+class PushPull(_Message, tag="push_pull"):
+    """Whole membership as the sender sees it (in pieces of at most 256); `reply` asks for the other's."""
+
+    members: Statements
+    reply: bool
+
+
+# --- election --------------------------------------------------------------------------------------------------
+
+
+class VoteRequest(_Message, tag="vote_req"):
+    """`trial` is the pre-vote: would you? It persists nothing."""
+
+    epoch: Epoch
+    trial: bool
+
+
+class VoteReply(_Message, tag="vote"):
+    epoch: Epoch
+    trial: bool
+    granted: bool
+    highest: Epoch
+
+
+class Heartbeat(_Message, tag="beat"):
+    epoch: Epoch
+
+
+class HeartbeatAck(_Message, tag="beat_ack"):
+    epoch: Epoch
+
+
+# --- feeds -----------------------------------------------------------------------------------------------------
+
+
+class Event(msgspec.Struct, frozen=True, array_like=True):
+    """One signed entry of a feed. `signature` covers the msgpack of the other fields plus the hive id."""
+
+    author: NodeId
+    seq: Annotated[int, msgspec.Meta(ge=1, le=2**53)]
+    prev: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+    """SHA-256 of the previous event's encoding; zeros for the first."""
+    hlc: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+    """Hybrid logical clock: milliseconds << 16 | counter."""
+    body: Annotated[bytes, msgspec.Meta(max_length=100_000)]
+    signature: Signature
+
+
+class FeedHeads(_Message, tag="heads"):
+    """Version vector: highest sequence number held of each author."""
+
+    heads: Annotated[dict[NodeId, Count], msgspec.Meta(max_length=2000)]
+    reply: bool = False
+
+
+class FeedDelta(_Message, tag="delta"):
+    """Consecutive events the receiver lacks; `more` says that further ones follow once these are acknowledged by
+    a new FeedHeads."""
+
+    events: Annotated[tuple[Event, ...], msgspec.Meta(max_length=512)]
+    more: bool = False
+
+
+# --- jobs ------------------------------------------------------------------------------------------------------
+
+
+class Assign(_Message, tag="assign"):
+    """Coordinator to executor: run your share of this attempt."""
+
+    job: JobId
+    attempt: Count
+    epoch: Epoch
+    spec: Annotated[bytes, msgspec.Meta(max_length=65536)]
+    plan: Plan
+    resume: BlobRef | None = None
+    resume_step: int = 0
+    resume_holders: Annotated[tuple[NodeId, ...], msgspec.Meta(max_length=64)] = ()
+
+
+class Adopt(_Message, tag="adopt"):
+    """A new coordinator claims a running attempt and asks how it stands."""
+
+    job: JobId
+    attempt: Count
+    epoch: Epoch
+
+
+class Stop(_Message, tag="stop"):
+    """Kill the workers of this job up to and including `attempt`."""
+
+    job: JobId
+    attempt: Count
+    epoch: Epoch
+    reason: Sentence
+
+
+class Standing(_Message, tag="standing"):
+    """Reply to Assign, Adopt and Stop: what this executor has of that attempt.
+    `state`: none, preparing, running, finished, failed."""
+
+    job: JobId
+    attempt: Count
+    state: Name
+    step: int = 0
+    detail: Sentence = ""
+
+
+class Endpoint(_Message, tag="endpoint"):
+    """Where the worker of `node` in this attempt listens for the other workers, and the certificate (PEM) it will
+    show. Exchanged between executors over their authenticated links; workers trust exactly these certificates."""
+
+    job: JobId
+    attempt: Count
+    node: NodeId
+    rank: Annotated[int, msgspec.Meta(ge=0, le=4096)]
+    address: Address
+    certificate: Annotated[str, msgspec.Meta(max_length=4096)]
+
+
+class Progress(_Message, tag="progress"):
+    """How a worker is getting on; sent at most twice a second to every linked node."""
+
+    job: JobId
+    attempt: Count
+    node: NodeId
+    step: Count
+    steps: Count
+    epoch: Count
+    epochs: Count
+    loss: float
+    accuracy: float | None
+    samples_per_second: float
+    members: Count
+    state: Name = "running"
+
+
+class Hold(_Message, tag="hold"):
+    """Please fetch this blob from me and keep it. Replied to with Held once it is on disk."""
+
+    blob: BlobRef
+
+
+class Held(_Message, tag="held"):
+    digest: Digest
+
+
+class LogsRequest(_Message, tag="logs_req"):
+    job: JobId
+    after: Count = 0
+    """Line number to start after."""
+
+
+class LogsReply(_Message, tag="logs"):
+    lines: Annotated[tuple[Annotated[str, msgspec.Meta(max_length=8192)], ...], msgspec.Meta(max_length=1000)]
+    """JSON objects as written, one a line."""
+    next: Count
+    more: bool
+
+
+class ProfileRequest(_Message, tag="profile_req"):
+    pass
+
+
+class ProfileReply(_Message, tag="profile"):
+    """What a node has measured of itself, for the planner."""
+
+    flops: float
+    """Effective float32 FLOP/s of one worker."""
+    memory_bytes: Count
+    """Free for a worker now."""
+    cores: Count
+    bandwidth: float
+    """Bytes/s to a peer, measured or the configured guess."""
+    frameworks: Annotated[tuple[Name, ...], msgspec.Meta(max_length=16)]
+    running: Count
+    """Assignments it is working on."""
+    paused: Sentence = ""
+    """Why it takes no work now; empty when it does."""
+
+
+class Failure(_Message, tag="failure"):
+    """A request was refused: a HiveError by value."""
+
+    code: Name
+    message: Sentence
+    fix: Sentence
+
+
+Request = Assign | Adopt | Stop | Hold | LogsRequest | ProfileRequest
+Response = Standing | Held | LogsReply | ProfileReply | Failure
+
+
+class Call(_Message, tag="call"):
+    id: Count
+    request: Request
+
+
+class Reply(_Message, tag="reply"):
+    id: Count
+    response: Response
+
+
+Message = (
+    Ping | Ack | PingRequest | Nack | Gossip | PushPull
+    | VoteRequest | VoteReply | Heartbeat | HeartbeatAck
+    | FeedHeads | FeedDelta
+    | Progress | Endpoint
+    | Call | Reply
+)  # fmt: skip
+
+PRIORITY: dict[type, int] = {
+    VoteRequest: 0, VoteReply: 0, Heartbeat: 0, HeartbeatAck: 0,
+    Ping: 1, Ack: 1, PingRequest: 1, Nack: 1, Gossip: 1, PushPull: 1,
+    Call: 2, Reply: 2, Endpoint: 2,
+    FeedHeads: 3, FeedDelta: 3, Progress: 3,
+}  # fmt: skip
+"""Outbound queue of each message type: election, membership, rpc, gossip. Lower goes first."""

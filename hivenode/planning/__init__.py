@@ -1,0 +1,1 @@
+"""Choosing how to break a job down, from measurements and experience."""

@@ -1,0 +1,1 @@
+"""What may be asked and said: declarations and values every room shares. Validated, without behaviour."""

@@ -1,0 +1,140 @@
+"""Bodies of feed events: every durable fact a node can state. Decoded typed and bounded; unknown kinds are kept
+but not folded, so an older node does not lose what a newer one said."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from hivenode.spec.values import BlobRef, Digest, Epoch, JobId, Name, NodeId, Plan, Sentence
+
+Metrics = Annotated[dict[str, float], msgspec.Meta(max_length=64)]
+
+
+class NodeAdmitted(msgspec.Struct, frozen=True, tag="node.admitted"):
+    """First event of every feed: the grant that the hive's authority signed for the feed's author."""
+
+    grant: Annotated[bytes, msgspec.Meta(max_length=4096)]
+
+
+class JobSubmitted(msgspec.Struct, frozen=True, tag="job.submitted"):
+    job: JobId
+    name: Name
+    spec: Annotated[bytes, msgspec.Meta(max_length=65536)]
+    """The validated `JobSpec` as JSON."""
+
+
+class JobPlanned(msgspec.Struct, frozen=True, tag="job.planned"):
+    """The coordinator's breakdown; also each later attempt."""
+
+    job: JobId
+    attempt: int
+    epoch: Epoch
+    plan: Plan
+    cause: Sentence
+    """Why this attempt exists: first plan, a lost node, ..."""
+    resume: BlobRef | None = None
+    resume_step: int = 0
+
+
+class AttemptAdopted(msgspec.Struct, frozen=True, tag="attempt.adopted"):
+    """A new coordinator took over a running attempt instead of starting it again."""
+
+    job: JobId
+    attempt: int
+    epoch: Epoch
+    members: tuple[NodeId, ...]
+
+
+class MembersChanged(msgspec.Struct, frozen=True, tag="attempt.members"):
+    """The workers of an attempt went on without some of their number (their own view change)."""
+
+    job: JobId
+    attempt: int
+    step: int
+    members: tuple[NodeId, ...]
+    lost: tuple[NodeId, ...]
+
+
+class CheckpointSaved(msgspec.Struct, frozen=True, tag="checkpoint.saved"):
+    """A checkpoint that `holders` have on disk."""
+
+    job: JobId
+    attempt: int
+    step: int
+    blob: BlobRef
+    holders: tuple[NodeId, ...]
+
+
+class AttemptEnded(msgspec.Struct, frozen=True, tag="attempt.ended"):
+    """`outcome`: finished, failed (will not work anywhere), or lost (worth another attempt)."""
+
+    job: JobId
+    attempt: int
+    epoch: Epoch
+    outcome: Name
+    step: int
+    seconds: float
+    metrics: Metrics
+    error: Sentence = ""
+    fix: Sentence = ""
+
+
+class JobCancelled(msgspec.Struct, frozen=True, tag="job.cancelled"):
+    job: JobId
+    reason: Sentence
+
+
+class JobGivenUp(msgspec.Struct, frozen=True, tag="job.given_up"):
+    """The coordinator ends a job that cannot succeed, with the reason."""
+
+    job: JobId
+    epoch: Epoch
+    error: Sentence
+    fix: Sentence
+
+
+class ModelRegistered(msgspec.Struct, frozen=True, tag="model.registered"):
+    name: Name
+    job: JobId
+    attempt: int
+    blob: BlobRef
+    source: Name
+    metrics: Metrics
+
+
+class BlobHeld(msgspec.Struct, frozen=True, tag="blob.held"):
+    """The author keeps these bytes (or, with `held` false, no longer does)."""
+
+    digest: Digest
+    size: int
+    held: bool = True
+
+
+class ExperienceRecorded(msgspec.Struct, frozen=True, tag="experience.recorded"):
+    """What a run really took, against what the cost model said (natural units: seconds)."""
+
+    job: JobId
+    attempt: int
+    state: tuple[int, int, int, int]
+    action: Annotated[int, msgspec.Meta(ge=0, le=4)]
+    predicted_seconds: float
+    measured_seconds: float
+    reference_seconds: float
+
+
+Body = (
+    NodeAdmitted
+    | JobSubmitted
+    | JobPlanned
+    | AttemptAdopted
+    | MembersChanged
+    | CheckpointSaved
+    | AttemptEnded
+    | JobCancelled
+    | JobGivenUp
+    | ModelRegistered
+    | BlobHeld
+    | ExperienceRecorded
+)

@@ -1,0 +1,123 @@
+"""What a person submits: a declarative job, read from TOML. Unknown keys are refused with the nearest valid name."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from hivenode.errors import InvalidInput, NotFound
+from hivenode.spec.values import Strategy
+
+Scalar = bool | int | float | str
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
+
+
+class ModelSpec(_Section):
+    """Which model. `source` is `zoo:NAME`; `params` are the arguments that model takes."""
+
+    source: Annotated[str, Field(pattern=r"^zoo:[a-z0-9_]+$", max_length=64)] = "zoo:cnn"
+    params: Annotated[dict[str, Scalar], Field(max_length=32)] = {}
+
+
+class DataSpec(_Section):
+    """Which data. `source` is `sklearn:NAME`, a set bundled with scikit-learn."""
+
+    source: Annotated[str, Field(pattern=r"^sklearn:[a-z0-9_]+$", max_length=64)] = "sklearn:digits"
+    test_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.2
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+
+class TrainingSpec(_Section):
+    """How to train. `batch_size` is the global batch, in samples; each node computes its share of it."""
+
+    epochs: Annotated[int, Field(ge=1, le=100_000)] = 10
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 64
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    learning_rate: Annotated[float, Field(gt=0, le=100)] = 0.05
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    max_steps: Annotated[int, Field(ge=1)] | None = None
+    checkpoint_every_steps: Annotated[int, Field(ge=1)] = 50
+
+
+class PlacementSpec(_Section):
+    """Where. `nodes` limits the job to these node names or ids; empty means any capable node."""
+
+    strategy: Literal["auto"] | Strategy = "auto"
+    min_nodes: Annotated[int, Field(ge=1, le=4096)] = 1
+    max_nodes: Annotated[int, Field(ge=1, le=4096)] = 64
+    nodes: Annotated[tuple[str, ...], Field(max_length=256)] = ()
+
+    @model_validator(mode="after")
+    def _ordered(self) -> PlacementSpec:
+        if self.min_nodes > self.max_nodes:
+            raise ValueError(f"min_nodes ({self.min_nodes}) is above max_nodes ({self.max_nodes})")
+        return self
+
+
+class JobSpec(_Section):
+    """One training job."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+    framework: Literal["torch"] = "torch"
+    model: ModelSpec = ModelSpec()
+    data: DataSpec = DataSpec()
+    training: TrainingSpec = TrainingSpec()
+    placement: PlacementSpec = PlacementSpec()
+
+
+def read_job(path: Path) -> JobSpec:
+    """Read and validate a job file.
+
+    Raises:
+        NotFound: the file does not exist.
+        InvalidInput: it is unreadable, not TOML, or has a wrong or unknown field (named, with the nearest name).
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise NotFound(f"There is no job file {path}.", fix="Check the path; configs/jobs/ has examples.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"The job file {path} cannot be read: {error}.", fix="Give a readable UTF-8 TOML file.") from error
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidInput(f"{path} is not valid TOML: {error}.", fix="Correct that line.") from error
+    return parse_job(data, where=str(path))
+
+
+def parse_job(data: object, *, where: str = "the job") -> JobSpec:
+    """Validate a decoded job; raises InvalidInput naming every wrong field."""
+    try:
+        return JobSpec.model_validate(data)
+    except ValidationError as error:
+        raise InvalidInput(
+            f"{where} is not a valid job: {explain(error, JobSpec)}.", fix="Correct the fields named and submit again."
+        ) from error
+
+
+def explain(error: ValidationError, root: type[BaseModel]) -> str:
+    """One clause per wrong field; for an unknown one, the nearest valid name in its section."""
+    return "; ".join(_clause(item["loc"], item["type"], item["msg"], root) for item in error.errors())
+
+
+def _clause(location: tuple[int | str, ...], kind: str, message: str, root: type[BaseModel]) -> str:
+    dotted = ".".join(str(part) for part in location if part not in ("literal['auto']", "enum")) or "the whole"
+    if kind != "extra_forbidden":
+        return f"{dotted}: {message[0].lower()}{message[1:]}"
+    section: Any = root
+    for part in location[:-1]:
+        field = section.model_fields.get(str(part)) if isinstance(section, type) and issubclass(section, BaseModel) else None
+        section = field.annotation if field is not None else None
+    names = list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []
+    near = difflib.get_close_matches(str(location[-1]), names, n=1, cutoff=0.5)
+    hint = f"did you mean '{near[0]}'?" if near else f"valid names are {', '.join(names)}"
+    return f"{dotted}: unknown field, {hint}"

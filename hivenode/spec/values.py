@@ -1,0 +1,103 @@
+"""Small values that travel between rooms and over the wire."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import msgspec
+
+NodeId = Annotated[str, msgspec.Meta(min_length=32, max_length=32)]
+"""32 lower-case base32 characters: the first 20 bytes of SHA-256 of the node's raw Ed25519 public key."""
+
+HiveId = Annotated[str, msgspec.Meta(min_length=32, max_length=32)]
+"""The same hash, of the hive authority's raw Ed25519 public key."""
+
+Digest = Annotated[str, msgspec.Meta(min_length=64, max_length=64)]
+"""SHA-256 of a blob, 64 lower-case hexadecimal characters."""
+
+JobId = Annotated[str, msgspec.Meta(min_length=3, max_length=40)]
+Name = Annotated[str, msgspec.Meta(max_length=64)]
+Sentence = Annotated[str, msgspec.Meta(max_length=2000)]
+
+
+class Role(StrEnum):
+    """What a member may do. `admin` grants and revokes, `submitter` submits jobs, `coordinator` may be elected
+    and votes, `worker` runs assignments."""
+
+    admin = "admin"
+    submitter = "submitter"
+    coordinator = "coordinator"
+    worker = "worker"
+
+
+class Strategy(StrEnum):
+    """The five ways to break a job down; the order is the action order of the planner's table."""
+
+    single_node = "single_node"
+    data_parallel = "data_parallel"
+    model_parallel = "model_parallel"
+    pipeline_parallel = "pipeline_parallel"
+    federated = "federated"
+
+
+class Epoch(msgspec.Struct, frozen=True, order=True, array_like=True):
+    """A coordinator's term. Totally ordered: counter first, then the coordinator's node id."""
+
+    counter: Annotated[int, msgspec.Meta(ge=0, le=2**48)]
+    node: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.counter}.{self.node[:6]}" if self.node else str(self.counter)
+
+
+ZERO_EPOCH = Epoch(0, "")
+
+
+class BlobRef(msgspec.Struct, frozen=True, array_like=True):
+    """Immutable bytes by name: SHA-256 and length in bytes."""
+
+    digest: Digest
+    size: Annotated[int, msgspec.Meta(ge=0, le=2**50)]
+
+
+class Share(msgspec.Struct, frozen=True):
+    """One node's part of a plan."""
+
+    node: NodeId
+    rank: Annotated[int, msgspec.Meta(ge=0, le=4096)]
+    weight: float
+    """Fraction of every global batch this node computes, in (0, 1]; all shares sum to 1."""
+    step_seconds: float
+    """Predicted compute time of one step of this share, seconds."""
+    memory_bytes: int
+    """Predicted peak memory of the worker, bytes."""
+    layer_range: tuple[int, int] | None = None
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """One strategy as the planner saw it when it chose."""
+
+    strategy: Strategy
+    feasible: bool
+    reason: Sentence
+    """Why it was masked, or a sentence on how the time was predicted."""
+    nodes: int = 0
+    predicted_seconds: float | None = None
+    residual: float = 0.0
+    """Learned correction, natural log of measured/predicted."""
+    visits: int = 0
+    q: float | None = None
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """A breakdown of one job over nodes."""
+
+    strategy: Strategy
+    shares: tuple[Share, ...]
+    predicted_seconds: float
+    reason: Sentence
+    explored: bool
+    state: tuple[int, int, int, int]
+    """Planner state: complexity, dataset size, nodes, latency buckets."""
+    candidates: tuple[Candidate, ...]

@@ -1,0 +1,82 @@
+"""What the rest of the node asks of storage. Disk in `journal` and `blobs`; memory in `simulated`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from hivenode.spec.values import BlobRef
+
+
+class Record(msgspec.Struct, frozen=True, array_like=True):
+    """One opaque journal entry: the encoded event `number` (from 1, no gaps) of `author`'s feed."""
+
+    author: str
+    number: int
+    data: bytes
+
+
+class Journal(Protocol):
+    """Append-only records plus named cells. Whatever an awaited call wrote survives power loss."""
+
+    def records(self) -> Iterator[Record]:
+        """All records, by author then number. Called once, at start, before the loop serves anything."""
+        ...
+
+    def cell(self, name: str) -> bytes | None:
+        """A cell as last written (cached in memory, never waits)."""
+        ...
+
+    async def append(self, records: Sequence[Record]) -> None:
+        """Durable on return, all or nothing. Raises Exhausted when the disk is full, Corrupted on a gap or fork."""
+        ...
+
+    async def set_cell(self, name: str, value: bytes) -> None:
+        """Durable on return (votes, fences, the boot counter)."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class BlobStore(Protocol):
+    """Immutable files named by SHA-256. Hashing and file work never run on the event loop."""
+
+    def has(self, digest: str) -> bool: ...
+
+    def path(self, digest: str) -> Path | None:
+        """The file of a blob that is held, else None. In simulation there are no paths: always None."""
+        ...
+
+    def digests(self) -> Iterable[BlobRef]: ...
+
+    async def put_file(self, path: Path, *, move: bool = False) -> BlobRef:
+        """Take a file in (hash, fsync, rename). Raises Exhausted, NotFound."""
+        ...
+
+    async def put_bytes(self, data: bytes) -> BlobRef: ...
+
+    async def receive(self, ref: BlobRef, chunks: AsyncBytes) -> None:
+        """Write an incoming stream, checking length and digest; a partial file is kept for resuming.
+        Raises Corrupted if the bytes are not those of `ref`."""
+        ...
+
+    def partial_size(self, digest: str) -> int:
+        """Bytes already received of a blob whose transfer broke off."""
+        ...
+
+    async def read(self, digest: str, *, limit: int) -> bytes:
+        """Whole content, for small blobs. Raises NotFound, Exhausted above `limit`."""
+        ...
+
+    async def delete(self, digest: str) -> None: ...
+
+
+class AsyncBytes(Protocol):
+    """An asynchronous stream of byte chunks."""
+
+    def __aiter__(self) -> AsyncBytes: ...
+
+    async def __anext__(self) -> bytes: ...

@@ -1,0 +1,1 @@
+"""Who is who: keys, the hive's authority, grants and invites."""
