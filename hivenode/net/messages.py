@@ -174,44 +174,56 @@ class Assign(_Message, tag="assign"):
     resume_holders: Annotated[tuple[NodeId, ...], msgspec.Meta(max_length=64)] = ()
 
 
-class Adopt(_Message, tag="adopt"):
-    """A new coordinator claims a running attempt and asks how it stands."""
+class Endpoint(msgspec.Struct, frozen=True):
+    """Where the worker of `node` listens for the other workers of its attempt, and the certificate (PEM) it will
+    show. Passed on by the coordinator over authenticated links; workers trust exactly these certificates."""
+
+    node: NodeId
+    rank: Annotated[int, msgspec.Meta(ge=0, le=4096)]
+    address: Address
+    certificate: Annotated[str, msgspec.Meta(max_length=4096)]
+
+
+class Start(_Message, tag="start"):
+    """Coordinator to the executors that have prepared an attempt: these are the workers, begin."""
 
     job: JobId
     attempt: Count
+    planned: Epoch
+    epoch: Epoch
+    endpoints: Annotated[tuple[Endpoint, ...], msgspec.Meta(max_length=128)]
+
+
+class Adopt(_Message, tag="adopt"):
+    """A coordinator claims the attempt that was planned in epoch `planned` and asks how it stands."""
+
+    job: JobId
+    attempt: Count
+    planned: Epoch
     epoch: Epoch
 
 
 class Stop(_Message, tag="stop"):
-    """Kill the workers of this job up to and including `attempt`."""
+    """Kill the workers of this job."""
 
     job: JobId
-    attempt: Count
     epoch: Epoch
     reason: Sentence
 
 
 class Standing(_Message, tag="standing"):
-    """Reply to Assign, Adopt and Stop: what this executor has of that attempt.
-    `state`: none, preparing, running, finished, failed."""
+    """Reply to Assign, Start, Adopt and Stop: what this executor has of that attempt.
+    `state`: none, preparing, prepared, running, finished, failed."""
 
     job: JobId
     attempt: Count
     state: Name
     step: int = 0
     detail: Sentence = ""
-
-
-class Endpoint(_Message, tag="endpoint"):
-    """Where the worker of `node` in this attempt listens for the other workers, and the certificate (PEM) it will
-    show. Exchanged between executors over their authenticated links; workers trust exactly these certificates."""
-
-    job: JobId
-    attempt: Count
-    node: NodeId
-    rank: Annotated[int, msgspec.Meta(ge=0, le=4096)]
-    address: Address
-    certificate: Annotated[str, msgspec.Meta(max_length=4096)]
+    fix: Sentence = ""
+    retry: bool = True
+    """After `failed`: whether another attempt may work."""
+    endpoint: Endpoint | None = None
 
 
 class Progress(_Message, tag="progress"):
@@ -229,6 +241,7 @@ class Progress(_Message, tag="progress"):
     samples_per_second: float
     members: Count
     state: Name = "running"
+    """running, finished or failed."""
 
 
 class Hold(_Message, tag="hold"):
@@ -283,7 +296,7 @@ class Failure(_Message, tag="failure"):
     fix: Sentence
 
 
-Request = Assign | Adopt | Stop | Hold | LogsRequest | ProfileRequest
+Request = Assign | Start | Adopt | Stop | Hold | LogsRequest | ProfileRequest
 Response = Standing | Held | LogsReply | ProfileReply | Failure
 
 
@@ -301,14 +314,14 @@ Message = (
     Ping | Ack | PingRequest | Nack | Gossip | PushPull
     | VoteRequest | VoteReply | Heartbeat | HeartbeatAck
     | FeedHeads | FeedDelta
-    | Progress | Endpoint
+    | Progress
     | Call | Reply
 )  # fmt: skip
 
 PRIORITY: dict[type, int] = {
     VoteRequest: 0, VoteReply: 0, Heartbeat: 0, HeartbeatAck: 0,
     Ping: 1, Ack: 1, PingRequest: 1, Nack: 1, Gossip: 1, PushPull: 1,
-    Call: 2, Reply: 2, Endpoint: 2,
+    Call: 2, Reply: 2,
     FeedHeads: 3, FeedDelta: 3, Progress: 3,
 }  # fmt: skip
 """Outbound queue of each message type: election, membership, rpc, gossip. Lower goes first."""

@@ -39,10 +39,12 @@ class JobPlanned(msgspec.Struct, frozen=True, tag="job.planned"):
 
 
 class AttemptAdopted(msgspec.Struct, frozen=True, tag="attempt.adopted"):
-    """A new coordinator took over a running attempt instead of starting it again."""
+    """A new coordinator took over a running attempt instead of starting it again. Here and below an attempt is
+    named by its number and the epoch that planned it: two sides of a partition may use the same number."""
 
     job: JobId
     attempt: int
+    planned: Epoch
     epoch: Epoch
     members: tuple[NodeId, ...]
 
@@ -52,6 +54,7 @@ class MembersChanged(msgspec.Struct, frozen=True, tag="attempt.members"):
 
     job: JobId
     attempt: int
+    planned: Epoch
     step: int
     members: tuple[NodeId, ...]
     lost: tuple[NodeId, ...]
@@ -72,6 +75,7 @@ class AttemptEnded(msgspec.Struct, frozen=True, tag="attempt.ended"):
 
     job: JobId
     attempt: int
+    planned: Epoch
     epoch: Epoch
     outcome: Name
     step: int
@@ -99,6 +103,7 @@ class ModelRegistered(msgspec.Struct, frozen=True, tag="model.registered"):
     name: Name
     job: JobId
     attempt: int
+    planned: Epoch
     blob: BlobRef
     source: Name
     metrics: Metrics
