@@ -248,6 +248,8 @@ class Hold(_Message, tag="hold"):
     """Please fetch this blob from me and keep it. Replied to with Held once it is on disk."""
 
     blob: BlobRef
+    announce: bool = False
+    """State in your feed that you hold it (models; checkpoints are stated by whoever made them)."""
 
 
 class Held(_Message, tag="held"):

@@ -1,0 +1,382 @@
+"""What a node's own person can ask of it: reads the views, states wishes as events, asks the other nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from hivenode import __version__
+from hivenode.admin.notices import Notices
+from hivenode.catalog.holders import Keeper
+from hivenode.catalog.models import Catalogue, Holders, ModelVersion
+from hivenode.errors import Conflict, HiveError, InvalidInput, NotFound, Refused, Unavailable
+from hivenode.hive.clock import seconds
+from hivenode.hive.membership import Leadership, Membership
+from hivenode.hive.roles import Roles
+from hivenode.hive.swim import MemberState
+from hivenode.jobs.coordinator import Coordinator
+from hivenode.jobs.ledger import Attempt, Job, Ledger
+from hivenode.jobs.live import Live
+from hivenode.jobs.predictor import Predictor
+from hivenode.jobs.proposals import Proposer, describe
+from hivenode.jobs.results import Append
+from hivenode.net.messages import LogsReply, LogsRequest, Request, Response
+from hivenode.net.transport import Transport
+from hivenode.spec.events import JobCancelled, JobSubmitted
+from hivenode.spec.job import JobSpec, parse_job
+from hivenode.spec.status import (
+    AttemptStatus,
+    InviteIssued,
+    JobDetail,
+    JobLogs,
+    JobSummary,
+    JoinResult,
+    MemberStatus,
+    ModelSummary,
+    Notice,
+    Prediction,
+    Status,
+    WorkerStatus,
+)
+from hivenode.spec.values import Plan, Role
+from hivenode.store.ports import BlobStore
+
+LOGS_SECONDS = 5.0
+MAX_LOG_LINES = 20_000
+_ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a node that the service reads and asks."""
+
+    me: str
+    name: str
+    hive: str
+    home: str
+    started: float
+    transport: Transport
+    membership: Membership
+    leadership: Leadership
+    roles: Roles
+    ledger: Ledger
+    live: Live
+    catalogue: Catalogue
+    holders: Holders
+    coordinator: Coordinator
+    proposer: Proposer
+    predictor: Predictor
+    keeper: Keeper
+    blobs: BlobStore
+    notices: Notices
+    append: Append
+    call: Callable[[str, Request, float], Awaitable[Response]]
+    wall: Callable[[], float]
+    rng: random.Random
+    health: Callable[[], tuple[str, ...]]
+    admin_url: Callable[[], str]
+    addresses: Callable[[], tuple[str, ...]]
+    invite: Callable[[tuple[Role, ...], int, float], Awaitable[InviteIssued]]
+    join: Callable[[str], Awaitable[JoinResult]]
+    stop: Callable[[], None]
+
+
+class Service:
+    """`spec.status.NodeService` over the parts of a running node."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._p = parts
+
+    # --- the hive ---------------------------------------------------------------------------------------------
+
+    def status(self) -> Status:
+        p = self._p
+        leader = p.leadership.leader
+        return Status(
+            node=p.me,
+            name=p.name,
+            hive=p.hive,
+            version=__version__,
+            roles=tuple(role.value for role in p.roles.of(p.me)),
+            addresses=p.addresses(),
+            admin_url=p.admin_url(),
+            home=p.home,
+            uptime_seconds=asyncio.get_running_loop().time() - p.started,
+            epoch=str(p.leadership.highest),
+            coordinator=leader.node if leader else "",
+            members=self._members(leader.node if leader else ""),
+            jobs_running=sum(1 for job in p.ledger.jobs.values() if job.open),
+            health=self._health(),
+        )
+
+    def _members(self, coordinator: str) -> tuple[MemberStatus, ...]:
+        p = self._p
+        links = p.transport.links
+        return tuple(
+            MemberStatus(
+                node=member.node,
+                name=member.name or p.roles.name(member.node),
+                state=member.state.value,
+                roles=tuple(role.value for role in p.roles.of(member.node)),
+                addresses=member.addresses,
+                version=member.version,
+                linked=member.node == p.me or member.node in links,
+                latency_ms=latency * 1000 if (latency := p.membership.latency(member.node)) is not None else None,
+                self=member.node == p.me,
+                coordinator=member.node == coordinator,
+            )
+            for member in p.membership.members
+        )
+
+    def _health(self) -> tuple[str, ...]:
+        p = self._p
+        found = list(p.health())
+        if p.leadership.leader is None:
+            found.append("There is no coordinator yet: jobs wait until one is elected.")
+        for member in p.membership.members:
+            if member.state in (MemberState.suspect, MemberState.dead):
+                found.append(f"{member.name} is {member.state.value}: its jobs go on elsewhere.")
+        return tuple(found)
+
+    async def invite(self, roles: tuple[Role, ...], uses: int, expires_seconds: float) -> InviteIssued:
+        return await self._p.invite(roles, uses, expires_seconds)
+
+    async def join(self, token: str) -> JoinResult:
+        if any(job.open for job in self._p.ledger.jobs.values()):
+            raise Conflict(
+                "This node's present hive still has unfinished jobs.", fix="Wait for them or `hivenode cancel` them, then join."
+            )
+        return await self._p.join(token)
+
+    async def request_stop(self) -> None:
+        self._p.stop()
+
+    async def notices(self) -> AsyncIterator[Notice]:
+        async for notice in self._p.notices.subscribe():
+            yield notice
+
+    # --- jobs -------------------------------------------------------------------------------------------------
+
+    def jobs(self) -> tuple[JobSummary, ...]:
+        newest_first = sorted(self._p.ledger.jobs.values(), key=lambda job: (job.at, job.id), reverse=True)
+        return tuple(self._summary(job) for job in newest_first)
+
+    def job(self, ref: str) -> JobDetail:
+        return self._detail(self._find(ref))
+
+    async def submit(self, data: dict[str, Any]) -> JobDetail:
+        p = self._p
+        if not p.roles.may(p.me, Role.submitter):
+            raise Refused(f"Node {p.name} may not submit jobs.", fix="Submit on a node with the submitter role, or have an admin grant it.")
+        spec = parse_job(data)
+        self._resolve_nodes(spec)
+        describe(spec)
+        job = "j-" + "".join(p.rng.choice(_ALPHABET) for _ in range(10))
+        await p.append(JobSubmitted(job=job, name=spec.name, spec=spec.model_dump_json().encode()))
+        return self.job(job)
+
+    async def cancel(self, ref: str, reason: str) -> JobDetail:
+        job = self._find(ref)
+        if not job.open:
+            raise Conflict(f"Job {job.id} is already {job.ending}.", fix="Nothing to do.")
+        await self._p.append(JobCancelled(job=job.id, reason=reason[:1900]))
+        return self._detail(self._p.ledger.jobs[job.id])
+
+    async def plan(self, data: dict[str, Any]) -> Plan:
+        spec = parse_job(data)
+        self._resolve_nodes(spec)
+        return await self._p.proposer.propose(spec, salt="dry run")
+
+    async def logs(self, ref: str) -> JobLogs:
+        p = self._p
+        job = self._find(ref)
+        nodes = sorted({share.node for attempt in job.attempts.values() for share in attempt.plan.shares} | {p.me})
+        gathered = await asyncio.gather(*(self._logs_of(node, job.id) for node in nodes))
+        missing = tuple(p.roles.name(node) for node, lines in zip(nodes, gathered, strict=True) if lines is None)
+        lines = [line for part in gathered if part for line in part]
+        lines.sort(key=lambda line: float(line.get("time", 0.0)))
+        return JobLogs(lines=tuple(lines[-MAX_LOG_LINES:]), missing=missing)
+
+    async def _logs_of(self, node: str, job: str) -> list[dict[str, Any]] | None:
+        lines: list[dict[str, Any]] = []
+        after = 0
+        while len(lines) < MAX_LOG_LINES:
+            try:
+                reply = await self._p.call(node, LogsRequest(job=job, after=after), LOGS_SECONDS)
+            except HiveError:
+                return lines or None  # named as missing in the answer
+            if not isinstance(reply, LogsReply):
+                return None
+            for line in reply.lines:
+                item = json.loads(line)
+                if isinstance(item, dict):
+                    lines.append(item)
+            if not reply.more or reply.next <= after:
+                break
+            after = reply.next
+        return lines
+
+    def _find(self, ref: str) -> Job:
+        jobs = self._p.ledger.jobs
+        if ref in jobs:
+            return jobs[ref]
+        named = sorted((job for job in jobs.values() if job.name == ref), key=lambda job: (job.at, job.id))
+        if named:
+            return named[-1]
+        matching = [job for job in jobs.values() if ref and job.id.startswith(ref)]
+        if len(matching) == 1:
+            return matching[0]
+        if matching:
+            raise InvalidInput(f"{ref} could mean {len(matching)} jobs.", fix="Give more of the id; `hivenode jobs` lists them.")
+        raise NotFound(f"There is no job {ref}.", fix="`hivenode jobs` lists the jobs of this hive.")
+
+    def _resolve_nodes(self, spec: JobSpec) -> None:
+        known = {m.node for m in self._p.membership.members} | {m.name for m in self._p.membership.members}
+        for wanted in spec.placement.nodes:
+            if wanted not in known:
+                raise NotFound(f"placement.nodes names {wanted}, which is no member.", fix="`hivenode status` lists the members.")
+
+    def _summary(self, job: Job) -> JobSummary:
+        p = self._p
+        attempt = job.current
+        live = p.live.of(job.id, attempt.number) if attempt else {}
+        going = [heard.progress for node, heard in live.items() if heard.progress.state != "failed" and attempt and node in attempt.members]
+        furthest = max(going, key=lambda progress: progress.step, default=None)
+        state = job.ending or ("queued" if attempt is None or attempt.ended else "running" if furthest else "planned")
+        model = p.catalogue.of_job(job.id)
+        metrics = attempt.ended.metrics if attempt and attempt.ended and job.ending == "finished" else {}
+        step = furthest.step if furthest else attempt.ended.step if attempt and attempt.ended else 0
+        return JobSummary(
+            job=job.id,
+            name=job.name,
+            state=state,
+            strategy=attempt.plan.strategy.value if attempt else "",
+            attempt=attempt.number if attempt else 0,
+            step=step,
+            steps=furthest.steps if furthest else step,
+            epoch=furthest.epoch if furthest else 0,
+            epochs=furthest.epochs if furthest else 0,
+            loss=metrics.get("loss", furthest.loss if furthest else None),
+            accuracy=metrics.get("accuracy", furthest.accuracy if furthest else None),
+            samples_per_second=sum(progress.samples_per_second for progress in going) if job.open else 0.0,
+            submitted_by=p.roles.name(job.submitter),
+            submitted_at=seconds(job.at),
+            ended_at=seconds(job.ended_at) if job.ended_at else None,
+            model=model.reference if model and job.ending == "finished" else "",
+            error=job.error,
+            fix=job.fix,
+            reason=self._reason(job, attempt),
+        )
+
+    def _reason(self, job: Job, attempt: Attempt | None) -> str:
+        p = self._p
+        if not job.open:
+            return f"{job.ending}: {job.error}" if job.error else job.ending
+        if waiting := p.coordinator.waiting.get(job.id):
+            return waiting
+        if p.leadership.leader is None:
+            return "waiting for a coordinator to be elected"
+        if attempt is None or attempt.ended is not None:
+            return "waiting for the coordinator to plan it"
+        planned = len(attempt.plan.shares)
+        if len(attempt.members) < planned:
+            return f"{planned - len(attempt.members)} of {planned} nodes lost, going on with {len(attempt.members)}"
+        return attempt.plan.reason
+
+    def _detail(self, job: Job) -> JobDetail:
+        p = self._p
+        attempt = job.current
+        now = asyncio.get_running_loop().time()
+        live = p.live.of(job.id, attempt.number) if attempt else {}
+        checkpoint = job.latest_checkpoint()
+        return JobDetail(
+            summary=self._summary(job),
+            spec=json.loads(job.spec),
+            plan=attempt.plan if attempt else None,
+            attempts=tuple(
+                AttemptStatus(
+                    attempt=each.number,
+                    epoch=str(each.planned),
+                    cause=each.cause,
+                    strategy=each.plan.strategy.value,
+                    nodes=tuple(p.roles.name(share.node) for share in each.plan.shares),
+                    members=tuple(p.roles.name(node) for node in each.members),
+                    outcome=each.ended.outcome if each.ended else "",
+                    resume_step=each.resume_step,
+                    adopted=tuple(str(epoch) for epoch in each.adopted),
+                )
+                for each in sorted(job.attempts.values(), key=lambda a: (a.planned, a.number))
+            ),
+            workers=tuple(
+                WorkerStatus(
+                    node=node,
+                    name=p.roles.name(node),
+                    state=self._worker_state(attempt, node, heard.progress.state),
+                    step=heard.progress.step,
+                    loss=heard.progress.loss,
+                    accuracy=heard.progress.accuracy,
+                    samples_per_second=heard.progress.samples_per_second,
+                    age_seconds=now - heard.at,
+                )
+                for node, heard in live.items()
+            ),
+            checkpoint_step=checkpoint.step if checkpoint else None,
+            checkpoint_holders=tuple(p.roles.name(node) for node in checkpoint.holders) if checkpoint else (),
+        )
+
+    def _worker_state(self, attempt: Attempt | None, node: str, said: str) -> str:
+        member = self._p.membership.member(node)
+        gone = member is not None and member.state in (MemberState.dead, MemberState.left)
+        if said == "running" and (gone or (attempt is not None and node not in attempt.members)):
+            return "lost"
+        return said
+
+    # --- models -----------------------------------------------------------------------------------------------
+
+    def models(self) -> tuple[ModelSummary, ...]:
+        return tuple(self._model(version) for version in self._p.catalogue.versions)
+
+    def _model(self, version: ModelVersion) -> ModelSummary:
+        p = self._p
+        return ModelSummary(
+            name=version.name,
+            version=version.version,
+            job=version.job,
+            source=version.source,
+            blob=version.blob,
+            holders=tuple(p.roles.name(node) for node in p.holders.of(version.blob.digest)),
+            here=p.blobs.has(version.blob.digest),
+            metrics=version.metrics,
+            created_at=seconds(version.at),
+        )
+
+    async def predict(self, model: str, inputs: list[list[float]]) -> Prediction:
+        p = self._p
+        version = p.catalogue.find(model)
+        if not p.blobs.has(version.blob.digest):
+            await p.keeper.obtain(version.blob, p.holders.of(version.blob.digest))
+        path = p.blobs.path(version.blob.digest)
+        if path is None:
+            raise Unavailable(f"The file of {version.reference} is not here.", fix="Predict on a node that holds it; see `hivenode models`.")
+        began = asyncio.get_running_loop().time()
+        answer = await p.predictor.predict(version.blob.digest, str(path), inputs)
+        return Prediction(
+            model=version.reference,
+            labels=tuple(answer.labels),
+            outputs=tuple(tuple(row) for row in answer.outputs),
+            node=p.name,
+            seconds=asyncio.get_running_loop().time() - began,
+        )
+
+
+def plain(value: msgspec.Struct) -> dict[str, Any]:
+    """A structure as plain data, for a notice."""
+    data = msgspec.to_builtins(value)
+    assert isinstance(data, dict)
+    return data

@@ -1,0 +1,229 @@
+"""The shells around the failure detector and the election: they give the pure cores time, carry out what those
+decide, and tell the rest of the node what changed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from hivenode.errors import HiveError
+from hivenode.hive.election import Election, Leader, Persist
+from hivenode.hive.election import Effect as ElectionEffect
+from hivenode.hive.election import Send as ElectionSend
+from hivenode.hive.swim import Changed, Conflict, Member, MemberState, Redial, Swim
+from hivenode.hive.swim import Effect as SwimEffect
+from hivenode.hive.swim import Send as SwimSend
+from hivenode.logs import get_logger
+from hivenode.net.messages import Message
+from hivenode.net.transport import LinkEnd, Transport
+from hivenode.spec.values import Epoch
+from hivenode.store.ports import Journal
+from hivenode.tasks import TaskGroup
+
+log = get_logger("membership")
+
+
+class Alarm:
+    """One timer that always stands at a core's own deadline."""
+
+    def __init__(self, deadline: Callable[[], float], ring: Callable[[float], None]) -> None:
+        self._deadline = deadline
+        self._ring = ring
+        self._timer: asyncio.TimerHandle | None = None
+
+    def reset(self) -> None:
+        self.stop()
+        self._timer = asyncio.get_running_loop().call_at(self._deadline(), self._fire)
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _fire(self) -> None:
+        self._timer = None
+        self._ring(asyncio.get_running_loop().time())
+
+
+class Membership:
+    """Who is alive.
+
+    Args:
+        on_change: called with each member whose state changed and the state it had.
+        on_conflict: another machine runs with our own key.
+    """
+
+    def __init__(
+        self,
+        swim: Swim,
+        transport: Transport,
+        on_change: Callable[[Member, MemberState | None], None],
+        on_conflict: Callable[[str], None],
+    ) -> None:
+        self._swim = swim
+        self._transport = transport
+        self._on_change = on_change
+        self._on_conflict = on_conflict
+        self._alarm = Alarm(swim.deadline, self._tick)
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """Everyone known, this node included, by id."""
+        return tuple(self._swim.members[node] for node in sorted(self._swim.members))
+
+    @property
+    def alive(self) -> tuple[str, ...]:
+        """Ids not known to be gone (a suspect still counts), this node included, sorted."""
+        present = (MemberState.alive, MemberState.suspect)
+        return tuple(member.node for member in self.members if member.state in present)
+
+    def member(self, node: str) -> Member | None:
+        return self._swim.members.get(node)
+
+    def latency(self, node: str) -> float | None:
+        """Smoothed round trip of direct probes, seconds."""
+        return self._swim.latency(node)
+
+    def start(self) -> None:
+        self._carry_out(self._swim.start(self._now()))
+
+    def leave(self) -> None:
+        """Tell everyone that we stop on purpose."""
+        self._carry_out(self._swim.leave(self._now()))
+        self._alarm.stop()
+
+    def stop(self) -> None:
+        self._alarm.stop()
+
+    def receive(self, peer: str, message: Message) -> None:
+        self._carry_out(self._swim.receive(self._now(), peer, message))
+
+    def link_up(self, peer: str) -> None:
+        self._carry_out(self._swim.link_up(self._now(), peer))
+
+    def link_down(self, peer: str, why: LinkEnd) -> None:
+        self._carry_out(self._swim.link_down(self._now(), peer, why))
+
+    def dial_failed(self, peer: str, why: LinkEnd) -> None:
+        self._carry_out(self._swim.dial_failed(self._now(), peer, why))
+
+    def lagged(self, seconds: float) -> None:
+        """Our own event loop was late by this much: blame ourselves first."""
+        self._swim.lag(self._now(), seconds)
+
+    def _tick(self, now: float) -> None:
+        self._carry_out(self._swim.tick(now))
+
+    def _carry_out(self, effects: Sequence[SwimEffect]) -> None:
+        for effect in effects:
+            match effect:
+                case SwimSend(peer=peer, message=message):
+                    self._transport.send(peer, message)
+                case Redial(peer=peer):
+                    self._transport.redial(peer)
+                case Changed(member=member, was=was):
+                    log.info("member changed", member=member.name, member_id=member.node, state=member.state.value,
+                             was=was.value if was else "unknown")  # fmt: skip
+                    self._on_change(member, was)
+                case Conflict():
+                    self._on_conflict("Another machine runs with this node's key.")
+        self._alarm.reset()
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
+
+
+class Leadership:
+    """Who coordinates. Effects are carried out strictly in order: nothing that follows a vote is sent before the
+    vote is on disk.
+
+    Args:
+        on_leader: called with the new coordinator's epoch, or None while there is none.
+    """
+
+    CELL = "election"
+
+    def __init__(
+        self,
+        election: Election,
+        transport: Transport,
+        journal: Journal,
+        on_leader: Callable[[Epoch | None], None],
+        tasks: TaskGroup,
+    ) -> None:
+        self._election = election
+        self._transport = transport
+        self._journal = journal
+        self._on_leader = on_leader
+        self._alarm = Alarm(election.deadline, self._tick)
+        self._effects: asyncio.Queue[ElectionEffect] = asyncio.Queue()
+        self._tasks = tasks
+
+    @property
+    def leader(self) -> Epoch | None:
+        return self._election.leader
+
+    @property
+    def leading(self) -> bool:
+        return self._election.leading
+
+    @property
+    def highest(self) -> Epoch:
+        """The highest epoch ever seen."""
+        return self._election.highest
+
+    def start(self) -> None:
+        self._tasks.spawn(self._carry_out(), "election: effects")
+        self._take(self._election.start(self._now()))
+
+    def stop(self) -> None:
+        self._alarm.stop()
+
+    async def resign(self) -> None:
+        """Hand over on purpose, so that nobody has to notice."""
+        self._take(self._election.resign(self._now()))
+        self._alarm.stop()
+        await self._effects.join()
+
+    def receive(self, peer: str, message: Message) -> None:
+        self._take(self._election.receive(self._now(), peer, message))
+
+    def electorate(
+        self, alive: tuple[str, ...], known: tuple[str, ...], eligible: bool, followers: tuple[str, ...]
+    ) -> None:
+        """Members that may coordinate (alive, and all known), whether we may, and all alive members."""
+        self._take(self._election.electorate(self._now(), alive, known, eligible, followers))
+
+    def _tick(self, now: float) -> None:
+        self._take(self._election.tick(now))
+
+    def _take(self, effects: Sequence[ElectionEffect]) -> None:
+        for effect in effects:
+            self._effects.put_nowait(effect)
+        self._alarm.reset()
+
+    async def _carry_out(self) -> None:
+        while True:
+            effect = await self._effects.get()
+            try:
+                match effect:
+                    case Persist(state=state):
+                        await self._journal.set_cell(self.CELL, state)
+                    case ElectionSend(peer=peer, message=message):
+                        self._transport.send(peer, message)
+                    case Leader(epoch=epoch):
+                        log.info("coordinator", epoch=str(epoch) if epoch else "none")
+                        self._on_leader(epoch)
+            except HiveError as error:
+                # A vote that is not on disk must not be cast: drop what waited for it and try again later.
+                log.error("a vote could not be written", reason=str(error))
+                while not self._effects.empty():
+                    self._effects.get_nowait()
+                    self._effects.task_done()
+            finally:
+                self._effects.task_done()
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()

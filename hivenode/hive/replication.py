@@ -1,0 +1,155 @@
+"""The shell around the feeds: makes events durable, passes them on, and fetches what is missing.
+
+A node's own events are pushed to every link at once; once a second version vectors are compared with one random
+linked node, which repairs whatever a push missed. Events are folded only after they are on disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+
+from hivenode.errors import HiveError
+from hivenode.hive.clock import HybridClock
+from hivenode.hive.feeds import Entry, Feeds
+from hivenode.hive.views import Views
+from hivenode.logs import get_logger
+from hivenode.net.messages import FeedDelta, FeedHeads, Message
+from hivenode.spec.events import Body, NodeAdmitted
+from hivenode.store.ports import Journal, Record
+from hivenode.tasks import TaskGroup
+from hivenode.trust.identity import Identity
+
+DELTA_BYTES = 64 * 1024
+INBOX = 256
+
+log = get_logger("feeds")
+
+
+class Replication:
+    """Owns the feeds of one node.
+
+    Args:
+        on_change: called after new entries are durable and folded.
+        on_offender: called with a peer that sent something no honest node sends, and the reason.
+    """
+
+    def __init__(
+        self,
+        *,
+        identity: Identity,
+        grant: bytes,
+        feeds: Feeds,
+        views: Views,
+        journal: Journal,
+        clock: HybridClock,
+        links: Callable[[], Sequence[str]],
+        send: Callable[[str, Message], bool],
+        rng: random.Random,
+        sync_seconds: float,
+        on_change: Callable[[Sequence[Entry]], None],
+        on_offender: Callable[[str, str], None],
+        tasks: TaskGroup,
+    ) -> None:
+        self._identity = identity
+        self._grant = grant
+        self.feeds = feeds
+        self._views = views
+        self._journal = journal
+        self._clock = clock
+        self._links = links
+        self._send = send
+        self._rng = rng
+        self._sync_seconds = sync_seconds
+        self._on_change = on_change
+        self._on_offender = on_offender
+        self._tasks = tasks
+        self._lock = asyncio.Lock()
+        self._inbox: asyncio.Queue[tuple[str, FeedDelta]] = asyncio.Queue(INBOX)
+        self.trouble = ""
+        """Why events cannot be written now; empty when they can."""
+
+    async def start(self) -> None:
+        """Read the journal, fold it, and begin our own feed if it is new."""
+        self.feeds.load(self._journal.records())
+        entries = sorted(self.feeds.entries(), key=lambda entry: entry.key)
+        if entries:
+            self._clock.observe(entries[-1].event.hlc)
+        self._views.add(entries)
+        if self._identity.node_id not in self.feeds.heads:
+            await self.append(NodeAdmitted(grant=self._grant))
+        self._tasks.spawn(self._take_in(), "feeds: take in")
+        self._tasks.spawn(self._compare(), "feeds: compare")
+
+    async def append(self, *bodies: Body) -> None:
+        """State facts: durable, folded and on their way to the others when this returns.
+
+        Raises:
+            Exhausted: the disk is full; nothing was stated.
+        """
+        async with self._lock:
+            fresh = self.feeds.compose(self._identity, self._clock.now, bodies)
+            await self._keep(fresh)
+        delta = FeedDelta(events=tuple(entry.event for entry in fresh))
+        for peer in self._links():
+            self._send(peer, delta)
+
+    def link_up(self, peer: str) -> None:
+        self._send(peer, FeedHeads(heads=self.feeds.heads, reply=True))
+
+    def received(self, peer: str, message: FeedHeads | FeedDelta) -> None:
+        if isinstance(message, FeedDelta):
+            try:
+                self._inbox.put_nowait((peer, message))
+            except asyncio.QueueFull:
+                log.warning("feed inbox full, a delta is dropped and will be asked for again", peer=peer)
+            return
+        events, more = self.feeds.missing(message.heads, DELTA_BYTES)
+        if events:
+            self._send(peer, FeedDelta(events=events, more=more))
+        if message.reply and self.feeds.behind(message.heads):
+            self._send(peer, FeedHeads(heads=self.feeds.heads))
+
+    async def _take_in(self) -> None:
+        while True:
+            peer, delta = await self._inbox.get()
+            try:
+                await self._take(peer, delta)
+            except HiveError as error:
+                log.error("events received could not be stored", peer=peer, reason=str(error))
+
+    async def _take(self, peer: str, delta: FeedDelta) -> None:
+        async with self._lock:
+            found = self.feeds.examine(delta.events)
+            for author in found.forks:
+                log.error("two different events under one number: author quarantined", author=author)
+            await self._keep(found.fresh)
+            if found.fresh:
+                self._clock.observe(max(entry.event.hlc for entry in found.fresh))
+        if found.offence:
+            log.warning("a peer sent an event that cannot be", peer=peer, reason=found.offence)
+            self._on_offender(peer, found.offence)
+        elif delta.more or found.gap:
+            self._send(peer, FeedHeads(heads=self.feeds.heads))
+
+    async def _keep(self, entries: Sequence[Entry]) -> None:
+        if not entries:
+            return
+        try:
+            await self._journal.append([Record(e.event.author, e.event.seq, e.encoded) for e in entries])
+        except HiveError as error:
+            self.trouble = str(error)
+            raise
+        self.trouble = ""
+        for entry in entries:
+            self.feeds.accept(entry)
+        self._views.add(entries)
+        self._on_change(entries)
+
+    async def _compare(self) -> None:
+        while True:
+            await asyncio.sleep(self._sync_seconds * self._rng.uniform(0.75, 1.25))
+            links = self._links()
+            if links:
+                self._send(self._rng.choice(links), FeedHeads(heads=self.feeds.heads, reply=True))

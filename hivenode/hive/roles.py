@@ -1,0 +1,51 @@
+"""Who may do what: a fold over the grants that the hive's authority signed. Pure."""
+
+from __future__ import annotations
+
+from hivenode.errors import Refused
+from hivenode.spec.events import Body, NodeAdmitted
+from hivenode.spec.values import Role
+from hivenode.trust.authority import Grant, open_grant
+
+
+class Roles:
+    """Latest grant of each node (highest serial). A grant proves itself by the authority's signature, so it does
+    not matter in whose feed it stands."""
+
+    kinds: tuple[type[Body], ...] = (NodeAdmitted,)
+
+    def __init__(self, authority_key: bytes) -> None:
+        self._authority_key = authority_key
+        self._grants: dict[str, Grant] = {}
+
+    def reset(self) -> None:
+        self._grants.clear()
+
+    def apply(self, author: str, hlc: int, body: Body) -> None:
+        assert isinstance(body, NodeAdmitted)
+        try:
+            grant = open_grant(body.grant, self._authority_key)
+        except Refused:
+            return  # a forged grant grants nothing; the feed that carries it is otherwise valid
+        held = self._grants.get(grant.node)
+        if held is None or grant.serial > held.serial:
+            self._grants[grant.node] = grant
+
+    def of(self, node: str) -> tuple[Role, ...]:
+        grant = self._grants.get(node)
+        return grant.roles if grant else ()
+
+    def may(self, node: str, role: Role) -> bool:
+        return role in self.of(node)
+
+    def public_key(self, node: str) -> bytes | None:
+        grant = self._grants.get(node)
+        return grant.public_key if grant else None
+
+    def name(self, node: str) -> str:
+        grant = self._grants.get(node)
+        return grant.name if grant else node[:8]
+
+    def holders(self, role: Role) -> tuple[str, ...]:
+        """Ids of all nodes with a role, sorted."""
+        return tuple(sorted(node for node, grant in self._grants.items() if role in grant.roles))

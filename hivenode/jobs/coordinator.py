@@ -1,0 +1,321 @@
+"""The coordinator: turns open jobs into attempts, and sees each attempt through.
+
+Runs on the elected member only, one task per open job, all of them ended the moment the lead is lost. Every order and
+every event it writes carries the epoch; executors refuse lower ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+from hivenode.errors import HiveError, InvalidInput, NotFound
+from hivenode.jobs.ledger import Attempt, AttemptName, Job, Ledger
+from hivenode.jobs.live import Live
+from hivenode.jobs.proposals import Proposer
+from hivenode.jobs.results import Append
+from hivenode.logs import get_logger
+from hivenode.net.messages import Adopt, Assign, Endpoint, Request, Response, Standing, Start, Stop
+from hivenode.spec.events import AttemptAdopted, AttemptEnded, JobGivenUp, JobPlanned
+from hivenode.spec.job import JobSpec
+from hivenode.spec.values import Epoch, Plan
+from hivenode.tasks import Signal, TaskGroup
+
+ASSIGN_SECONDS = 90.0
+ORDER_SECONDS = 5.0
+POLL_SECONDS = 5.0
+REGROUP_SECONDS = 5.0
+"""How long a new coordinator waits for the nodes of a running attempt to be heard, and a job for its nodes to come
+back before it goes on with fewer."""
+
+log = get_logger("coordinator")
+T = TypeVar("T")
+
+
+class Coordinator:
+    """Sees all open jobs through while this node leads.
+
+    Args:
+        call: asks a node (this one included) and awaits the answer (peer, request, timeout seconds).
+        alive: ids of members not known to be gone, this node included.
+        max_attempts: attempts without a result before a job is given up.
+        changed: notified when the ledger, the membership or live progress changed.
+    """
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        live: Live,
+        proposer: Proposer,
+        call: Callable[[str, Request, float], Awaitable[Response]],
+        append: Append,
+        alive: Callable[[], tuple[str, ...]],
+        max_attempts: int,
+        changed: Signal,
+        tasks: TaskGroup,
+    ) -> None:
+        self._ledger = ledger
+        self._live = live
+        self._proposer = proposer
+        self._call = call
+        self._append = append
+        self._alive = alive
+        self._max_attempts = max_attempts
+        self._changed = changed
+        self._tasks = tasks
+        self._drivers: dict[str, asyncio.Task[None]] = {}
+        self._main: asyncio.Task[None] | None = None
+        self._seen_through: dict[AttemptName, None] = {}
+        self.waiting: dict[str, str] = {}
+        """Why an open job is not running, by job."""
+
+    def lead(self, epoch: Epoch | None) -> None:
+        """Begin to lead in an epoch, or stop leading (None)."""
+        for task in [self._main, *self._drivers.values()]:
+            if task is not None:
+                task.cancel()
+        self._main, self._drivers, self._seen_through = None, {}, {}
+        self.waiting.clear()
+        if epoch is not None:
+            self._main = self._tasks.spawn(self._oversee(epoch), "coordinator")
+
+    async def _oversee(self, epoch: Epoch) -> None:
+        while True:
+            for job in list(self._ledger.jobs.values()):
+                driver = self._drivers.get(job.id)
+                if job.open and (driver is None or driver.done()):
+                    self._drivers[job.id] = self._tasks.spawn(self._drive(job.id, epoch), f"coordinator: {job.id}")
+                elif not job.open and driver is not None and driver.done():
+                    del self._drivers[job.id]
+            await self._changed.wait()
+
+    async def _drive(self, job_id: str, epoch: Epoch) -> None:
+        while (job := self._ledger.jobs.get(job_id)) is not None and job.open:
+            attempt = job.current
+            try:
+                if attempt is None or attempt.ended is not None:
+                    await self._begin(job, epoch)
+                elif attempt.name in self._seen_through:
+                    await self._watch(job, attempt, epoch)
+                else:
+                    await self._take_over(job, attempt, epoch)
+            except HiveError as error:
+                self._wait_for(job, str(error))
+                await self._changed.wait(1.0)
+        self.waiting.pop(job_id, None)
+
+    # --- a new attempt ------------------------------------------------------------------------------------------
+
+    async def _begin(self, job: Job, epoch: Epoch) -> None:
+        if job.tries >= self._max_attempts:
+            last = max((a for a in job.attempts.values() if a.ended), key=lambda a: (a.planned, a.number))
+            assert last.ended is not None
+            await self._give_up(job, epoch, f"Given up after {job.tries} attempts; the last: {last.ended.error}",
+                                last.ended.fix or "See `hivenode logs` of the job.")  # fmt: skip
+            return
+        spec = JobSpec.model_validate_json(job.spec)
+        plan = await self._plan(job, spec, epoch)
+        if plan is None:
+            return
+        checkpoint = job.latest_checkpoint(frozenset(self._alive()))
+        previous = job.current
+        planned = JobPlanned(
+            job=job.id,
+            attempt=job.next_number,
+            epoch=epoch,
+            plan=plan,
+            cause=previous.ended.error if previous and previous.ended else "first plan",
+            resume=checkpoint.blob if checkpoint else None,
+            resume_step=checkpoint.step if checkpoint else 0,
+        )
+        await self._append(planned)
+        self.waiting.pop(job.id, None)
+        name = (planned.attempt, epoch)
+        log.info("planned", job=job.id, attempt=planned.attempt, epoch=str(epoch), strategy=plan.strategy.value,
+                 nodes=len(plan.shares), resume_step=planned.resume_step, reason=plan.reason)  # fmt: skip
+        order = Assign(
+            job=job.id,
+            attempt=planned.attempt,
+            epoch=epoch,
+            spec=job.spec,
+            plan=plan,
+            resume=planned.resume,
+            resume_step=planned.resume_step,
+            resume_holders=checkpoint.holders if checkpoint else (),
+        )
+        nodes = [share.node for share in plan.shares]
+        standings = await self._ask_all(nodes, order, ASSIGN_SECONDS)
+        prepared = {n: s for n, s in standings.items() if isinstance(s, Standing) and s.state == "prepared" and s.endpoint}
+        needed = len(nodes) if planned.attempt == 1 else 1
+        if len(prepared) < min(needed, len(nodes)) or not job.open:
+            await self._abandon(job, name, epoch, standings)
+            return
+        endpoints = tuple(s.endpoint for s in prepared.values() if s.endpoint is not None)
+        await self._start(job, name, epoch, endpoints)
+
+    async def _plan(self, job: Job, spec: JobSpec, epoch: Epoch) -> Plan | None:
+        first = asyncio.get_running_loop().time()
+        while True:
+            try:
+                return await self._proposer.propose(spec, salt=f"{job.id}/{job.next_number}")
+            except (InvalidInput, NotFound) as error:
+                await self._give_up(job, epoch, error.sentence, error.fix)
+                return None
+            except HiveError as error:
+                waited = asyncio.get_running_loop().time() - first
+                if job.attempts and waited >= REGROUP_SECONDS and spec.placement.min_nodes > 1:
+                    # It has run before: going on with fewer nodes beats waiting for the number once wished for.
+                    placement = spec.placement.model_copy(update={"min_nodes": 1})
+                    spec = spec.model_copy(update={"placement": placement})
+                    continue
+                self._wait_for(job, str(error))
+                await self._changed.wait(2.0)
+                if not job.open:
+                    return None
+
+    async def _start(self, job: Job, name: AttemptName, epoch: Epoch, endpoints: tuple[Endpoint, ...]) -> None:
+        order = Start(job=job.id, attempt=name[0], planned=name[1], epoch=epoch, endpoints=endpoints)
+        await self._ask_all([endpoint.node for endpoint in endpoints], order, ORDER_SECONDS)
+        self._seen_through[name] = None
+
+    async def _abandon(
+        self, job: Job, name: AttemptName, epoch: Epoch, standings: dict[str, Response | HiveError]
+    ) -> None:
+        troubles = [text for node, answer in sorted(standings.items()) if (text := _trouble(answer))]
+        fatal = next((a for a in standings.values() if isinstance(a, Standing) and a.state == "failed" and not a.retry), None)
+        await self._ask_all(list(standings), Stop(job=job.id, epoch=epoch, reason="the attempt is planned again"), ORDER_SECONDS)
+        await self._append(
+            AttemptEnded(
+                job=job.id,
+                attempt=name[0],
+                planned=name[1],
+                epoch=epoch,
+                outcome="failed" if fatal else "lost",
+                step=0,
+                seconds=0.0,
+                metrics={},
+                error=fatal.detail if fatal else "; ".join(troubles)[:1900] or "no worker was ready",
+                fix=fatal.fix if fatal else "See `hivenode logs` of the job.",
+            )
+        )
+        await self._changed.wait(min(2.0**job.tries * 0.25, 10.0))
+
+    # --- a running attempt --------------------------------------------------------------------------------------
+
+    async def _watch(self, job: Job, attempt: Attempt, epoch: Epoch) -> None:
+        """Until the attempt or the job has ended, or every worker of it is gone."""
+        loop = asyncio.get_running_loop()
+        polled = loop.time()
+        lacking: dict[str, str] = {}
+        failures: dict[str, Standing] = {}
+        while job.open and attempt.ended is None and self._ledger.jobs.get(job.id) is job:
+            alive = self._alive()
+            nodes = [share.node for share in attempt.plan.shares]
+            states = {node: self._live.state(job.id, attempt.number, node) for node in nodes}
+            suspicious = any(state == "failed" for state in states.values()) or not any(n in alive for n in nodes)
+            if suspicious or loop.time() - polled >= POLL_SECONDS:
+                polled = loop.time()
+                order = Adopt(job=job.id, attempt=attempt.number, planned=attempt.planned, epoch=epoch)
+                answers = await self._ask_all([node for node in nodes if node in alive], order, ORDER_SECONDS)
+                lacking = {node: "its node is gone" for node in nodes if node not in alive}
+                failures = {}
+                for node, answer in answers.items():
+                    if isinstance(answer, Standing) and answer.state == "failed":
+                        failures[node] = answer
+                    elif isinstance(answer, Standing) and answer.state == "none":
+                        lacking[node] = "its daemon was started anew"
+                if len(lacking) + len(failures) == len(nodes) and job.open and attempt.ended is None:
+                    await self._lost(job, attempt, epoch, lacking, failures)
+                    return
+            await self._changed.wait(POLL_SECONDS)
+
+    async def _lost(
+        self, job: Job, attempt: Attempt, epoch: Epoch, lacking: dict[str, str], failures: dict[str, Standing]
+    ) -> None:
+        fatal = next((f for f in failures.values() if not f.retry), None)
+        told = [f"{node[:8]}: {why}" for node, why in lacking.items()]
+        told += [f"{node[:8]}: {failure.detail}" for node, failure in failures.items()]
+        await self._append(
+            AttemptEnded(
+                job=job.id,
+                attempt=attempt.number,
+                planned=attempt.planned,
+                epoch=epoch,
+                outcome="failed" if fatal else "lost",
+                step=max((f.step for f in failures.values()), default=0),
+                seconds=0.0,
+                metrics={},
+                error=fatal.detail if fatal else "; ".join(told)[:1900],
+                fix=fatal.fix if fatal else "It is planned again from its last checkpoint.",
+            )
+        )
+
+    async def _take_over(self, job: Job, attempt: Attempt, epoch: Epoch) -> None:
+        """Adopt an attempt that an earlier coordinator planned, or find that nothing of it is left."""
+        nodes = [share.node for share in attempt.plan.shares]
+        order = Adopt(job=job.id, attempt=attempt.number, planned=attempt.planned, epoch=epoch)
+        deadline = asyncio.get_running_loop().time() + REGROUP_SECONDS
+        self._wait_for(job, "the new coordinator asks the nodes how the attempt stands")
+        while True:
+            alive = self._alive()
+            answers = await self._ask_all([node for node in nodes if node in alive], order, ORDER_SECONDS)
+            standings = {node: a for node, a in answers.items() if isinstance(a, Standing)}
+            going = tuple(node for node, s in standings.items() if s.state in ("running", "finished"))
+            if going:
+                await self._append(AttemptAdopted(job.id, attempt.number, attempt.planned, epoch, going))
+                log.info("adopted", job=job.id, attempt=attempt.number, epoch=str(epoch), members=len(going))
+                self._seen_through[attempt.name] = None
+                self.waiting.pop(job.id, None)
+                return
+            remaining = deadline - asyncio.get_running_loop().time()
+            if len(standings) == len(nodes) or remaining <= 0:
+                break
+            await self._changed.wait(min(remaining, 1.0))
+            if not job.open or attempt.ended is not None:
+                return
+        lacking = {node: "nothing of the attempt is left there" for node in nodes}
+        failures = {node: s for node, s in standings.items() if s.state == "failed"}
+        await self._ask_all(list(standings), Stop(job=job.id, epoch=epoch, reason="planned again"), ORDER_SECONDS)
+        for node in failures:
+            lacking.pop(node)
+        await self._lost(job, attempt, epoch, lacking, failures)
+
+    # --- small things -------------------------------------------------------------------------------------------
+
+    async def _give_up(self, job: Job, epoch: Epoch, error: str, fix: str) -> None:
+        await self._append(JobGivenUp(job=job.id, epoch=epoch, error=error[:1900], fix=fix[:1900]))
+
+    def _wait_for(self, job: Job, reason: str) -> None:
+        if self.waiting.get(job.id) != reason:
+            self.waiting[job.id] = reason
+            log.info("waiting", job=job.id, reason=reason)
+
+    async def _ask_all(
+        self, nodes: Sequence[str], order: Request, seconds: float
+    ) -> dict[str, Response | HiveError]:
+        """Ask nodes at the same time; an error is an answer too."""
+        answers = await gather(*(self._ask(node, order, seconds) for node in nodes))
+        return dict(zip(nodes, answers, strict=True))
+
+    async def _ask(self, node: str, order: Request, seconds: float) -> Response | HiveError:
+        try:
+            return await self._call(node, order, seconds)
+        except HiveError as error:
+            return error
+
+
+async def gather(*work: Coroutine[Any, Any, T]) -> list[T]:
+    """Run together; if one fails the rest are cancelled (asyncio.TaskGroup), results in order."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(item) for item in work]
+    return [task.result() for task in tasks]
+
+
+def _trouble(answer: Response | HiveError) -> str:
+    if isinstance(answer, HiveError):
+        return answer.sentence
+    if isinstance(answer, Standing) and answer.state != "prepared":
+        return answer.detail or f"worker {answer.state}"
+    return ""

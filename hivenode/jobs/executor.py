@@ -1,0 +1,433 @@
+"""The executor: carries out this node's share of attempts, by orders of coordinators whose epoch it has not outlived.
+
+One attempt of a job at a time. Orders are fenced: the highest epoch obeyed is kept on disk, a lower one is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+import msgspec
+
+from hivenode.catalog.holders import Keeper
+from hivenode.errors import HiveError, Refused, Unavailable
+from hivenode.jobs.host import WorkerHandle, WorkerHost
+from hivenode.jobs.ledger import AttemptName, Ledger
+from hivenode.jobs.results import Results
+from hivenode.logs import get_logger
+from hivenode.net.local import (
+    Begin,
+    Cancel,
+    CheckpointWritten,
+    Failed,
+    Finished,
+    FromWorker,
+    Log,
+    Peer,
+    PeerLost,
+    PeersReady,
+    Ready,
+    ViewChanged,
+    WorkerLimits,
+    WorkerProgress,
+)
+from hivenode.net.messages import Adopt, Assign, Endpoint, Progress, Standing, Start, Stop
+from hivenode.spec.events import Body, MembersChanged
+from hivenode.spec.job import JobSpec
+from hivenode.spec.values import Epoch, Plan
+from hivenode.store.ports import BlobStore, Journal
+from hivenode.tasks import TaskGroup
+
+READY_SECONDS = 60.0
+FENCE = "fence"
+
+log = get_logger("jobs")
+
+State = Literal["preparing", "prepared", "running", "finished", "failed"]
+
+
+class JobLog(Protocol):
+    """Where a job's own log lines go."""
+
+    def write(self, job: str, record: dict[str, object]) -> None: ...
+
+
+class Workspace(Protocol):
+    """Directories for workers."""
+
+    def make(self, job: str, attempt: int) -> str: ...
+
+    def remove(self, directory: str) -> None: ...
+
+
+@dataclass(slots=True)
+class Work:
+    """This node's share of one attempt."""
+
+    job: str
+    name: AttemptName
+    epoch: Epoch
+    spec: JobSpec
+    plan: Plan
+    rank: int
+    state: State = "preparing"
+    handle: WorkerHandle | None = None
+    directory: str = ""
+    ready: asyncio.Future[Ready] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    members: tuple[str, ...] = ()
+    step: int = 0
+    steps: int = 0
+    failure: Failed | None = None
+    finished: Finished | None = None
+    endpoint: Endpoint | None = None
+    last: Progress | None = None
+
+    def standing(self) -> Standing:
+        failure = self.failure
+        return Standing(
+            job=self.job,
+            attempt=self.name[0],
+            state=self.state,
+            step=self.step,
+            detail=failure.message if failure else "",
+            fix=failure.fix if failure else "",
+            retry=failure.retry if failure else True,
+            endpoint=self.endpoint,
+        )
+
+
+class Executor:
+    """Runs workers for attempts.
+
+    Args:
+        limits: what a worker may use.
+        worker_host: address that workers listen on for each other; `ports` their range.
+        gone: whether a node is known to be dead or to have left.
+        broadcast: tells every linked node (and this one) how a worker is getting on.
+        refuse: why this node takes no work now, or "".
+    """
+
+    def __init__(
+        self,
+        *,
+        me: str,
+        node_name: str,
+        limits: WorkerLimits,
+        worker_host: str,
+        ports: tuple[int, int],
+        host: WorkerHost,
+        workspace: Workspace,
+        blobs: BlobStore,
+        journal: Journal,
+        keeper: Keeper,
+        results: Results,
+        ledger: Ledger,
+        append: Callable[[Body], Awaitable[None]],
+        broadcast: Callable[[Progress], None],
+        gone: Callable[[str], bool],
+        refuse: Callable[[], str],
+        job_log: JobLog,
+        wall: Callable[[], float],
+        tasks: TaskGroup,
+    ) -> None:
+        self._me = me
+        self._node_name = node_name
+        self._limits = limits
+        self._worker_host = worker_host
+        self._ports = ports
+        self._host = host
+        self._workspace = workspace
+        self._blobs = blobs
+        self._journal = journal
+        self._keeper = keeper
+        self._results = results
+        self._ledger = ledger
+        self._append = append
+        self._broadcast = broadcast
+        self._gone = gone
+        self._refuse = refuse
+        self._job_log = job_log
+        self._wall = wall
+        self._tasks = tasks
+        self._work: dict[str, Work] = {}
+        self._fence_lock = asyncio.Lock()
+
+    @property
+    def running(self) -> int:
+        """Assignments being worked on."""
+        return sum(1 for work in self._work.values() if work.state in ("preparing", "prepared", "running"))
+
+    # --- orders ------------------------------------------------------------------------------------------------
+
+    async def assign(self, order: Assign) -> Standing:
+        """Prepare a worker: fetch what it needs, start it, and answer when it listens for its peers."""
+        await self._obey(order.epoch)
+        if reason := self._refuse():
+            raise Unavailable(f"Node {self._node_name} takes no work: {reason}.", fix="`hivenode status` there says more.")
+        rank = next((share.rank for share in order.plan.shares if share.node == self._me), None)
+        if rank is None:
+            raise Refused(f"Node {self._node_name} has no share in that plan.", fix="Plan the job again.")
+        name = (order.attempt, order.epoch)
+        held = self._work.get(order.job)
+        if held is not None and held.name == name:
+            return held.standing()
+        if held is not None:
+            self._end(held, "replaced by a later attempt")
+        spec = JobSpec.model_validate_json(order.spec)
+        work = Work(order.job, name, order.epoch, spec, order.plan, rank)
+        work.members = tuple(share.node for share in order.plan.shares)
+        self._work[order.job] = work
+        self._note(work, "info", "preparing", rank=rank, resume_step=order.resume_step)
+        try:
+            await self._prepare(work, order)
+        except HiveError as error:
+            self._fail(work, Failed(code=error.code, message=error.sentence, fix=error.fix, retry=True))
+        return work.standing()
+
+    async def start(self, order: Start) -> Standing:
+        """Let a prepared worker begin with the others."""
+        await self._obey(order.epoch)
+        work = self._work.get(order.job)
+        if work is None or work.name != (order.attempt, order.planned):
+            return Standing(job=order.job, attempt=order.attempt, state="none")
+        if work.state == "prepared" and work.handle is not None:
+            peers = [endpoint for endpoint in order.endpoints if endpoint.node != self._me]
+            work.members = tuple(e.node for e in sorted(order.endpoints, key=lambda e: e.rank))
+            work.state = "running"
+            work.handle.send(PeersReady(peers=tuple(_peer(endpoint) for endpoint in peers)))
+            self._note(work, "info", "training", members=len(order.endpoints))
+            for endpoint in peers:
+                if self._gone(endpoint.node):
+                    work.handle.send(PeerLost(node=endpoint.node))
+        return work.standing()
+
+    async def adopt(self, order: Adopt) -> Standing:
+        """Serve a new coordinator from now on, and say how the attempt stands."""
+        await self._obey(order.epoch)
+        work = self._work.get(order.job)
+        if work is None or work.name != (order.attempt, order.planned):
+            return Standing(job=order.job, attempt=order.attempt, state="none")
+        if order.epoch > work.epoch:
+            work.epoch = order.epoch
+            self._note(work, "info", "adopted by a new coordinator")
+        return work.standing()
+
+    async def stop(self, order: Stop) -> Standing:
+        """Kill this job's worker."""
+        await self._obey(order.epoch)
+        work = self._work.get(order.job)
+        if work is None:
+            return Standing(job=order.job, attempt=0, state="none")
+        self._end(work, order.reason)
+        return work.standing()
+
+    async def _obey(self, epoch: Epoch) -> None:
+        async with self._fence_lock:
+            raw = self._journal.cell(FENCE)
+            fence = msgspec.msgpack.decode(raw, type=Epoch) if raw else Epoch(0)
+            if epoch < fence:
+                raise Refused(
+                    f"Node {self._node_name} has obeyed epoch {fence} and refuses an order of epoch {epoch}.",
+                    fix="Nothing to do: the newer coordinator's orders stand.",
+                )
+            if epoch > fence:
+                await self._journal.set_cell(FENCE, msgspec.msgpack.encode(epoch))
+
+    async def _prepare(self, work: Work, order: Assign) -> None:
+        resume = None
+        if order.resume is not None:
+            await self._keeper.obtain(order.resume, order.resume_holders)
+            resume = str(self._blobs.path(order.resume.digest))
+        work.directory = self._workspace.make(work.job, work.name[0])
+        work.handle = await self._host.start(
+            "train",
+            work.spec.framework,
+            self._limits,
+            lambda message: self._heard(work, message),
+            lambda how: self._exited(work, how),
+        )
+        if work.state != "preparing":  # stopped meanwhile
+            work.handle.kill()
+            return
+        work.handle.send(
+            Begin(
+                job=work.job,
+                attempt=work.name[0],
+                node=self._me,
+                spec=order.spec,
+                plan=order.plan,
+                directory=work.directory,
+                host=self._worker_host,
+                ports=self._ports,
+                resume=resume,
+            )
+        )
+        try:
+            async with asyncio.timeout(READY_SECONDS):
+                ready = await asyncio.shield(work.ready)
+        except TimeoutError:
+            raise Unavailable(
+                f"The worker on {self._node_name} was not ready after {READY_SECONDS:.0f} s.",
+                fix="See `hivenode logs` of the job; the machine may be overloaded.",
+            ) from None
+        if work.state == "preparing":
+            host = f"[{self._worker_host}]" if ":" in self._worker_host else self._worker_host
+            work.endpoint = Endpoint(self._me, work.rank, f"{host}:{ready.port}", ready.certificate)
+            work.state = "prepared"
+
+    # --- what workers say ---------------------------------------------------------------------------------------
+
+    def _heard(self, work: Work, message: FromWorker) -> None:
+        match message:
+            case Ready():
+                if not work.ready.done():
+                    work.ready.set_result(message)
+            case WorkerProgress():
+                work.step, work.steps, work.members = message.step, message.steps, message.members
+                self._tell(work, message)
+            case ViewChanged():
+                work.members, work.step = message.members, message.step
+                self._note(work, "warning", "going on without lost workers", step=message.step, lost=len(message.lost))
+                if message.members[0] == self._me:
+                    changed = MembersChanged(
+                        work.job, work.name[0], work.name[1], message.step, message.members, message.lost
+                    )
+                    self._tasks.spawn(self._append(changed), "job: members changed")
+            case CheckpointWritten():
+                self._tasks.spawn(
+                    self._results.checkpoint(work.job, work.name, message.step, Path(message.path), work.members),
+                    "job: checkpoint",
+                )
+            case Finished():
+                work.finished, work.step = message, message.step
+                self._tasks.spawn(self._conclude(work, message), "job: conclude")
+            case Failed():
+                self._fail(work, message)
+            case Log():
+                self._write(work, message.level, message.event, dict(message.fields))
+            case _:
+                log.warning("a training worker said something it should not", job=work.job, said=type(message).__name__)
+
+    def _exited(self, work: Work, how: str) -> None:
+        work.handle = None
+        self._note(work, "info", "worker exited", how=how)
+        if work.finished is None and work.state != "failed":
+            self._fail(
+                work,
+                Failed(
+                    code="unavailable",
+                    message=f"The worker on {self._node_name} ended: {how}.",
+                    fix="Its log says more: `hivenode logs` of the job.",
+                    retry=True,
+                ),
+            )
+        if work.finished is None:
+            self._drop_directory(work)
+
+    async def _conclude(self, work: Work, finished: Finished) -> None:
+        try:
+            await self._results.model(work.job, work.name, work.epoch, work.spec, work.plan, finished, work.members)
+        except HiveError as error:
+            self._fail(work, Failed(code=error.code, message=error.sentence, fix=error.fix, retry=True))
+            return
+        finally:
+            self._drop_directory(work)
+        if work.state != "failed":
+            work.state = "finished"
+            self._announce_end(work)
+
+    def _fail(self, work: Work, failure: Failed) -> None:
+        if work.state in ("failed", "finished"):
+            return
+        work.failure, work.state = failure, "failed"
+        self._note(work, "error", failure.message, fix=failure.fix, retry=failure.retry)
+        if not work.ready.done():
+            work.ready.set_exception(Unavailable(failure.message, fix=failure.fix))
+            work.ready.exception()  # whoever prepares may have gone already
+        if work.handle is not None:
+            work.handle.kill()
+        self._announce_end(work)
+
+    def _end(self, work: Work, reason: str) -> None:
+        """Stop without a result, by order."""
+        if work.state in ("failed", "finished"):
+            return
+        if work.handle is not None:
+            work.handle.send(Cancel(reason=reason))
+        self._fail(work, Failed(code="refused", message=f"Stopped: {reason}.", fix="Nothing to do.", retry=True))
+
+    # --- what happens around it ---------------------------------------------------------------------------------
+
+    def node_gone(self, node: str) -> None:
+        """The failure detector has given a node up: tell the workers that wait for it."""
+        for work in self._work.values():
+            if node in work.members and work.handle is not None and work.state in ("prepared", "running"):
+                work.handle.send(PeerLost(node=node))
+
+    def ledger_changed(self) -> None:
+        """End work whose job has ended, or whose attempt has been overtaken by a higher epoch's."""
+        for work in list(self._work.values()):
+            job = self._ledger.jobs.get(work.job)
+            if job is None:
+                continue
+            current = job.current
+            if not job.open and work.finished is None:
+                self._end(work, f"the job is {job.ending}")
+            elif current is not None and current.planned > work.name[1] and work.finished is None:
+                self._end(work, f"attempt {current.number} of epoch {current.planned} stands")
+            if not job.open and work.state in ("failed", "finished") and work.handle is None:
+                del self._work[work.job]
+
+    def _tell(self, work: Work, said: WorkerProgress) -> None:
+        work.last = Progress(
+            job=work.job,
+            attempt=work.name[0],
+            node=self._me,
+            step=said.step,
+            steps=said.steps,
+            epoch=said.epoch,
+            epochs=said.epochs,
+            loss=said.loss,
+            accuracy=said.accuracy,
+            samples_per_second=said.samples_per_second,
+            members=len(said.members),
+        )
+        self._broadcast(work.last)
+
+    def _announce_end(self, work: Work) -> None:
+        base = work.last or Progress(work.job, work.name[0], self._me, work.step, work.steps, 0, 0, 0.0, None, 0.0, 0)
+        self._broadcast(msgspec.structs.replace(base, state=work.state, samples_per_second=0.0))
+
+    def _drop_directory(self, work: Work) -> None:
+        if work.directory:
+            self._workspace.remove(work.directory)
+            work.directory = ""
+
+    def _note(self, work: Work, level: str, event: str, **fields: object) -> None:
+        getattr(log, level)(event, job=work.job, attempt=work.name[0], epoch=str(work.epoch), **fields)
+        self._write(work, level, event, fields)
+
+    def _write(self, work: Work, level: str, event: str, fields: dict[str, object]) -> None:
+        self._job_log.write(
+            work.job,
+            {
+                "time": self._wall(),
+                "level": level,
+                "node": self._node_name,
+                "job": work.job,
+                "attempt": work.name[0],
+                "epoch": str(work.epoch),
+                "event": event,
+                **fields,
+            },
+        )
+
+
+def _peer(endpoint: Endpoint) -> Peer:
+    host, _, port = endpoint.address.rpartition(":")
+    return Peer(endpoint.node, endpoint.rank, host.strip("[]"), int(port), endpoint.certificate)
+

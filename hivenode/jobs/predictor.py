@@ -1,0 +1,119 @@
+"""Predictions: a worker per model, kept warm for a while, asked over its local channel."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from hivenode.errors import BY_CODE, Exhausted, HiveError, Unavailable
+from hivenode.jobs.host import WorkerHandle, WorkerHost
+from hivenode.net.local import Failed, FromWorker, Predict, Predicted, WorkerLimits
+
+ANSWER_SECONDS = 60.0
+IDLE_SECONDS = 60.0
+MAX_WORKERS = 4
+MAX_WAITING = 64
+
+
+@dataclass(slots=True)
+class _Serving:
+    handle: WorkerHandle | None = None
+    waiting: dict[int, asyncio.Future[Predicted]] = field(default_factory=dict)
+    idle: asyncio.TimerHandle | None = None
+    starting: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Predictor:
+    """Answers predictions with models whose files are here.
+
+    Args:
+        limits: what one worker may use.
+        framework: the framework that loads the models.
+    """
+
+    def __init__(self, host: WorkerHost, limits: Callable[[], WorkerLimits], framework: str = "torch") -> None:
+        self._host = host
+        self._limits = limits
+        self._framework = framework
+        self._serving: dict[str, _Serving] = {}
+        self._next = 0
+
+    async def predict(self, key: str, path: str, inputs: list[list[float]]) -> Predicted:
+        """Outputs for samples, one flattened float32 sample a row.
+
+        Args:
+            key: names the model; one worker serves each key.
+
+        Raises:
+            InvalidInput: a row does not fit the model.
+            Unavailable: the worker died or did not answer.
+            Exhausted: too many models or requests at once.
+        """
+        serving = await self._worker(key)
+        if len(serving.waiting) >= MAX_WAITING:
+            raise Exhausted(f"{MAX_WAITING} predictions are waiting already.", fix="Ask again in a moment.")
+        self._next += 1
+        number = self._next
+        answer: asyncio.Future[Predicted] = asyncio.get_running_loop().create_future()
+        serving.waiting[number] = answer
+        if serving.idle is not None:
+            serving.idle.cancel()
+        assert serving.handle is not None
+        serving.handle.send(Predict(request=number, model=path, inputs=inputs))
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                return await answer
+        except TimeoutError:
+            if serving.handle is not None:
+                serving.handle.kill()
+            raise Unavailable(f"No prediction after {ANSWER_SECONDS:.0f} s.", fix="Ask again; the machine may be overloaded.") from None
+        finally:
+            serving.waiting.pop(number, None)
+            if not serving.waiting:
+                serving.idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._retire, key)
+
+    async def _worker(self, key: str) -> _Serving:
+        serving = self._serving.get(key)
+        if serving is None:
+            if len(self._serving) >= MAX_WORKERS:
+                spare = next((k for k, s in self._serving.items() if not s.waiting), None)
+                if spare is None:
+                    raise Exhausted(f"{MAX_WORKERS} models are being served already.", fix="Ask again in a moment.")
+                self._retire(spare)
+            serving = self._serving[key] = _Serving()
+        async with serving.starting:
+            if serving.handle is None:
+                serving.handle = await self._host.start(
+                    "predict",
+                    self._framework,
+                    self._limits(),
+                    lambda message: self._heard(serving, message),
+                    lambda how: self._exited(key, serving, how),
+                )
+        return serving
+
+    def _retire(self, key: str) -> None:
+        serving = self._serving.pop(key, None)
+        if serving is not None and serving.handle is not None:
+            serving.handle.kill()
+
+    def _heard(self, serving: _Serving, message: FromWorker) -> None:
+        if isinstance(message, Predicted):
+            answer = serving.waiting.get(message.request)
+            if answer is not None and not answer.done():
+                answer.set_result(message)
+        elif isinstance(message, Failed):
+            concerned = [message.request] if message.request is not None else list(serving.waiting)
+            for number in concerned:
+                answer = serving.waiting.get(number)
+                if answer is not None and not answer.done():
+                    answer.set_exception(BY_CODE.get(message.code, HiveError)(message.message, fix=message.fix))
+
+    def _exited(self, key: str, serving: _Serving, how: str) -> None:
+        serving.handle = None
+        if self._serving.get(key) is serving:
+            del self._serving[key]
+        for answer in serving.waiting.values():
+            if not answer.done():
+                answer.set_exception(Unavailable(f"The prediction worker ended: {how}.", fix="Ask again."))

@@ -1,0 +1,138 @@
+"""What becomes of what workers make: checkpoints with copies elsewhere, models in the catalogue, experience."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Protocol
+
+from hivenode.catalog.holders import Keeper
+from hivenode.errors import HiveError
+from hivenode.jobs.ledger import AttemptName, Ledger
+from hivenode.jobs.live import Live
+from hivenode.logs import get_logger
+from hivenode.net.local import Finished
+from hivenode.spec.events import AttemptEnded, BlobHeld, Body, CheckpointSaved, ExperienceRecorded, ModelRegistered
+from hivenode.spec.job import JobSpec
+from hivenode.spec.values import Epoch, Plan, Strategy
+from hivenode.store.ports import BlobStore
+from hivenode.tasks import Signal
+
+KEPT_CHECKPOINTS = 2
+
+log = get_logger("results")
+
+
+class Append(Protocol):
+    def __call__(self, *bodies: Body) -> Awaitable[None]: ...
+
+
+class Results:
+    """Publishes results of this node's workers.
+
+    Args:
+        copies: how many nodes should keep a checkpoint or model, this one included.
+        candidates: ids of nodes that may keep copies, best first.
+        gone: whether a node is known to be dead or to have left.
+        changed: notified when the ledger, the membership or live progress changed.
+    """
+
+    def __init__(
+        self,
+        *,
+        me: str,
+        copies: int,
+        blobs: BlobStore,
+        keeper: Keeper,
+        ledger: Ledger,
+        live: Live,
+        append: Append,
+        candidates: Callable[[], tuple[str, ...]],
+        gone: Callable[[str], bool],
+        changed: Signal,
+    ) -> None:
+        self._me = me
+        self._copies = copies
+        self._blobs = blobs
+        self._keeper = keeper
+        self._ledger = ledger
+        self._live = live
+        self._append = append
+        self._candidates = candidates
+        self._gone = gone
+        self._changed = changed
+        self._tidying = asyncio.Lock()
+
+    async def checkpoint(
+        self, job: str, name: AttemptName, step: int, path: Path, members: tuple[str, ...]
+    ) -> None:
+        """Take a checkpoint in, have another node keep a copy, then state that it exists."""
+        try:
+            ref = await self._blobs.put_file(path, move=True)
+            preferred = dict.fromkeys([*members, *self._candidates()])
+            others = await self._keeper.copy_out(ref, tuple(preferred), self._copies - 1, announce=False)
+            await self._append(CheckpointSaved(job, name[0], step, ref, (self._me, *others)))
+        except HiveError as error:
+            # Training goes on: an older checkpoint still stands, and the next one tries again.
+            log.error("checkpoint not kept", job=job, attempt=name[0], step=step, reason=str(error))
+
+    async def model(
+        self,
+        job: str,
+        name: AttemptName,
+        epoch: Epoch,
+        spec: JobSpec,
+        plan: Plan,
+        finished: Finished,
+        members: tuple[str, ...],
+    ) -> None:
+        """Keep the model here; the first member that is still there registers it and ends the attempt."""
+        ref = await self._blobs.put_file(Path(finished.path), move=True)
+        await self._append(BlobHeld(digest=ref.digest, size=ref.size))
+        before = members[: members.index(self._me)] if self._me in members else members
+        while not all(self._gone(node) or self._live.state(job, name[0], node) == "failed" for node in before):
+            if self._ended(job):
+                return
+            await self._changed.wait()
+        if self._ended(job):
+            return
+        if len(members) < self._copies:
+            others = tuple(node for node in self._candidates() if node not in members)
+            await self._keeper.copy_out(ref, others, self._copies - len(members), announce=True)
+        bodies: list[Body] = [
+            ModelRegistered(spec.name, job, name[0], name[1], ref, spec.model.source, finished.metrics),
+            AttemptEnded(job, name[0], name[1], epoch, "finished", finished.step, finished.seconds, finished.metrics),
+        ]
+        record = self._ledger.jobs.get(job)
+        attempt = record.attempts.get(name) if record else None
+        if attempt is not None and attempt.resume is None and len(members) == len(plan.shares):
+            bodies.append(_experience(job, name, plan, finished.seconds))
+        await self._append(*bodies)
+
+    async def tidy(self) -> None:
+        """Delete checkpoints that no job needs any more: all of an ended job, all but the latest two of an open one."""
+        async with self._tidying:
+            for job in list(self._ledger.jobs.values()):
+                ordered = sorted(job.checkpoints.values(), key=lambda c: (c.step, c.blob.digest), reverse=True)
+                for checkpoint in ordered[KEPT_CHECKPOINTS:] if job.open else ordered:
+                    if self._blobs.has(checkpoint.blob.digest):
+                        await self._blobs.delete(checkpoint.blob.digest)
+
+    def _ended(self, job: str) -> bool:
+        record = self._ledger.jobs.get(job)
+        return record is not None and not record.open
+
+
+def _experience(job: str, name: AttemptName, plan: Plan, seconds: float) -> ExperienceRecorded:
+    alone = next((c for c in plan.candidates if c.strategy is Strategy.single_node), None)
+    reference = alone.predicted_seconds if alone and alone.predicted_seconds else plan.predicted_seconds
+    return ExperienceRecorded(
+        job=job,
+        attempt=name[0],
+        state=plan.state,
+        action=list(Strategy).index(plan.strategy),
+        predicted_seconds=plan.predicted_seconds,
+        measured_seconds=seconds,
+        reference_seconds=reference,
+    )
