@@ -116,8 +116,8 @@ class Executor:
         *,
         me: str,
         node_name: str,
-        limits: WorkerLimits,
-        worker_host: str,
+        limits: Callable[[], WorkerLimits],
+        worker_host: Callable[[], str],
         ports: tuple[int, int],
         host: WorkerHost,
         workspace: Workspace,
@@ -246,7 +246,7 @@ class Executor:
         work.handle = await self._host.start(
             "train",
             work.spec.framework,
-            self._limits,
+            self._limits(),
             lambda message: self._heard(work, message),
             lambda how: self._exited(work, how),
         )
@@ -261,7 +261,7 @@ class Executor:
                 spec=order.spec,
                 plan=order.plan,
                 directory=work.directory,
-                host=self._worker_host,
+                host=self._worker_host(),
                 ports=self._ports,
                 resume=resume,
             )
@@ -275,7 +275,8 @@ class Executor:
                 fix="See `hivenode logs` of the job; the machine may be overloaded.",
             ) from None
         if work.state == "preparing":
-            host = f"[{self._worker_host}]" if ":" in self._worker_host else self._worker_host
+            host = self._worker_host()
+            host = f"[{host}]" if ":" in host else host
             work.endpoint = Endpoint(self._me, work.rank, f"{host}:{ready.port}", ready.certificate)
             work.state = "prepared"
 

@@ -1,0 +1,572 @@
+"""The composition root of a node: builds every service, hands each what it needs, starts and stops them.
+
+Everything that touches the world (network, disk, worker processes, wall clock, randomness) is handed in, so the same
+node runs as a daemon and in simulation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+
+from hivenode import __version__
+from hivenode.admin.notices import Notices
+from hivenode.admin.service import Parts, Service, plain
+from hivenode.catalog.holders import Keeper
+from hivenode.catalog.models import Catalogue, Holders
+from hivenode.config import Settings
+from hivenode.errors import HiveError, Refused, Unavailable
+from hivenode.hive.admission import Admission
+from hivenode.hive.clock import HybridClock
+from hivenode.hive.election import Election, ElectionSettings
+from hivenode.hive.feeds import Entry, Feeds
+from hivenode.hive.membership import Leadership, Membership
+from hivenode.hive.replication import Replication
+from hivenode.hive.roles import Roles
+from hivenode.hive.swim import PROFILES, Member, MemberState, Swim
+from hivenode.hive.views import Views
+from hivenode.jobs.coordinator import Coordinator
+from hivenode.jobs.executor import Executor, JobLog, Workspace
+from hivenode.jobs.host import WorkerHost
+from hivenode.jobs.ledger import Ledger
+from hivenode.jobs.live import Live
+from hivenode.jobs.predictor import Predictor
+from hivenode.jobs.proposals import Proposer
+from hivenode.jobs.results import Results
+from hivenode.logs import get_logger
+from hivenode.net.calls import Calls
+from hivenode.net.local import WorkerLimits
+from hivenode.net.messages import (
+    Ack,
+    Adopt,
+    Assign,
+    Call,
+    FeedDelta,
+    FeedHeads,
+    Gossip,
+    Heartbeat,
+    HeartbeatAck,
+    Hold,
+    LogsReply,
+    LogsRequest,
+    Message,
+    Nack,
+    Ping,
+    PingRequest,
+    ProfileReply,
+    ProfileRequest,
+    Progress,
+    PushPull,
+    Reply,
+    Request,
+    Response,
+    Start,
+    Stop,
+    VoteReply,
+    VoteRequest,
+)
+from hivenode.net.transport import LinkEnd, Transport
+from hivenode.planning.qtable import Experience
+from hivenode.spec.events import AttemptEnded, CheckpointSaved, JobCancelled, JobGivenUp, ModelRegistered, NodeAdmitted
+from hivenode.spec.status import JoinResult, NodeService
+from hivenode.spec.values import Epoch, Role
+from hivenode.store.ports import BlobStore, Journal
+from hivenode.tasks import Signal, TaskGroup
+from hivenode.trust.credentials import Credentials
+
+BOOT = "boot"
+PEERS = "peers"
+LOG_REPLY_BYTES = 96 * 1024
+LAG_SECONDS = 0.1
+PRESENT = (MemberState.alive, MemberState.suspect)
+
+log = get_logger("node")
+
+
+class ReadableJobLog(JobLog, Protocol):
+    def read(self, job: str, after: int, limit_bytes: int) -> tuple[Sequence[str], int, bool]: ...
+
+
+@dataclass(frozen=True)
+class Ports:
+    """The world as a node sees it.
+
+    Args:
+        wall: seconds since 1970.
+        limits: what one worker may use.
+        profile: this machine as measured: FLOP/s, free bytes, cores (`running` and `paused` are filled in here).
+        join: leave this hive for the token's; the daemon restarts the node afterwards.
+        stop: ask the process to end.
+        admin_url: where the admin endpoint listens.
+    """
+
+    transport: Transport
+    journal: Journal
+    blobs: BlobStore
+    workers: WorkerHost
+    workspace: Workspace
+    job_log: ReadableJobLog
+    wall: Callable[[], float]
+    rng: random.Random
+    limits: Callable[[], WorkerLimits]
+    profile: Callable[[], ProfileReply]
+    join: Callable[[str], Awaitable[JoinResult]]
+    stop: Callable[[], None]
+    admin_url: Callable[[], str]
+    home: str
+
+
+class Node:
+    """One member of one hive. `start` brings it up, `stop` takes it down in good order; it is not started twice."""
+
+    def __init__(self, settings: Settings, credentials: Credentials, ports: Ports) -> None:
+        self._settings = settings
+        self._credentials = credentials
+        self._ports = ports
+        self.me = credentials.identity.node_id
+        self.name = settings.node.name
+        self._tasks = TaskGroup(self._task_failed)
+        self._changed = Signal()
+        self._troubles: dict[str, str] = {}
+        self._addresses: tuple[str, ...] = ()
+        self._ready = False
+        self._wanted: dict[str, tuple[str, ...]] = {}
+        self._build_views()
+
+    def _build_views(self) -> None:
+        self.roles = Roles(self._credentials.authority_key)
+        self.ledger = Ledger()
+        self.catalogue = Catalogue()
+        self.holders = Holders()
+        self.experience = Experience()
+        self.live = Live()
+        self.views = Views([self.roles, self.ledger, self.catalogue, self.holders, self.experience])
+        self.feeds = Feeds(self._credentials.hive_id, self._credentials.authority_key)
+        self.notices = Notices(self._ports.wall)
+
+    # --- life ---------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Bring everything up. Raises Conflict (port), Corrupted (journal), Exhausted (disk)."""
+        ports, identity = self._ports, self._credentials.identity
+        boot = int.from_bytes(ports.journal.cell(BOOT) or b"", "big") + 1
+        await ports.journal.set_cell(BOOT, boot.to_bytes(8, "big"))
+        self.clock = HybridClock(ports.wall)
+        self.calls = Calls(ports.transport.send, self._serve)
+        self.replication = Replication(
+            identity=identity,
+            grant=self._credentials.grant,
+            feeds=self.feeds,
+            views=self.views,
+            journal=ports.journal,
+            clock=self.clock,
+            links=lambda: ports.transport.links,
+            send=ports.transport.send,
+            rng=ports.rng,
+            sync_seconds=self._settings.feeds.sync_seconds,
+            on_change=self._facts_changed,
+            on_offender=lambda peer, reason: ports.transport.drop(peer, LinkEnd.protocol),
+            tasks=self._tasks,
+        )
+        await self.replication.start()
+        self._build_jobs()
+        self._addresses = await ports.transport.start(self)
+        swim = Swim(
+            self.me,
+            name=self.name,
+            addresses=self._addresses,
+            version=__version__,
+            boot=boot,
+            profile=PROFILES[self._settings.membership.profile],
+            rng=ports.rng,
+            sign=identity.sign,
+            verify=self._verify,
+        )
+        self.membership = Membership(swim, ports.transport, self._member_changed, self._conflict)
+        election = self._settings.election
+        self.leadership = Leadership(
+            Election(
+                self.me,
+                settings=ElectionSettings(
+                    heartbeat=election.heartbeat_seconds, timeout=election.timeout_seconds, quorum=election.quorum
+                ),
+                rng=ports.rng,
+                state=ports.journal.cell(Leadership.CELL),
+            ),
+            ports.transport,
+            ports.journal,
+            self._leader_changed,
+            self._tasks,
+        )
+        self.admission = Admission(
+            self._credentials, ports.journal, wall=ports.wall, rng=ports.rng, addresses=self._seed_addresses
+        )
+        self.service: NodeService = Service(self._parts())
+        self._ready = True
+        self.membership.start()
+        self.leadership.start()
+        self._electorate()
+        self._dial_known()
+        self._tasks.spawn(self._measure_lag(), "node: loop lag")
+        self._tasks.spawn(self.results.tidy(), "node: tidy")
+
+    async def stop(self) -> None:
+        """Hand over, say goodbye, end workers and links, close the journal."""
+        if self._ready:
+            await self.leadership.resign()
+            self.coordinator.lead(None)
+            self.membership.leave()
+            self._ready = False
+        await self._ports.workers.close()
+        await self._ports.transport.stop()
+        await self._tasks.close()
+        if hasattr(self, "calls"):
+            await self.calls.close()
+        await self._ports.journal.close()
+
+    def _build_jobs(self) -> None:
+        ports, settings = self._ports, self._settings
+        append = self.replication.append
+        self.keeper = Keeper(me=self.me, transport=ports.transport, call=self.call, blobs=ports.blobs, append=append)
+        self.results = Results(
+            me=self.me,
+            copies=settings.jobs.copies,
+            blobs=ports.blobs,
+            keeper=self.keeper,
+            ledger=self.ledger,
+            live=self.live,
+            append=append,
+            candidates=self._workers,
+            gone=self._gone,
+            changed=self._changed,
+        )
+        self.executor = Executor(
+            me=self.me,
+            node_name=self.name,
+            limits=ports.limits,
+            worker_host=self._worker_host,
+            ports=settings.worker.ports,
+            host=ports.workers,
+            workspace=ports.workspace,
+            blobs=ports.blobs,
+            journal=ports.journal,
+            keeper=self.keeper,
+            results=self.results,
+            ledger=self.ledger,
+            append=append,
+            broadcast=self._broadcast,
+            gone=self._gone,
+            refuse=self._paused,
+            job_log=ports.job_log,
+            wall=ports.wall,
+            tasks=self._tasks,
+        )
+        self.predictor = Predictor(ports.workers, ports.limits)
+        self.proposer = Proposer(
+            me=self.me,
+            call=self.call,
+            workers=self._workers,
+            name=self.roles.name,
+            latency=lambda node: self.membership.latency(node),
+            experience=self.experience,
+        )
+        self.coordinator = Coordinator(
+            ledger=self.ledger,
+            live=self.live,
+            proposer=self.proposer,
+            call=self.call,
+            append=append,
+            alive=lambda: self.membership.alive,
+            max_attempts=settings.jobs.max_attempts,
+            changed=self._changed,
+            tasks=self._tasks,
+        )
+
+    def _parts(self) -> Parts:
+        ports = self._ports
+        return Parts(
+            me=self.me,
+            name=self.name,
+            hive=self._credentials.hive_id,
+            home=ports.home,
+            started=asyncio.get_running_loop().time(),
+            transport=ports.transport,
+            membership=self.membership,
+            leadership=self.leadership,
+            roles=self.roles,
+            ledger=self.ledger,
+            live=self.live,
+            catalogue=self.catalogue,
+            holders=self.holders,
+            coordinator=self.coordinator,
+            proposer=self.proposer,
+            predictor=self.predictor,
+            keeper=self.keeper,
+            blobs=ports.blobs,
+            notices=self.notices,
+            append=self.replication.append,
+            call=self.call,
+            wall=ports.wall,
+            rng=ports.rng,
+            health=self._health,
+            admin_url=ports.admin_url,
+            addresses=lambda: self._addresses,
+            invite=self.admission.invite,
+            join=ports.join,
+            stop=ports.stop,
+        )
+
+    # --- the transport's handler ----------------------------------------------------------------------------------
+
+    def link_up(self, peer: str, address: str) -> None:
+        if not self._ready:
+            self._ports.transport.drop(peer, LinkEnd.local)
+            return
+        log.info("linked", peer=self.roles.name(peer), peer_id=peer, address=address)
+        self.replication.link_up(peer)
+        self.membership.link_up(peer)
+
+    def link_down(self, peer: str, why: LinkEnd) -> None:
+        if self._ready:
+            log.info("link ended", peer=self.roles.name(peer), peer_id=peer, why=why.value)
+            self.calls.link_down(peer)
+            self.membership.link_down(peer, why)
+
+    def dial_failed(self, peer: str, address: str, why: LinkEnd, detail: str) -> None:
+        if self._ready:
+            log.debug("dial failed", peer=peer, address=address, why=why.value, detail=detail)
+            if peer:
+                self.membership.dial_failed(peer, why)
+
+    def received(self, peer: str, message: Message) -> None:
+        if not self._ready:
+            return
+        match message:
+            case Ping() | Ack() | PingRequest() | Nack() | Gossip() | PushPull():
+                self.membership.receive(peer, message)
+            case VoteRequest() | VoteReply() | Heartbeat() | HeartbeatAck():
+                if self.roles.may(peer, Role.coordinator):
+                    self.leadership.receive(peer, message)
+            case FeedHeads() | FeedDelta():
+                self.replication.received(peer, message)
+            case Progress():
+                if message.node == peer:
+                    self._hear(message)
+            case Call() | Reply():
+                self.calls.received(peer, message)
+
+    async def _serve(self, peer: str, request: Request) -> Response:
+        match request:
+            case Assign() | Start() | Adopt() | Stop():
+                return await self._obey(peer, request)
+            case Hold():
+                return await self.keeper.hold(peer, request)
+            case ProfileRequest():
+                profile = self._ports.profile()
+                return msgspec.structs.replace(profile, running=self.executor.running, paused=self._paused())
+            case LogsRequest():
+                lines, following, more = self._ports.job_log.read(request.job, request.after, LOG_REPLY_BYTES)
+                return LogsReply(lines=tuple(lines), next=following, more=more)
+
+    async def _obey(self, peer: str, order: Assign | Start | Adopt | Stop) -> Response:
+        if order.epoch.node != peer or not self.roles.may(peer, Role.coordinator):
+            raise Refused(
+                f"{self.roles.name(peer)} gave an order of epoch {order.epoch}, which is not its own.",
+                fix="Only the elected coordinator gives orders.",
+            )
+        match order:
+            case Assign():
+                return await self.executor.assign(order)
+            case Start():
+                return await self.executor.start(order)
+            case Adopt():
+                return await self.executor.adopt(order)
+            case Stop():
+                return await self.executor.stop(order)
+
+    async def call(self, peer: str, request: Request, timeout: float) -> Response:
+        """Ask a node, this one included, and await its answer.
+
+        Args:
+            timeout: seconds.
+        """
+        if peer != self.me:
+            return await self.calls.call(peer, request, timeout)
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._serve(self.me, request)
+        except TimeoutError:
+            raise Unavailable(f"This node did not answer itself in {timeout:.0f} s.", fix="The machine may be overloaded.") from None
+
+    # --- what happened ------------------------------------------------------------------------------------------
+
+    def _facts_changed(self, entries: Sequence[Entry]) -> None:
+        bodies = [entry.body for entry in entries]
+        if not self._ready:
+            return
+        if any(isinstance(body, NodeAdmitted) for body in bodies):
+            self._electorate()
+            for peer in self._ports.transport.links:
+                self.membership.link_up(peer)  # statements of a node unknown until now were dropped: ask again
+        self.executor.ledger_changed()
+        if any(isinstance(body, CheckpointSaved | AttemptEnded | JobCancelled | JobGivenUp) for body in bodies):
+            self._tasks.spawn(self.results.tidy(), "node: tidy")
+        touched = dict.fromkeys(job for body in bodies if (job := getattr(body, "job", "")))
+        for job in touched:
+            if job in self.ledger.jobs:
+                self.notices.tell("job", plain(self.service.job(job).summary))
+        for version in self.catalogue.versions:
+            if any(isinstance(body, ModelRegistered) and body.job == version.job for body in bodies):
+                self.notices.tell("model", {"model": version.reference, "job": version.job})
+        self._changed.notify()
+
+    def _member_changed(self, member: Member, was: MemberState | None) -> None:
+        present = member.state in PRESENT
+        if member.node != self.me:
+            if member.state is MemberState.left:
+                self._ports.transport.forget(member.node)
+                self._wanted.pop(member.node, None)
+            elif self._wanted.get(member.node) != member.addresses or (present and was not in PRESENT):
+                # The dead are dialled too, ever more rarely: that is how a partition heals.
+                self._wanted[member.node] = member.addresses
+                self._ports.transport.want(member.node, member.addresses)
+                self._tasks.spawn(self._remember_peers(), "node: remember peers")
+            if not present and was in PRESENT:
+                self.executor.node_gone(member.node)
+        self._electorate()
+        self.notices.tell(
+            "member", {"node": member.node, "name": member.name, "state": member.state.value, "was": was.value if was else ""}
+        )
+        self._changed.notify()
+
+    def _leader_changed(self, epoch: Epoch | None) -> None:
+        self.coordinator.lead(epoch if epoch is not None and epoch.node == self.me else None)
+        self.notices.tell(
+            "coordinator",
+            {
+                "node": epoch.node if epoch else "",
+                "name": self.roles.name(epoch.node) if epoch else "",
+                "epoch": str(epoch) if epoch else "",
+                "counter": epoch.counter if epoch else self.leadership.highest.counter,
+            },
+        )
+        self._changed.notify()
+
+    def _broadcast(self, progress: Progress) -> None:
+        self._hear(progress)
+        for peer in self._ports.transport.links:
+            self._ports.transport.send(peer, progress)
+
+    def _hear(self, progress: Progress) -> None:
+        before = self.live.state(progress.job, progress.attempt, progress.node)
+        if self.live.hear(progress, asyncio.get_running_loop().time()):
+            self.notices.tell("progress", {**plain(progress), "name": self.roles.name(progress.node)})
+            if progress.state != before:
+                self._changed.notify()
+
+    def _conflict(self, reason: str) -> None:
+        log.error("this node's key is in use on another machine; stopping", reason=reason)
+        self._troubles["conflict"] = f"{reason} Give one of the two a home of its own: keys are never copied."
+        self._ports.stop()
+
+    def _task_failed(self, name: str, error: BaseException) -> None:
+        log.error("internal error", task=name, error=repr(error), exc_info=error)
+        if not isinstance(error, HiveError):
+            self._troubles[name] = f"Internal error in {name}: {error!r}. Please report it with the log."
+
+    # --- small things ---------------------------------------------------------------------------------------------
+
+    def _verify(self, node: str, signature: bytes, data: bytes) -> bool:
+        from hivenode.trust.identity import verify
+
+        key = self.roles.public_key(node)
+        return key is not None and verify(key, signature, data)
+
+    def _electorate(self) -> None:
+        if not self._ready:
+            return
+        alive = self.membership.alive
+        may = self.roles.holders(Role.coordinator)
+        self.leadership.electorate(
+            tuple(node for node in may if node in alive),
+            tuple(node for node in may if self._known(node)),
+            self.me in may,
+            tuple(node for node in alive if node != self.me),
+        )
+
+    def _known(self, node: str) -> bool:
+        member = self.membership.member(node)
+        return member is None or member.state is not MemberState.left
+
+    def _workers(self) -> tuple[str, ...]:
+        """Alive members that may work, sorted by id."""
+        alive = self.membership.alive
+        return tuple(node for node in self.roles.holders(Role.worker) if node in alive)
+
+    def _gone(self, node: str) -> bool:
+        member = self.membership.member(node)
+        return member is not None and member.state not in PRESENT
+
+    def _paused(self) -> str:
+        if not self._settings.worker.enabled:
+            return "worker.enabled is false in its configuration"
+        if not self.roles.may(self.me, Role.worker):
+            return "it does not have the worker role"
+        return ""
+
+    def _health(self) -> tuple[str, ...]:
+        found = list(self._troubles.values())
+        if self.replication.trouble:
+            found.append(self.replication.trouble)
+        for author, seq in sorted(self.feeds.forked.items()):
+            found.append(
+                f"The feed of {self.roles.name(author)} forked at event {seq} (restored from a backup, or one key on two "
+                "machines): nothing it says is taken in. Give it a new home and invite it again."
+            )
+        return tuple(found)
+
+    def _worker_host(self) -> str:
+        """Where this node's workers listen for the others': the host of its first address."""
+        return self._addresses[0].rpartition(":")[0].strip("[]")
+
+    def _seed_addresses(self) -> tuple[str, ...]:
+        """Addresses a joining node may try, our own first."""
+        others = [a for m in self.membership.members if m.node != self.me and m.state in PRESENT for a in m.addresses]
+        return tuple(dict.fromkeys([*self._addresses, *others]))[:16]
+
+    def _dial_known(self) -> None:
+        raw = self._ports.journal.cell(PEERS)
+        known = msgspec.msgpack.decode(raw, type=dict[str, tuple[str, ...]]) if raw else {}
+        for node, addresses in sorted(known.items()):
+            if node != self.me and self._wanted.get(node) is None:
+                self._wanted[node] = addresses
+                self._ports.transport.want(node, addresses)
+        seeds = tuple(self._settings.network.seeds)
+        if seeds:
+            self._ports.transport.seed(seeds)
+
+    async def _remember_peers(self) -> None:
+        known = {m.node: m.addresses for m in self.membership.members if m.state is not MemberState.left}
+        known.pop(self.me, None)
+        raw = msgspec.msgpack.encode(dict(sorted(known.items())))
+        if raw != self._ports.journal.cell(PEERS):
+            await self._ports.journal.set_cell(PEERS, raw)
+
+    def found(self, node: str, addresses: tuple[str, ...]) -> None:
+        """A hint from discovery: a node of this hive may be at these addresses."""
+        if self._ready and node != self.me and node not in self._ports.transport.links:
+            self._ports.transport.want(node, addresses)
+
+    async def _measure_lag(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + LAG_SECONDS
+            await asyncio.sleep(LAG_SECONDS)
+            late = loop.time() - due
+            if late > LAG_SECONDS:
+                self.membership.lagged(late)
