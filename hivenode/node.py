@@ -78,6 +78,7 @@ from hivenode.spec.values import Epoch, Role
 from hivenode.store.ports import BlobStore, Journal
 from hivenode.tasks import Signal, TaskGroup
 from hivenode.trust.credentials import Credentials
+from hivenode.trust.identity import verify
 
 BOOT = "boot"
 PEERS = "peers"
@@ -119,6 +120,8 @@ class Ports:
     stop: Callable[[], None]
     admin_url: Callable[[], str]
     home: str
+    seeds: tuple[str, ...] = ()
+    """Addresses at which a member may answer."""
 
 
 class Node:
@@ -482,8 +485,6 @@ class Node:
     # --- small things ---------------------------------------------------------------------------------------------
 
     def _verify(self, node: str, signature: bytes, data: bytes) -> bool:
-        from hivenode.trust.identity import verify
-
         key = self.roles.public_key(node)
         return key is not None and verify(key, signature, data)
 
@@ -546,9 +547,8 @@ class Node:
             if node != self.me and self._wanted.get(node) is None:
                 self._wanted[node] = addresses
                 self._ports.transport.want(node, addresses)
-        seeds = tuple(self._settings.network.seeds)
-        if seeds:
-            self._ports.transport.seed(seeds)
+        if self._ports.seeds:
+            self._ports.transport.seed(self._ports.seeds)
 
     async def _remember_peers(self) -> None:
         known = {m.node: m.addresses for m in self.membership.members if m.state is not MemberState.left}

@@ -1,0 +1,298 @@
+"""The process: one home, one node, real sockets, files and workers; started by `hivenode up` or by systemd."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import secrets
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+
+from hivenode import __version__
+from hivenode.admin.api import AdminServer
+from hivenode.admin.notify import notify
+from hivenode.config import Settings, load_settings
+from hivenode.errors import Conflict, Unavailable
+from hivenode.jobs.workers import ForkWorkers
+from hivenode.logs import JobLogFile, configure, get_logger
+from hivenode.net.discovery import Discovery
+from hivenode.net.joining import join, routes
+from hivenode.net.local import WorkerLimits
+from hivenode.net.messages import ProfileReply
+from hivenode.net.peers import PeerTransport
+from hivenode.node import Node, Ports
+from hivenode.planning.profile import SelfProfile
+from hivenode.spec.status import JoinResult, Status
+from hivenode.store.blobs import FileBlobs
+from hivenode.store.journal import SqliteJournal
+from hivenode.store.lock import HomeLock
+from hivenode.trust.authority import open_grant
+from hivenode.trust.credentials import Credentials
+from hivenode.trust.identity import Identity
+from hivenode.trust.invites import read_token
+from hivenode.trust.sealing import write_sealed
+
+RESTART_GRACE_SECONDS = 0.2
+WORKER_MEMORY_FRACTION = 0.6
+
+log = get_logger("daemon")
+
+
+@dataclass(frozen=True)
+class Home:
+    """The folder that holds everything of one node."""
+
+    path: Path
+
+    @property
+    def key(self) -> Path:
+        return self.path / "key.pem"
+
+    @property
+    def current(self) -> Path:
+        """Names the hive this node is in."""
+        return self.path / "hive"
+
+    @property
+    def token(self) -> Path:
+        return self.path / "admin.token"
+
+    @property
+    def endpoint(self) -> Path:
+        """Where the admin endpoint of the running daemon is: {"url", "pid"}."""
+        return self.path / "run" / "admin.json"
+
+    def hive(self, hive_id: str) -> Path:
+        return self.path / "hives" / hive_id
+
+
+class WorkDirectories:
+    """Directories for workers, under the home; whatever an earlier daemon left there is removed."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        shutil.rmtree(root, ignore_errors=True)
+        root.mkdir(parents=True, mode=0o700)
+
+    def make(self, job: str, attempt: int) -> str:
+        path = self._root / f"{job}-{attempt}-{secrets.token_hex(4)}"
+        path.mkdir(mode=0o700)
+        return str(path)
+
+    def remove(self, directory: str) -> None:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def run(
+    home: Path,
+    config: Path | None = None,
+    *,
+    join_token: str | None = None,
+    overrides: dict[str, dict[str, object]] | None = None,
+    on_ready: Callable[[Status], None] | None = None,
+) -> int:
+    """Run a node until it is told to stop (SIGTERM, SIGINT or the admin endpoint). Returns the exit code.
+
+    Args:
+        home: created if it does not exist.
+        join_token: on the first start, join this hive instead of founding one.
+        overrides: settings that beat the file's, by section.
+        on_ready: called once, when the node is up and listens.
+
+    Raises:
+        HiveError: it cannot start; the sentence says why.
+    """
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    settings = load_settings(home, config, overrides or {})
+    configure(settings.logs.level, settings.logs.format, sys.stderr)
+    with HomeLock(home):
+        return asyncio.run(_Daemon(Home(home), settings, join_token, on_ready).run())
+
+
+class _Daemon:
+    def __init__(
+        self, home: Home, settings: Settings, token: str | None, on_ready: Callable[[Status], None] | None
+    ) -> None:
+        self._home = home
+        self._settings = settings
+        self._token = token
+        self._on_ready = on_ready
+        self._rng = random.SystemRandom()
+        self._identity = Identity.load_or_create(home.key)
+        self._profile = SelfProfile(home.path / "profile.json")
+        self._url = ""
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        self._stopping = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        credentials = await self._credentials()
+        while not self._stopping.is_set():
+            self._rejoined: Credentials | None = None
+            self._again = asyncio.Event()
+            await self._serve(credentials)
+            if self._rejoined is None:
+                break
+            credentials = self._rejoined
+        notify("STOPPING=1")
+        return 0
+
+    async def _credentials(self) -> Credentials:
+        if self._home.current.exists():
+            directory = self._home.hive(self._home.current.read_text(encoding="ascii").strip())
+            credentials = Credentials.load(directory, self._identity)
+            if self._token is not None and read_token(self._token).hive != credentials.hive_id:
+                raise Conflict(
+                    f"The node in {self._home.path} is already in hive {credentials.hive_id[:8]}.",
+                    fix="Start it without --join and run `hivenode join TOKEN`, or use another --home.",
+                )
+            return credentials
+        if self._token is not None:
+            credentials, seeds = await join(read_token(self._token), self._identity, self._settings.node.name,
+                                            now=datetime.now(UTC))  # fmt: skip
+            self._enter(credentials, seeds)
+            return credentials
+        credentials = Credentials.found(self._identity, self._settings.node.name, now=datetime.now(UTC))
+        self._enter(credentials, ())
+        return credentials
+
+    def _enter(self, credentials: Credentials, seeds: tuple[str, ...]) -> None:
+        directory = self._home.hive(credentials.hive_id)
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        credentials.save(directory)
+        write_sealed(directory / "seeds.json", json.dumps(list(seeds)).encode())
+        write_sealed(self._home.current, credentials.hive_id.encode())
+
+    async def _serve(self, credentials: Credentials) -> None:
+        settings, directory = self._settings, self._home.hive(credentials.hive_id)
+        seeds = (*settings.network.seeds, *json.loads((directory / "seeds.json").read_text(encoding="utf-8")))
+        blobs = FileBlobs(directory / "blobs")
+        workers = ForkWorkers()
+        node: Node
+        transport = PeerTransport(
+            credentials,
+            settings.network.listen,
+            settings.network.port,
+            advertise=settings.network.advertise,
+            blobs=blobs,
+            rng=self._rng,
+            build_version=__version__,
+            routes=routes(credentials.authority_pem, lambda request: node.admission.admit(request)),
+        )
+        node = Node(
+            settings,
+            credentials,
+            Ports(
+                transport=transport,
+                journal=SqliteJournal.open(directory / "journal.db"),
+                blobs=blobs,
+                workers=workers,
+                workspace=WorkDirectories(self._home.path / "work"),
+                job_log=JobLogFile(directory / "logs"),
+                wall=lambda: datetime.now(UTC).timestamp(),
+                rng=self._rng,
+                limits=self._limits,
+                profile=lambda: self._own_profile(workers),
+                join=self._join,
+                stop=self._stopping.set,
+                admin_url=lambda: self._url,
+                home=str(self._home.path),
+                seeds=seeds,
+            ),
+        )
+        admin: AdminServer | None = None
+        discovery: Discovery | None = None
+        try:
+            await node.start()
+            admin = AdminServer(node.service, self._admin_token(), settings.admin.host, settings.admin.port)
+            self._url = await admin.start()
+            if settings.network.discovery:
+                discovery = self._discover(credentials, node)
+                discovery.start()
+            profiling = asyncio.create_task(self._profile.measure(), name="profile")
+            workers.prewarm(settings.worker.prewarm)
+            write_sealed(self._home.endpoint, json.dumps({"url": self._url, "pid": os.getpid()}).encode())
+            self._announce(node)
+            await self._until_told()
+            profiling.cancel()
+        finally:
+            self._home.endpoint.unlink(missing_ok=True)
+            if discovery is not None:
+                await discovery.stop()
+            if admin is not None:
+                await admin.stop()
+            await node.stop()
+
+    def _announce(self, node: Node) -> None:
+        status = node.service.status()
+        log.info("ready", node_id=status.node, hive=status.hive, addresses=list(status.addresses), admin=self._url)
+        notify(f"READY=1\nSTATUS=member of hive {status.hive[:8]}")
+        if self._on_ready is not None:
+            self._on_ready(status)
+            self._on_ready = None
+
+    async def _until_told(self) -> None:
+        waits = [asyncio.create_task(event.wait()) for event in (self._stopping, self._again)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    async def _join(self, token: str) -> JoinResult:
+        credentials, seeds = await join(read_token(token), self._identity, self._settings.node.name,
+                                        now=datetime.now(UTC))  # fmt: skip
+        self._enter(credentials, seeds)
+        self._rejoined = credentials
+        asyncio.get_running_loop().call_later(RESTART_GRACE_SECONDS, self._again.set)  # let the answer out first
+        grant = open_grant(credentials.grant, credentials.authority_key)
+        return JoinResult(credentials.hive_id, tuple(role.value for role in grant.roles), len(seeds))
+
+    def _discover(self, credentials: Credentials, node: Node) -> Discovery:
+        status = node.service.status()
+        return Discovery(
+            credentials.hive_id,
+            node.me,
+            int(status.addresses[0].rpartition(":")[2]),
+            status.addresses,
+            self._settings.network.interfaces,
+            node.found,
+        )
+
+    def _admin_token(self) -> str:
+        if not self._home.token.exists():
+            write_sealed(self._home.token, secrets.token_urlsafe(32).encode())
+        return self._home.token.read_text(encoding="ascii").strip()
+
+    def _limits(self) -> WorkerLimits:
+        worker = self._settings.worker
+        return WorkerLimits(
+            threads=worker.threads or os.cpu_count() or 1,
+            memory_bytes=worker.memory_bytes or int(psutil.virtual_memory().total * WORKER_MEMORY_FRACTION),
+            nice=worker.nice,
+        )
+
+    def _own_profile(self, workers: ForkWorkers) -> ProfileReply:
+        measured = self._profile.current
+        if measured is None:
+            raise Unavailable("This node is still measuring itself.", fix="Ask again in a few seconds.")
+        limits = self._limits()
+        return ProfileReply(
+            flops=measured.flops,
+            memory_bytes=min(limits.memory_bytes, psutil.virtual_memory().available),
+            cores=limits.threads,
+            bandwidth=measured.bandwidth,
+            frameworks=workers.frameworks,
+            running=0,
+        )
+

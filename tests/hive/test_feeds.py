@@ -1,0 +1,170 @@
+"""Feeds: only the author's own words, in order, once; forks and forgeries found out."""
+
+from __future__ import annotations
+
+import itertools
+
+import msgspec
+import pytest
+
+from hivenode.errors import Corrupted
+from hivenode.hive.feeds import Entry, Feeds
+from hivenode.spec.events import BlobHeld, Body, NodeAdmitted
+from hivenode.spec.values import Role
+from hivenode.store.ports import Record
+from hivenode.trust.authority import Authority
+from hivenode.trust.identity import Identity
+
+AUTHORITY = Authority.from_seed(bytes(32))
+
+
+class Author:
+    """A node that writes: identity, grant, and its own copy of the feeds."""
+
+    def __init__(self, number: int, authority: Authority = AUTHORITY) -> None:
+        self.identity = Identity.from_seed(bytes([number]) * 32)
+        self.feeds = Feeds(authority.hive_id, authority.public_key)
+        self.clock = itertools.count(1000 * number)
+        grant = authority.grant(self.identity.public_key, f"n{number}", tuple(Role), serial=1)
+        self.say(NodeAdmitted(grant=grant))
+
+    @property
+    def id(self) -> str:
+        return self.identity.node_id
+
+    def compose(self, *bodies: Body) -> list[Entry]:
+        return self.feeds.compose(self.identity, lambda: next(self.clock), bodies)
+
+    def say(self, *bodies: Body) -> list[Entry]:
+        entries = self.compose(*bodies)
+        for entry in entries:
+            self.feeds.accept(entry)
+        return entries
+
+    def events(self) -> list:
+        return [entry.event for entry in self.feeds.entries() if entry.event.author == self.id]
+
+
+def blob(number: int) -> BlobHeld:
+    return BlobHeld(digest=f"{number:064x}", size=number)
+
+
+def reader() -> Feeds:
+    return Feeds(AUTHORITY.hive_id, AUTHORITY.public_key)
+
+
+def take(feeds: Feeds, events: list) -> list[Entry]:
+    found = feeds.examine(events)
+    for entry in found.fresh:
+        feeds.accept(entry)
+    return list(found.fresh)
+
+
+def test_a_feed_travels_whole_and_duplicates_change_nothing() -> None:
+    author, other = Author(1), reader()
+    author.say(blob(1), blob(2))
+    assert len(take(other, author.events())) == 3
+    assert take(other, author.events()) == []
+    assert other.heads == {author.id: 3}
+    assert [entry.body for entry in other.entries()][1:] == [blob(1), blob(2)]
+
+
+def test_events_after_a_gap_are_not_taken_but_asked_for() -> None:
+    author, other = Author(1), reader()
+    author.say(blob(1), blob(2))
+    first, second, third = author.events()
+    found = other.examine([first, third])
+    assert [entry.event for entry in found.fresh] == [first]
+    assert found.gap
+
+
+@pytest.mark.parametrize("field", ["body", "hlc", "signature"])
+def test_a_changed_event_is_an_offence(field: str) -> None:
+    author, other = Author(1), reader()
+    author.say(blob(1))
+    first, second = author.events()
+    changed = {"body": first.body, "hlc": second.hlc + 1, "signature": bytes(64)}[field]
+    found = other.examine([first, msgspec.structs.replace(second, **{field: changed})])
+    assert len(found.fresh) == 1
+    assert "wrong signature" in found.offence
+
+
+def test_nobody_can_write_in_anothers_name() -> None:
+    author, forger, other = Author(1), Author(2), reader()
+    take(other, author.events())
+    forged = forger.compose(blob(9))[0].event
+    found = other.examine([msgspec.structs.replace(forged, author=author.id)])
+    assert not found.fresh
+    assert found.offence
+
+
+def test_a_feed_of_another_hive_is_refused() -> None:
+    foreign = Author(1, Authority.from_seed(bytes([7]) * 32))
+    found = reader().examine(foreign.events())
+    assert not found.fresh
+    assert found.offence
+
+
+def test_a_feed_must_begin_with_its_own_grant() -> None:
+    author = Author(1)
+    stranger = Identity.from_seed(bytes([9]) * 32)
+    bare = Feeds(AUTHORITY.hive_id, AUTHORITY.public_key)
+    own_grant = author.events()[0].body
+    event = bare.compose(stranger, lambda: 1, [msgspec.msgpack.decode(own_grant, type=NodeAdmitted)])[0].event
+    assert "begins with the grant of" in reader().examine([event]).offence
+    other = bare.compose(stranger, lambda: 1, [blob(1)])[0].event
+    assert "does not begin with a grant" in reader().examine([other]).offence
+
+
+def test_a_fork_quarantines_its_author_and_keeps_what_came_before() -> None:
+    author, other = Author(1), reader()
+    twin = Author(1)
+    author.say(blob(1))
+    twin.say(blob(2))
+    take(other, author.events())
+    found = other.examine(twin.events())
+    assert found.forks == (author.id,)
+    assert other.forked == {author.id: 2}
+    author.say(blob(3))
+    assert take(other, author.events()) == []
+    assert other.heads == {author.id: 2}
+
+
+def test_what_another_lacks_comes_in_bounded_pieces_until_it_has_all() -> None:
+    author, second, other = Author(1), Author(2), reader()
+    author.say(*(blob(n) for n in range(200)))
+    take(author.feeds, second.events())
+    rounds, more = 0, True
+    while more:
+        events, more = author.feeds.missing(other.heads, 4096)
+        assert sum(len(event.body) for event in events) < 8192
+        take(other, list(events))
+        rounds += 1
+    assert rounds > 3
+    assert other.heads == author.feeds.heads
+    assert not other.behind(author.feeds.heads)
+
+
+def test_the_journal_is_judged_like_any_stranger() -> None:
+    author = Author(1)
+    author.say(blob(1))
+    records = [Record(e.event.author, e.event.seq, e.encoded) for e in author.feeds.entries()]
+    again = reader()
+    again.load(records)
+    assert again.heads == author.feeds.heads
+    broken = Record(records[1].author, 2, records[1].data[:-1] + bytes([records[1].data[-1] ^ 1]))
+    with pytest.raises(Corrupted, match="Event 2"):
+        reader().load([records[0], broken])
+
+
+def test_an_event_of_a_later_version_is_kept_and_passed_on() -> None:
+    author, other = Author(1), reader()
+    unknown = msgspec.msgpack.encode({"type": "moon.landed", "x": 1})
+    entry = author.compose(blob(1))[0]
+    bare = msgspec.structs.replace(entry.event, body=unknown, signature=bytes(64))
+    from hivenode.hive.feeds import _signed_part
+
+    event = msgspec.structs.replace(bare, signature=author.identity.sign(_signed_part(AUTHORITY.hive_id, bare)))
+    fresh = take(other, [*author.events(), event])
+    assert fresh[-1].body is None
+    assert other.missing({}, 10_000)[0][-1] == event
