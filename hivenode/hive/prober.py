@@ -1,0 +1,263 @@
+"""SWIM's failure detector with Lifeguard's local health: direct probes, indirect ones, and probing for
+others. Pure.
+
+One member is probed per interval, round robin over a shuffled list (so that each is probed within one round).
+Without an answer after the probe timeout, others are asked to probe it; they answer Ack, or Nack if they got
+none either, which at least proves that we can hear. Relays that stay silent count against our own health.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from hivenode.hive.profiles import Profile
+from hivenode.hive.roster import PRESENT, Health, Member, MemberState
+from hivenode.net.messages import Ack, Message, Nack, Ping, PingRequest, Statements
+
+NEVER = float("inf")
+_NACK_AT = 0.8
+"""Fraction of the probe timeout after which a relay answers Nack (Lifeguard, section IV.A), so that it
+arrives before the asker's probe ends."""
+_RTT_GAIN = 1 / 8
+"""Smoothing of round trips, as in RFC 6298."""
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Best effort: dropped if there is no link to `peer`."""
+
+    peer: str
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Redial:
+    """Try to link with `peer` now, whatever the backoff says."""
+
+    peer: str
+
+
+ProbeEffect = Send | Redial
+
+
+@dataclass(slots=True)
+class _Probe:
+    target: str
+    sequence: int
+    began: float
+    ends: float
+    indirect_at: float
+    pinged: float | None = None
+    """When the direct ping went out."""
+    relays: dict[str, bool] = field(default_factory=dict)
+    """Those asked, and whether they have answered Nack."""
+
+
+@dataclass(slots=True)
+class _Relay:
+    origin: str
+    sequence: int
+    """Under which the origin wants its answer."""
+    target: str
+    nack_at: float
+
+
+class Prober:
+    """Probes members and carries out probes for others.
+
+    Args:
+        members: the live list, by id.
+        links: ids with a live link.
+        gossip: statements to attach to a message for this member.
+        health: our own score, shared with the membership list.
+    """
+
+    def __init__(
+        self, me: str, *, profile: Profile, rng: random.Random, members: Mapping[str, Member],
+        links: Mapping[str, None], gossip: Callable[[str], Statements], health: Health,
+    ) -> None:  # fmt: skip
+        self._me = me
+        self._profile = profile
+        self._rng = rng
+        self._members = members
+        self._links = links
+        self._gossip = gossip
+        self._health = health
+        self._order: list[str] = []
+        self._index = 0
+        self._urgent: dict[str, None] = {}
+        self._probe: _Probe | None = None
+        self._next = NEVER
+        self._relays: dict[int, _Relay] = {}
+        self._sequence = 0
+        self._latency: dict[str, float] = {}
+
+    def begin(self, now: float) -> None:
+        self._next = now + self._rng.uniform(0, self._profile.probe_interval)
+
+    def stop(self) -> None:
+        self._next = NEVER
+        self._probe = None
+        self._relays.clear()
+
+    def add(self, node: str) -> None:
+        """A new member takes a random place in the round, so that not everybody probes it last."""
+        self._order.insert(self._rng.randint(self._index, len(self._order)), node)
+
+    def forget(self, node: str) -> None:
+        self._latency.pop(node, None)
+        self._urgent.pop(node, None)
+
+    def latency(self, node: str) -> float | None:
+        return self._latency.get(node)
+
+    # --- time -----------------------------------------------------------------------------------------------
+
+    def deadline(self) -> float:
+        due = min((relay.nack_at for relay in self._relays.values()), default=NEVER)
+        if self._probe is None:
+            return min(due, self._next)
+        return min(due, self._probe.ends, self._probe.indirect_at)
+
+    def postpone(self, seconds: float) -> None:
+        """We could not listen for so long: the member under probe gets that time back."""
+        if self._probe is not None:
+            self._probe.ends += seconds
+            self._probe.indirect_at += seconds
+
+    def tick(self, now: float) -> tuple[list[ProbeEffect], str | None]:
+        """Returns what to do, and the member that has just failed its probe, if one has."""
+        effects: list[ProbeEffect] = []
+        failed = None
+        for sequence in [s for s, relay in self._relays.items() if relay.nack_at <= now]:
+            relay = self._relays.pop(sequence)
+            effects.append(Send(relay.origin, Nack(relay.sequence)))
+        probe = self._probe
+        if probe is not None and now >= probe.ends:
+            failed = self._fail(now, probe)
+        elif probe is not None and now >= probe.indirect_at:
+            effects += self._ask_others(probe)
+        if self._probe is None and now >= self._next:
+            effects += self._start(now)
+        return effects, failed
+
+    # --- our own probes -------------------------------------------------------------------------------------
+
+    def hurry(self, now: float, node: str) -> None:
+        """Probe this member next: something about it looks wrong."""
+        self._urgent[node] = None
+        probe = self._probe
+        if probe is None:
+            self._next = min(self._next, now)
+        elif probe.target == node:
+            probe.indirect_at = min(probe.indirect_at, now)
+
+    def linked(self, now: float, peer: str) -> list[ProbeEffect]:
+        """A member under probe has just been linked: ask it directly as well."""
+        self._urgent.pop(peer, None)
+        probe = self._probe
+        if probe is None or probe.target != peer:
+            return []
+        probe.pinged = now
+        return [Send(peer, Ping(probe.sequence, self._gossip(peer)))]
+
+    def acked(self, now: float, peer: str, sequence: int) -> list[ProbeEffect]:
+        probe = self._probe
+        if probe is not None and probe.sequence == sequence:
+            if peer == probe.target or peer in probe.relays:
+                if peer == probe.target and probe.pinged is not None:
+                    self._measured(peer, now - probe.pinged)
+                self._health.add(-1)
+                self._finish(now, probe)
+            return []
+        relay = self._relays.get(sequence)
+        if relay is None or relay.target != peer:
+            return []
+        del self._relays[sequence]
+        return [Send(relay.origin, Ack(relay.sequence, self._gossip(relay.origin)))]
+
+    def nacked(self, peer: str, sequence: int) -> None:
+        probe = self._probe
+        if probe is not None and probe.sequence == sequence and peer in probe.relays:
+            probe.relays[peer] = True
+
+    def _start(self, now: float) -> list[ProbeEffect]:
+        target = self._choose()
+        if target is None:
+            self._next = now + self._profile.probe_interval
+            return []
+        self._sequence += 1
+        probe = _Probe(
+            target, self._sequence, now,
+            ends=now + self._health.stretch(self._profile.probe_interval),
+            indirect_at=now + self._profile.probe_timeout,
+        )  # fmt: skip
+        self._probe = probe
+        if target in self._links:
+            probe.pinged = now
+            return [Send(target, Ping(probe.sequence, self._gossip(target)))]
+        return [Redial(target), *self._ask_others(probe)]
+
+    def _choose(self) -> str | None:
+        for node in list(self._urgent):
+            del self._urgent[node]
+            if self._may_be_probed(node):
+                return node
+        for _ in range(2):
+            while self._index < len(self._order):
+                node = self._order[self._index]
+                self._index += 1
+                if self._may_be_probed(node):
+                    return node
+            # A new round: who is gone is left out until it is added again.
+            self._order = [node for node in dict.fromkeys(self._order) if self._may_be_probed(node)]
+            self._rng.shuffle(self._order)
+            self._index = 0
+        return None
+
+    def _may_be_probed(self, node: str) -> bool:
+        member = self._members.get(node)
+        return member is not None and node != self._me and member.state in PRESENT
+
+    def _ask_others(self, probe: _Probe) -> list[ProbeEffect]:
+        probe.indirect_at = NEVER
+        able = [
+            peer for peer in self._links
+            if peer != probe.target and peer in self._members
+            and self._members[peer].state is MemberState.alive
+        ]  # fmt: skip
+        relays = self._rng.sample(able, min(len(able), self._profile.indirect_checks))
+        probe.relays = dict.fromkeys(relays, False)
+        return [Send(peer, PingRequest(probe.sequence, probe.target, self._gossip(peer))) for peer in relays]
+
+    def _fail(self, now: float, probe: _Probe) -> str:
+        silent = sum(not nacked for nacked in probe.relays.values())
+        self._health.add(silent if probe.relays else 1)
+        self._finish(now, probe)
+        return probe.target
+
+    def _finish(self, now: float, probe: _Probe) -> None:
+        self._probe = None
+        self._next = max(now, probe.began + self._profile.probe_interval)
+        if any(self._may_be_probed(node) for node in self._urgent):
+            self._next = now
+
+    def _measured(self, peer: str, seconds: float) -> None:
+        known = self._latency.get(peer)
+        self._latency[peer] = seconds if known is None else known + (seconds - known) * _RTT_GAIN
+
+    # --- probes for others ----------------------------------------------------------------------------------
+
+    def requested(self, now: float, origin: str, request: PingRequest) -> list[ProbeEffect]:
+        """Probe for someone else."""
+        if request.target == self._me:
+            return [Send(origin, Ack(request.sequence, self._gossip(origin)))]
+        if request.target not in self._links or len(self._relays) >= self._profile.max_relays:
+            return [Send(origin, Nack(request.sequence))]
+        self._sequence += 1
+        self._relays[self._sequence] = _Relay(
+            origin, request.sequence, request.target, now + _NACK_AT * self._profile.probe_timeout
+        )
+        return [Send(request.target, Ping(self._sequence, self._gossip(request.target)))]

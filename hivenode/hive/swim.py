@@ -1,0 +1,399 @@
+"""Membership: SWIM (Das et al., 2002) with Lifeguard (Dadgar et al., 2017) and memberlist's numbers. Pure.
+
+Unlike memberlist this runs over links that break audibly, and uses it: a link that goes down, and above all a
+dial that the peer's own kernel refuses, say more than a lost datagram. A killed process is dead within two
+refusals; a frozen or cut-off one takes SWIM's ordinary suspicion time, for a link that only stalls proves
+nothing.
+
+The other parts are next door: `roster` merges statements, `prober` finds out who does not answer.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from hivenode.hive import profiles, statements
+from hivenode.hive.broadcasts import MAX_STATEMENTS
+from hivenode.hive.prober import NEVER, Prober, Redial, Send
+from hivenode.hive.profiles import PROFILES, Profile
+from hivenode.hive.roster import PRESENT, Changed, Conflict, Forgotten, Member, MemberState, Roster
+from hivenode.hive.statements import Sign, Verify
+from hivenode.net.messages import (
+    Ack,
+    Dead,
+    Gossip,
+    Left,
+    Message,
+    Nack,
+    Ping,
+    PingRequest,
+    PushPull,
+    Statement,
+    Statements,
+    Suspect,
+)
+from hivenode.net.transport import LinkEnd
+
+__all__ = [
+    "PRESENT",
+    "PROFILES",
+    "Changed",
+    "Conflict",
+    "Effect",
+    "Forgotten",
+    "Member",
+    "MemberState",
+    "Profile",
+    "Redial",
+    "Send",
+    "Swim",
+]
+
+Effect = Send | Redial | Changed | Forgotten | Conflict
+
+_FORGET_EVERY = 60.0
+_BROKEN = (LinkEnd.closed, LinkEnd.reset, LinkEnd.unreachable, LinkEnd.protocol)
+
+
+@dataclass(slots=True)
+class _Refusal:
+    """The host of a member we were linked with answered that nothing listens there."""
+
+    since: float
+    incarnation: int
+    redial_at: float
+
+
+class Swim:
+    """The membership of one node.
+
+    Args:
+        me: own node id.
+        name, addresses, version: what others are told of us.
+        boot: raised and persisted before every start; the upper half of our incarnation.
+        profile: see `PROFILES`.
+        rng: source of all random choices.
+        sign: our signature of some bytes.
+        verify: verify(node, signature, data); False for nodes that are not of this hive.
+
+    Every method that takes `now` (monotonic seconds) wants it never to go back. Effects are to be carried out
+    in order.
+    """
+
+    def __init__(
+        self, me: str, *, name: str, addresses: tuple[str, ...], version: str, boot: int, profile: Profile,
+        rng: random.Random, sign: Sign, verify: Verify,
+    ) -> None:  # fmt: skip
+        self._me = me
+        self._profile = profile
+        self._rng = rng
+        self._roster = Roster(
+            me,
+            name=name,
+            addresses=addresses,
+            version=version,
+            boot=boot,
+            profile=profile,
+            sign=sign,
+            verify=verify,
+        )
+        self.members: Mapping[str, Member] = self._roster.members
+        """Everyone known, this node included, by id."""
+        self._links: dict[str, None] = {}
+        self._prober = Prober(
+            me, profile=profile, rng=rng, members=self.members, links=self._links, gossip=self._attached,
+            health=self._roster.health,
+        )  # fmt: skip
+        self._vouched: dict[str, None] = {}
+        self._refusals: dict[str, _Refusal] = {}
+        self._running = False
+        self._gossip_at = NEVER
+        self._gossiped = 0.0
+        self._push_pull_at = NEVER
+        self._forget_at = NEVER
+        self._lag_counted = -NEVER
+
+    @property
+    def health(self) -> int:
+        """Lifeguard's local health score: 0 (well) to 7."""
+        return self._roster.health.score
+
+    def latency(self, peer: str) -> float | None:
+        """Smoothed round trip of direct probes, seconds; None before the first."""
+        return self._prober.latency(peer)
+
+    # --- time -----------------------------------------------------------------------------------------------
+
+    def start(self, now: float) -> list[Effect]:
+        self._running = True
+        self._gossiped = now - self._profile.gossip_interval
+        self._push_pull_at = now + self._rng.uniform(0, self._profile.push_pull_interval)
+        self._forget_at = now + _FORGET_EVERY
+        self._prober.begin(now)
+        effects: list[Effect] = [*self._roster.begin(now)]
+        self._plan_gossip(now)
+        return effects
+
+    def deadline(self) -> float:
+        """When `tick` must be called next, in the seconds of `now`; infinity before start and after leave."""
+        if not self._running:
+            return NEVER
+        redial = min((refusal.redial_at for refusal in self._refusals.values()), default=NEVER)
+        return min(
+            self._prober.deadline(), self._roster.deadline(), self._gossip_at, self._push_pull_at,
+            self._forget_at, redial,
+        )  # fmt: skip
+
+    def tick(self, now: float) -> list[Effect]:
+        """Do what is due. Called late, we were deaf in the meantime: others get that time back before they
+        are judged, and our health score rises instead."""
+        if not self._running:
+            return []
+        late = now - self.deadline()
+        if late > self._profile.lag_threshold:
+            self.lag(now, late)
+            self._prober.postpone(late)
+            self._roster.postpone(late)
+        probing, failed = self._prober.tick(now)
+        effects: list[Effect] = [*probing]
+        if failed is not None:
+            effects += self._accuse(now, failed)
+        effects += self._roster.expire(now)
+        effects += self._redial_refused(now)
+        if now >= self._push_pull_at:
+            effects += self._exchange(now)
+        if now >= self._forget_at:
+            self._forget_at = now + _FORGET_EVERY
+            for gone in self._roster.forget(now):
+                effects.append(gone)
+                if isinstance(gone, Forgotten):
+                    self._prober.forget(gone.member.node)
+                    self._vouched.pop(gone.member.node, None)
+        self._plan_gossip(now)
+        if now >= self._gossip_at:
+            effects += self._gossip(now)
+        return effects
+
+    def lag(self, now: float, seconds: float) -> None:
+        """Our own event loop was late by so many seconds: distrust ourselves before others. Counts at most
+        once per probe interval."""
+        if seconds > self._profile.lag_threshold and now - self._lag_counted >= self._profile.probe_interval:
+            self._lag_counted = now
+            self._roster.health.add(1)
+
+    def leave(self, now: float) -> list[Effect]:
+        """Say goodbye to everyone linked. Afterwards only questions are answered, nothing is started."""
+        statement = self._roster.leave(now)
+        self._running = False
+        self._prober.stop()
+        self._refusals.clear()
+        farewell = Gossip((statement,))
+        goodbyes = [Send(peer, farewell) for peer in self._links]
+        return [*goodbyes, Changed(self.members[self._me], MemberState.alive)]
+
+    # --- messages -------------------------------------------------------------------------------------------
+
+    def receive(self, now: float, peer: str, message: Message) -> list[Effect]:
+        """`peer` is the authenticated sender. Messages that are not membership's are ignored."""
+        effects: list[Effect] = []
+        match message:
+            case Ping(sequence=sequence, gossip=gossip):
+                effects += self._learn(now, gossip)
+                first = (self._roster.own,) if self._accused(gossip) else ()
+                effects.append(Send(peer, Ack(sequence, self._with(first, self._attached(peer)))))
+            case Ack(sequence=sequence, gossip=gossip):
+                effects += self._learn(now, gossip)
+                effects += self._prober.acked(now, peer, sequence)
+                effects += self._answer(peer, gossip)
+            case PingRequest(gossip=gossip):
+                effects += self._learn(now, gossip)
+                effects += self._prober.requested(now, peer, message)
+                effects += self._answer(peer, gossip)
+            case Nack(sequence=sequence):
+                self._prober.nacked(peer, sequence)
+            case Gossip(gossip=gossip):
+                effects += self._learn(now, gossip)
+                effects += self._answer(peer, gossip)
+            case PushPull(members=members, reply=reply):
+                effects += self._learn(now, members, pushed=True)
+                effects += self._answer(peer, members)
+                if reply:
+                    effects += self._push(peer, reply=False)
+            case _:
+                return []
+        self._plan_gossip(now)
+        return effects
+
+    def _learn(self, now: float, heard: Statements, *, pushed: bool = False) -> list[Effect]:
+        verdicts = {s.node: s for s in heard if isinstance(s, Dead | Left)} if pushed else {}
+        effects: list[Effect] = []
+        for statement in heard:
+            learnt = self._roster.learn(now, statement, pushed=pushed, verdict=verdicts.get(statement.node))
+            effects += learnt
+            for effect in learnt:
+                if isinstance(effect, Changed):
+                    self._noted(effect)
+        return effects
+
+    def _noted(self, change: Changed) -> None:
+        """A member that comes, or comes back, joins the probing round. One that is well where we cannot see
+        it has moved or restarted: what a dial to where it was would say no longer counts."""
+        node = change.member.node
+        if change.member.state is MemberState.alive and change.was not in PRESENT:
+            self._prober.add(node)
+        if change.member.state is MemberState.alive and node not in self._links:
+            self._vouched.pop(node, None)
+
+    def _accused(self, heard: Statements) -> bool:
+        """Whether the sender believes, or passes on, that we are not well."""
+        return self._running and any(s.node == self._me and isinstance(s, Suspect | Dead) for s in heard)
+
+    def _answer(self, peer: str, heard: Statements) -> list[Effect]:
+        """Whoever tells us that we are suspected gets our latest word at once, also when it is about an old
+        incarnation: gossip about that may long have ended."""
+        return [Send(peer, Gossip((self._roster.own,)))] if self._accused(heard) else []
+
+    # --- links ----------------------------------------------------------------------------------------------
+
+    def link_up(self, now: float, peer: str) -> list[Effect]:
+        """Exchange memberships with a new link at once. Both ends do, so neither asks for a reply; called
+        again for a link already known it does ask, for the case that what the peer said could not be verified
+        the first time."""
+        again = peer in self._links
+        self._links[peer] = None
+        self._refusals.pop(peer, None)
+        self._vouched[peer] = None
+        effects: list[Effect] = [*self._push(peer, reply=again)]
+        if self._running:
+            effects += self._prober.linked(now, peer)
+            self._plan_gossip(now)
+        return effects
+
+    def link_down(self, now: float, peer: str, why: LinkEnd) -> list[Effect]:
+        """A link does not break without cause: dial again and probe next. Not if we closed it ourselves, and
+        not if the peer is no longer who it should be."""
+        self._links.pop(peer, None)
+        member = self.members.get(peer)
+        if not self._running or member is None or member.state not in PRESENT or why not in _BROKEN:
+            return []
+        self._prober.hurry(now, peer)
+        return [Redial(peer)]
+
+    def dial_failed(self, now: float, peer: str, why: LinkEnd) -> list[Effect]:
+        """Refused means that the host is there and nothing listens: the process is gone.
+
+        Once makes a suspect, twice, at least `refusal_confirm` apart and with no link in between, makes it
+        dead. That holds only for a member we have been linked with since it last said that it is alive: an
+        address that never led to it (behind a router, a container's) proves nothing, and one refuted verdict
+        is enough to unlearn it.
+        """
+        member = self.members.get(peer)
+        if (
+            why is not LinkEnd.refused or not self._running or peer in self._links
+            or member is None or member.state not in PRESENT
+        ):  # fmt: skip
+            return []
+        refusal = self._refusals.get(peer)
+        if refusal is None:
+            if peer not in self._vouched:
+                return []
+            again = now + self._profile.refusal_confirm
+            self._refusals[peer] = _Refusal(now, member.incarnation, again)
+            effects = self._accuse(now, peer)
+        elif now - refusal.since >= self._profile.refusal_confirm:
+            del self._refusals[peer]
+            del self._vouched[peer]
+            effects = [*self._roster.condemn(now, peer)]
+        else:
+            return []
+        self._plan_gossip(now)
+        return effects
+
+    def _redial_refused(self, now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        for peer, refusal in list(self._refusals.items()):
+            member = self.members.get(peer)
+            if member is None or member.state not in PRESENT:
+                del self._refusals[peer]
+            elif member.incarnation != refusal.incarnation:
+                # It spoke to others meanwhile: that it refuses us says something about the way, not about it.
+                del self._refusals[peer]
+                self._vouched.pop(peer, None)
+            elif now >= refusal.redial_at:
+                refusal.redial_at = now + self._profile.refusal_confirm
+                effects.append(Redial(peer))
+        return effects
+
+    # --- telling others -------------------------------------------------------------------------------------
+
+    def _accuse(self, now: float, node: str) -> list[Effect]:
+        """Raise or confirm a suspicion, and give the accused itself the chance to answer first."""
+        effects: list[Effect] = [*self._roster.accuse(now, node)]
+        accusation = self._roster.accusation(node)
+        if accusation is not None and node in self._links:
+            effects.append(Send(node, Gossip((accusation,))))
+        return effects
+
+    def _attached(self, peer: str) -> Statements:
+        """Gossip to go along with a message; the accused hears first what it is accused of."""
+        accusation = self._roster.accusation(peer)
+        limit = profiles.retransmit_limit(self._profile, self._roster.present)
+        taken = self._roster.broadcasts.take(self._profile.gossip_bytes, limit)
+        return self._with((accusation,), taken) if isinstance(accusation, Suspect | Dead) else taken
+
+    @staticmethod
+    def _with(first: Sequence[Statement], rest: Statements) -> Statements:
+        return (*first, *(statement for statement in rest if statement not in first))
+
+    def _plan_gossip(self, now: float) -> None:
+        if not self._running or not len(self._roster.broadcasts):
+            self._gossip_at = NEVER
+        elif self._gossip_at == NEVER:
+            self._gossip_at = max(now, self._gossiped + self._profile.gossip_interval)
+
+    def _gossip(self, now: float) -> list[Effect]:
+        self._gossiped = now
+        self._gossip_at = NEVER
+        horizon = now - self._profile.gossip_to_dead
+        hearers = [peer for peer in self._links if self._hears_gossip(peer, horizon)]
+        effects: list[Effect] = []
+        for peer in self._rng.sample(hearers, min(len(hearers), self._profile.gossip_fanout)):
+            attached = self._attached(peer)
+            if attached:
+                effects.append(Send(peer, Gossip(attached)))
+        self._plan_gossip(now)
+        return effects
+
+    def _hears_gossip(self, peer: str, horizon: float) -> bool:
+        member = self.members.get(peer)
+        if member is None or member.state is MemberState.left:
+            return False
+        return member.state in PRESENT or member.since > horizon
+
+    def _exchange(self, now: float) -> list[Effect]:
+        """The regular push-pull with one random member, which repairs what gossip missed."""
+        interval = profiles.push_pull_interval(self._profile, self._roster.present)
+        self._push_pull_at = now + interval
+        able = [p for p in self._links if p in self.members and self.members[p].state is MemberState.alive]
+        return [*self._push(self._rng.choice(able), reply=True)] if able else []
+
+    def _push(self, peer: str, *, reply: bool) -> list[Send]:
+        pieces = list(_pieces(self._roster.everything(), self._profile.push_pull_bytes))
+        last = len(pieces) - 1
+        return [Send(peer, PushPull(piece, reply and index == last)) for index, piece in enumerate(pieces)]
+
+
+def _pieces(groups: Iterable[Sequence[Statement]], max_bytes: int) -> Iterable[Statements]:
+    """Cut into messages that fit a frame, never between the statements about one member."""
+    piece: list[Statement] = []
+    room = max_bytes
+    for group in groups:
+        needed = sum(statements.size(statement) for statement in group)
+        if piece and (needed > room or len(piece) + len(group) > MAX_STATEMENTS):
+            yield tuple(piece)
+            piece, room = [], max_bytes
+        piece += group
+        room -= needed
+    yield tuple(piece)
