@@ -295,4 +295,3 @@ class _Daemon:
             frameworks=workers.frameworks,
             running=0,
         )
-

@@ -28,7 +28,7 @@ from hivenode.hive.feeds import Entry, Feeds
 from hivenode.hive.membership import Leadership, Membership
 from hivenode.hive.replication import Replication
 from hivenode.hive.roles import Roles
-from hivenode.hive.swim import PROFILES, Member, MemberState, Swim
+from hivenode.hive.swim import PRESENT, PROFILES, Member, MemberState, Swim
 from hivenode.hive.views import Views
 from hivenode.jobs.coordinator import Coordinator
 from hivenode.jobs.executor import Executor, JobLog, Workspace
@@ -84,7 +84,6 @@ BOOT = "boot"
 PEERS = "peers"
 LOG_REPLY_BYTES = 96 * 1024
 LAG_SECONDS = 0.1
-PRESENT = (MemberState.alive, MemberState.suspect)
 
 log = get_logger("node")
 
@@ -190,7 +189,7 @@ class Node:
             sign=identity.sign,
             verify=self._verify,
         )
-        self.membership = Membership(swim, ports.transport, self._member_changed, self._conflict)
+        self.membership = Membership(swim, ports.transport, self._member_changed, self._let_go, self._conflict)
         election = self._settings.election
         self.leadership = Leadership(
             Election(
@@ -404,7 +403,9 @@ class Node:
             async with asyncio.timeout(timeout):
                 return await self._serve(self.me, request)
         except TimeoutError:
-            raise Unavailable(f"This node did not answer itself in {timeout:.0f} s.", fix="The machine may be overloaded.") from None
+            raise Unavailable(
+                f"This node did not answer itself in {timeout:.0f} s.", fix="The machine may be overloaded."
+            ) from None
 
     # --- what happened ------------------------------------------------------------------------------------------
 
@@ -432,8 +433,7 @@ class Node:
         present = member.state in PRESENT
         if member.node != self.me:
             if member.state is MemberState.left:
-                self._ports.transport.forget(member.node)
-                self._wanted.pop(member.node, None)
+                self._let_go(member.node)
             elif self._wanted.get(member.node) != member.addresses or (present and was not in PRESENT):
                 # The dead are dialled too, ever more rarely: that is how a partition heals.
                 self._wanted[member.node] = member.addresses
@@ -443,9 +443,15 @@ class Node:
                 self.executor.node_gone(member.node)
         self._electorate()
         self.notices.tell(
-            "member", {"node": member.node, "name": member.name, "state": member.state.value, "was": was.value if was else ""}
+            "member",
+            {"node": member.node, "name": member.name, "state": member.state.value, "was": was.value if was else ""},
         )
         self._changed.notify()
+
+    def _let_go(self, node: str) -> None:
+        self._ports.transport.forget(node)
+        self._wanted.pop(node, None)
+        self._tasks.spawn(self._remember_peers(), "node: remember peers")
 
     def _leader_changed(self, epoch: Epoch | None) -> None:
         self.coordinator.lead(epoch if epoch is not None and epoch.node == self.me else None)
@@ -526,8 +532,8 @@ class Node:
             found.append(self.replication.trouble)
         for author, seq in sorted(self.feeds.forked.items()):
             found.append(
-                f"The feed of {self.roles.name(author)} forked at event {seq} (restored from a backup, or one key on two "
-                "machines): nothing it says is taken in. Give it a new home and invite it again."
+                f"The feed of {self.roles.name(author)} forked at event {seq} (restored from a backup, or one key on "
+                "two machines): nothing it says is taken in. Give it a new home and invite it again."
             )
         return tuple(found)
 

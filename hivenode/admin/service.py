@@ -139,9 +139,11 @@ class Service:
         found = list(p.health())
         if p.leadership.leader is None:
             found.append("There is no coordinator yet: jobs wait until one is elected.")
-        for member in p.membership.members:
-            if member.state in (MemberState.suspect, MemberState.dead):
-                found.append(f"{member.name} is {member.state.value}: its jobs go on elsewhere.")
+        found.extend(
+            f"{member.name} is {member.state.value}: its jobs go on elsewhere."
+            for member in p.membership.members
+            if member.state in (MemberState.suspect, MemberState.dead)
+        )
         return tuple(found)
 
     async def invite(self, roles: tuple[Role, ...], uses: int, expires_seconds: float) -> InviteIssued:
@@ -150,7 +152,8 @@ class Service:
     async def join(self, token: str) -> JoinResult:
         if any(job.open for job in self._p.ledger.jobs.values()):
             raise Conflict(
-                "This node's present hive still has unfinished jobs.", fix="Wait for them or `hivenode cancel` them, then join."
+                "This node's present hive still has unfinished jobs.",
+                fix="Wait for them or `hivenode cancel` them, then join.",
             )
         return await self._p.join(token)
 
@@ -173,7 +176,10 @@ class Service:
     async def submit(self, data: dict[str, Any]) -> JobDetail:
         p = self._p
         if not p.roles.may(p.me, Role.submitter):
-            raise Refused(f"Node {p.name} may not submit jobs.", fix="Submit on a node with the submitter role, or have an admin grant it.")
+            raise Refused(
+                f"Node {p.name} may not submit jobs.",
+                fix="Submit on a node with the submitter role, or have an admin grant it.",
+            )
         spec = parse_job(data)
         self._resolve_nodes(spec)
         describe(spec)
@@ -233,20 +239,28 @@ class Service:
         if len(matching) == 1:
             return matching[0]
         if matching:
-            raise InvalidInput(f"{ref} could mean {len(matching)} jobs.", fix="Give more of the id; `hivenode jobs` lists them.")
+            raise InvalidInput(
+                f"{ref} could mean {len(matching)} jobs.", fix="Give more of the id; `hivenode jobs` lists them."
+            )
         raise NotFound(f"There is no job {ref}.", fix="`hivenode jobs` lists the jobs of this hive.")
 
     def _resolve_nodes(self, spec: JobSpec) -> None:
         known = {m.node for m in self._p.membership.members} | {m.name for m in self._p.membership.members}
         for wanted in spec.placement.nodes:
             if wanted not in known:
-                raise NotFound(f"placement.nodes names {wanted}, which is no member.", fix="`hivenode status` lists the members.")
+                raise NotFound(
+                    f"placement.nodes names {wanted}, which is no member.", fix="`hivenode status` lists the members."
+                )
 
     def _summary(self, job: Job) -> JobSummary:
         p = self._p
         attempt = job.current
         live = p.live.of(job.id, attempt.number) if attempt else {}
-        going = [heard.progress for node, heard in live.items() if heard.progress.state != "failed" and attempt and node in attempt.members]
+        going = [
+            heard.progress
+            for node, heard in live.items()
+            if heard.progress.state != "failed" and attempt and node in attempt.members
+        ]
         furthest = max(going, key=lambda progress: progress.step, default=None)
         state = job.ending or ("queued" if attempt is None or attempt.ended else "running" if furthest else "planned")
         model = p.catalogue.of_job(job.id)
@@ -363,7 +377,10 @@ class Service:
             await p.keeper.obtain(version.blob, p.holders.of(version.blob.digest))
         path = p.blobs.path(version.blob.digest)
         if path is None:
-            raise Unavailable(f"The file of {version.reference} is not here.", fix="Predict on a node that holds it; see `hivenode models`.")
+            raise Unavailable(
+                f"The file of {version.reference} is not here.",
+                fix="Predict on a node that holds it; see `hivenode models`.",
+            )
         began = asyncio.get_running_loop().time()
         answer = await p.predictor.predict(version.blob.digest, str(path), inputs)
         return Prediction(

@@ -61,7 +61,9 @@ class Keeper:
             fix="Start one of the nodes that hold them.",
         )
 
-    async def copy_out(self, ref: BlobRef, candidates: Sequence[str], copies: int, *, announce: bool) -> tuple[str, ...]:
+    async def copy_out(
+        self, ref: BlobRef, candidates: Sequence[str], copies: int, *, announce: bool
+    ) -> tuple[str, ...]:
         """Have up to `copies` other nodes keep a blob that is here; returns those that do."""
         kept: list[str] = []
         for candidate in candidates:

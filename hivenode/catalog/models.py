@@ -71,7 +71,8 @@ class Catalogue:
                 return version
         if versions:
             raise NotFound(
-                f"Model {name} has no version {number}.", fix=f"It has versions 1 to {len(versions)}; see `hivenode models`."
+                f"Model {name} has no version {number}.",
+                fix=f"It has versions 1 to {len(versions)}; see `hivenode models`.",
             )
         known = ", ".join(sorted(self._names)) or "none yet"
         raise NotFound(f"There is no model {name}.", fix=f"Known models: {known}. A finished job registers one.")

@@ -1,4 +1,4 @@
-"""What is known of each data set without loading it: a static table, so that a daemon needs no scikit-learn."""
+"""What is known of each data set without loading it: a static table; a daemon needs no scikit-learn."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class DataInfo:
         input_shape: shape of one sample; (channels, height, width) for images.
         sample_bytes: one sample as float32.
         labels: name of each class, in the order of the outputs.
-        scaling: what turns raw values into inputs: `unit` divides by `raw_maximum`, after which predictions, too, are
-            asked with values in [0, 1]; `standard` is (value - mean) / deviation with the training part's statistics,
-            which travel with the model, so that predictions are asked with raw values.
+        scaling: what turns raw values into inputs. `unit` divides by `raw_maximum` when the set is loaded, so
+            predictions, too, are asked with values in [0, 1]. `standard` is (value - mean) / deviation with the
+            training part's statistics; these travel with the model, so predictions are asked with raw values.
     """
 
     source: str

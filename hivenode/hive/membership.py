@@ -7,10 +7,10 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from hivenode.errors import HiveError
-from hivenode.hive.election import Election, Leader, Persist
 from hivenode.hive.election import Effect as ElectionEffect
+from hivenode.hive.election import Election, Leader, Persist
 from hivenode.hive.election import Send as ElectionSend
-from hivenode.hive.swim import Changed, Conflict, Member, MemberState, Redial, Swim
+from hivenode.hive.swim import PRESENT, Changed, Conflict, Forgotten, Member, MemberState, Redial, Swim
 from hivenode.hive.swim import Effect as SwimEffect
 from hivenode.hive.swim import Send as SwimSend
 from hivenode.logs import get_logger
@@ -50,6 +50,7 @@ class Membership:
 
     Args:
         on_change: called with each member whose state changed and the state it had.
+        on_forgotten: called with the id of a member gone so long that it is no longer listed.
         on_conflict: another machine runs with our own key.
     """
 
@@ -58,11 +59,13 @@ class Membership:
         swim: Swim,
         transport: Transport,
         on_change: Callable[[Member, MemberState | None], None],
+        on_forgotten: Callable[[str], None],
         on_conflict: Callable[[str], None],
     ) -> None:
         self._swim = swim
         self._transport = transport
         self._on_change = on_change
+        self._on_forgotten = on_forgotten
         self._on_conflict = on_conflict
         self._alarm = Alarm(swim.deadline, self._tick)
 
@@ -74,8 +77,7 @@ class Membership:
     @property
     def alive(self) -> tuple[str, ...]:
         """Ids not known to be gone (a suspect still counts), this node included, sorted."""
-        present = (MemberState.alive, MemberState.suspect)
-        return tuple(member.node for member in self.members if member.state in present)
+        return tuple(member.node for member in self.members if member.state in PRESENT)
 
     def member(self, node: str) -> Member | None:
         return self._swim.members.get(node)
@@ -125,6 +127,8 @@ class Membership:
                     log.info("member changed", member=member.name, member_id=member.node, state=member.state.value,
                              was=was.value if was else "unknown")  # fmt: skip
                     self._on_change(member, was)
+                case Forgotten(member=member):
+                    self._on_forgotten(member.node)
                 case Conflict():
                     self._on_conflict("Another machine runs with this node's key.")
         self._alarm.reset()

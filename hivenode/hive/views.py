@@ -35,10 +35,10 @@ class _Stream:
         self.keys: list[Key] = []
         self.bodies: list[Body] = []
 
-    def add(self, entries: Sequence[Entry]) -> bool:
+    def add(self, entries: Sequence[Entry]) -> None:
         mine = [e for e in entries if e.body is not None and isinstance(e.body, self.fold.kinds)]
         if not mine:
-            return False
+            return
         mine.sort(key=lambda e: e.key)
         in_order = not self.keys or mine[0].key > self.keys[-1]
         for entry in mine:
@@ -51,7 +51,6 @@ class _Stream:
             self.fold.reset()
         for key, body in zip(self.keys[start:], self.bodies[start:], strict=True):
             self.fold.apply(key[1], key[0], body)
-        return True
 
 
 class Views:
@@ -60,6 +59,7 @@ class Views:
     def __init__(self, folds: Iterable[Fold]) -> None:
         self._streams = [_Stream(fold) for fold in folds]
 
-    def add(self, entries: Sequence[Entry]) -> bool:
-        """Fold newly accepted entries; True if any view changed."""
-        return any([stream.add(entries) for stream in self._streams])
+    def add(self, entries: Sequence[Entry]) -> None:
+        """Fold newly accepted entries."""
+        for stream in self._streams:
+            stream.add(entries)

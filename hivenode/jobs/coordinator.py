@@ -147,7 +147,9 @@ class Coordinator:
         )
         nodes = [share.node for share in plan.shares]
         standings = await self._ask_all(nodes, order, ASSIGN_SECONDS)
-        prepared = {n: s for n, s in standings.items() if isinstance(s, Standing) and s.state == "prepared" and s.endpoint}
+        prepared = {
+            n: s for n, s in standings.items() if isinstance(s, Standing) and s.state == "prepared" and s.endpoint
+        }
         needed = len(nodes) if planned.attempt == 1 else 1
         if len(prepared) < min(needed, len(nodes)) or not job.open:
             await self._abandon(job, name, epoch, standings)
@@ -184,8 +186,12 @@ class Coordinator:
         self, job: Job, name: AttemptName, epoch: Epoch, standings: dict[str, Response | HiveError]
     ) -> None:
         troubles = [text for node, answer in sorted(standings.items()) if (text := _trouble(answer))]
-        fatal = next((a for a in standings.values() if isinstance(a, Standing) and a.state == "failed" and not a.retry), None)
-        await self._ask_all(list(standings), Stop(job=job.id, epoch=epoch, reason="the attempt is planned again"), ORDER_SECONDS)
+        fatal = next(
+            (a for a in standings.values() if isinstance(a, Standing) and a.state == "failed" and not a.retry), None
+        )
+        await self._ask_all(
+            list(standings), Stop(job=job.id, epoch=epoch, reason="the attempt is planned again"), ORDER_SECONDS
+        )
         await self._append(
             AttemptEnded(
                 job=job.id,
@@ -275,7 +281,7 @@ class Coordinator:
             await self._changed.wait(min(remaining, 1.0))
             if not job.open or attempt.ended is not None:
                 return
-        lacking = {node: "nothing of the attempt is left there" for node in nodes}
+        lacking = dict.fromkeys(nodes, "nothing of the attempt is left there")
         failures = {node: s for node, s in standings.items() if s.state == "failed"}
         await self._ask_all(list(standings), Stop(job=job.id, epoch=epoch, reason="planned again"), ORDER_SECONDS)
         for node in failures:
@@ -292,9 +298,7 @@ class Coordinator:
             self.waiting[job.id] = reason
             log.info("waiting", job=job.id, reason=reason)
 
-    async def _ask_all(
-        self, nodes: Sequence[str], order: Request, seconds: float
-    ) -> dict[str, Response | HiveError]:
+    async def _ask_all(self, nodes: Sequence[str], order: Request, seconds: float) -> dict[str, Response | HiveError]:
         """Ask nodes at the same time; an error is an answer too."""
         answers = await gather(*(self._ask(node, order, seconds) for node in nodes))
         return dict(zip(nodes, answers, strict=True))

@@ -167,7 +167,9 @@ class Executor:
         """Prepare a worker: fetch what it needs, start it, and answer when it listens for its peers."""
         await self._obey(order.epoch)
         if reason := self._refuse():
-            raise Unavailable(f"Node {self._node_name} takes no work: {reason}.", fix="`hivenode status` there says more.")
+            raise Unavailable(
+                f"Node {self._node_name} takes no work: {reason}.", fix="`hivenode status` there says more."
+            )
         rank = next((share.rank for share in order.plan.shares if share.node == self._me), None)
         if rank is None:
             raise Refused(f"Node {self._node_name} has no share in that plan.", fix="Plan the job again.")
@@ -431,4 +433,3 @@ class Executor:
 def _peer(endpoint: Endpoint) -> Peer:
     host, _, port = endpoint.address.rpartition(":")
     return Peer(endpoint.node, endpoint.rank, host.strip("[]"), int(port), endpoint.certificate)
-

@@ -38,9 +38,7 @@ class Live:
     def of(self, job: str, attempt: int) -> dict[str, Heard]:
         """By node id, those of one attempt."""
         return {
-            node: heard
-            for node, heard in sorted(self._jobs.get(job, {}).items())
-            if heard.progress.attempt == attempt
+            node: heard for node, heard in sorted(self._jobs.get(job, {}).items()) if heard.progress.attempt == attempt
         }
 
     def state(self, job: str, attempt: int, node: str) -> str:

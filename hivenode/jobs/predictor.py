@@ -67,7 +67,9 @@ class Predictor:
         except TimeoutError:
             if serving.handle is not None:
                 serving.handle.kill()
-            raise Unavailable(f"No prediction after {ANSWER_SECONDS:.0f} s.", fix="Ask again; the machine may be overloaded.") from None
+            raise Unavailable(
+                f"No prediction after {ANSWER_SECONDS:.0f} s.", fix="Ask again; the machine may be overloaded."
+            ) from None
         finally:
             serving.waiting.pop(number, None)
             if not serving.waiting:

@@ -61,7 +61,9 @@ class Proposer:
         answers = await asyncio.gather(*(self._profile(node) for node in workers))
         profiles = tuple(profile for profile in answers if profile is not None)
         if not profiles:
-            raise Unavailable("No member that may work answers.", fix="Start a node with the worker role; see `hivenode status`.")
+            raise Unavailable(
+                "No member that may work answers.", fix="Start a node with the worker role; see `hivenode status`."
+            )
         return plan(
             workload,
             spec.placement,
@@ -103,4 +105,3 @@ def describe(spec: JobSpec) -> Workload:
     data = describe_data(spec.data.source)
     model = describe_model(spec.model.source, spec.model.params, data.input_shape, data.classes)
     return Workload.of(spec, model=model, data=data)
-

@@ -64,9 +64,7 @@ class Results:
         self._changed = changed
         self._tidying = asyncio.Lock()
 
-    async def checkpoint(
-        self, job: str, name: AttemptName, step: int, path: Path, members: tuple[str, ...]
-    ) -> None:
+    async def checkpoint(self, job: str, name: AttemptName, step: int, path: Path, members: tuple[str, ...]) -> None:
         """Take a checkpoint in, have another node keep a copy, then state that it exists."""
         try:
             ref = await self._blobs.put_file(path, move=True)

@@ -1,8 +1,8 @@
 """Declared architectures: layer by layer, without any framework, so that a daemon can plan with exact sizes.
 
-A declaration is the single source: frameworks build their modules from it (`declare`), the planner reads its costs
-(`describe`). Costs of one sample, forward: a multiply-add counts as two operations, a bias or an activation as one
-per output element; activations are float32.
+A declaration is the single source: frameworks build their modules from it (`declare`), the planner reads its
+costs (`describe`). Costs of one sample, forward: a multiply-add counts as two operations, a bias or an
+activation as one per output element; activations are float32.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Dense:
 
 @dataclass(frozen=True, slots=True)
 class Conv:
-    """3x3, stride 1, padding 1, ReLU; weight (outputs, inputs, 3, 3), bias (outputs); keeps height and width."""
+    """3x3, stride 1, padding 1, ReLU; weight (outputs, inputs, 3, 3), bias (outputs); keeps the size."""
 
     name: str
     inputs: int
@@ -196,7 +196,7 @@ def _cnn(params: Mapping[str, int], input_shape: tuple[int, ...], classes: int) 
     if len(input_shape) != 3 or min(input_shape[1:]) < least:
         shape = "x".join(map(str, input_shape))
         raise InvalidInput(
-            f"zoo:cnn with {blocks} blocks needs images of at least {least}x{least}; these samples are {shape}.",
+            f"zoo:cnn with {blocks} blocks needs images of at least {least}x{least}; these are {shape}.",
             fix="Use zoo:mlp or zoo:logistic for such data, or fewer blocks.",
         )
     layers: list[Layer] = []

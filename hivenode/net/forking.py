@@ -1,7 +1,8 @@
-"""What a daemon and its forkservers say to each other: one packet of a SOCK_SEQPACKET pair a message, msgpack.
+"""What a daemon and its forkservers say to each other: msgpack, one SOCK_SEQPACKET packet a message.
 
-`Fork` carries two descriptors (SCM_RIGHTS): the worker's end of its channel and the write end of its log pipe.
-`Forked` carries one: a pidfd of the worker, so that the daemon can kill it without racing the reuse of its pid.
+`Fork` carries two descriptors (SCM_RIGHTS): the worker's end of its channel and the write end of its log
+pipe. `Forked` carries one: a pidfd of the worker, so that the daemon can kill it without racing the reuse of
+its pid.
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ def encode(message: ToWorker | FromWorker) -> bytes:
     body = msgspec.msgpack.encode(message)
     if len(body) > MAX_LOCAL_FRAME:
         raise InvalidInput(
-            f"A {type(message).__name__.lower()} message of {len(body)} bytes is over the {MAX_LOCAL_FRAME} that pass "
-            "between a daemon and a worker.",
+            f"A {type(message).__name__.lower()} message of {len(body)} bytes is over the "
+            f"{MAX_LOCAL_FRAME} that pass between a daemon and a worker.",
             fix="Send fewer rows at once.",
         )
     return _HEADER.pack(len(body)) + body

@@ -86,7 +86,9 @@ def read_job(path: Path) -> JobSpec:
     except FileNotFoundError:
         raise NotFound(f"There is no job file {path}.", fix="Check the path; configs/jobs/ has examples.") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"The job file {path} cannot be read: {error}.", fix="Give a readable UTF-8 TOML file.") from error
+        raise InvalidInput(
+            f"The job file {path} cannot be read: {error}.", fix="Give a readable UTF-8 TOML file."
+        ) from error
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -115,7 +117,11 @@ def _clause(location: tuple[int | str, ...], kind: str, message: str, root: type
         return f"{dotted}: {message[0].lower()}{message[1:]}"
     section: Any = root
     for part in location[:-1]:
-        field = section.model_fields.get(str(part)) if isinstance(section, type) and issubclass(section, BaseModel) else None
+        field = (
+            section.model_fields.get(str(part))
+            if isinstance(section, type) and issubclass(section, BaseModel)
+            else None
+        )
         section = field.annotation if field is not None else None
     names = list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []
     near = difflib.get_close_matches(str(location[-1]), names, n=1, cutoff=0.5)

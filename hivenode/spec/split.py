@@ -12,7 +12,7 @@ from hivenode.errors import InvalidInput
 
 
 def counts(total: int, weights: Sequence[float]) -> tuple[int, ...]:
-    """Whole numbers in proportion to `weights` summing exactly to `total`, by the method of largest remainders.
+    """Whole numbers in proportion to `weights` that sum exactly to `total`: the method of largest remainders.
 
     Deterministic: equal remainders go to the earlier position. A weight of 0 gets 0 unless all weights are 0,
     which counts as all equal.

@@ -72,7 +72,7 @@ def test_a_feed_travels_whole_and_duplicates_change_nothing() -> None:
 def test_events_after_a_gap_are_not_taken_but_asked_for() -> None:
     author, other = Author(1), reader()
     author.say(blob(1), blob(2))
-    first, second, third = author.events()
+    first, _, third = author.events()
     found = other.examine([first, third])
     assert [entry.event for entry in found.fresh] == [first]
     assert found.gap
