@@ -1,0 +1,111 @@
+"""The whole path with real processes, sockets and files: machines join, train, die and come back."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.machines import Machine, found_hive, settled
+
+
+def job(epochs: int, **placement: object) -> dict[str, Any]:
+    return {
+        "spec": {
+            "name": "digits",
+            "model": {"source": "zoo:cnn"},
+            "data": {"source": "sklearn:digits"},
+            "training": {"epochs": epochs, "batch_size": 64, "learning_rate": 0.1, "checkpoint_every_steps": 20},
+            "placement": placement,
+        }
+    }
+
+
+@pytest.fixture
+async def hive(tmp_path: Path):
+    machines = await found_hive(tmp_path)
+    yield machines
+    await asyncio.gather(*(machine.stop() for machine in machines))
+
+
+async def coordinator_of(machines: list[Machine]) -> Machine:
+    status = await machines[0].api("GET", "/v1/status")
+    name = next(member["name"] for member in status["members"] if member["coordinator"])
+    return next(machine for machine in machines if machine.name == name)
+
+
+async def model_on(machine: Machine) -> dict[str, Any]:
+    models = await machine.until("/v1/models", lambda models: bool(models) and models[0]["here"])
+    return models[0]
+
+
+async def test_the_coordinators_machine_dies_and_the_job_goes_on(hive: list[Machine]) -> None:
+    victim = await coordinator_of(hive)
+    survivors = [machine for machine in hive if machine is not victim]
+    before = await survivors[0].api("GET", "/v1/status")
+    submitted = await survivors[0].api("POST", "/v1/jobs", job(14, min_nodes=3))
+    path = f"/v1/jobs/{submitted['summary']['job']}"
+    await survivors[1].until(path, lambda d: d["summary"]["state"] == "running" and d["summary"]["step"] >= 40)
+
+    await victim.kill()
+    detail = await survivors[0].until(path, lambda d: d["summary"]["state"] == "finished", 90)
+
+    after = await survivors[0].until("/v1/status", lambda s: s["coordinator"] not in ("", before["coordinator"]))
+    assert int(after["epoch"].split(".")[0]) > int(before["epoch"].split(".")[0])
+    assert len(detail["attempts"]) == 1, "the attempt was adopted, not started again"
+    assert detail["attempts"][0]["adopted"]
+    assert sorted(detail["attempts"][0]["members"]) == sorted(machine.name for machine in survivors)
+    assert detail["summary"]["accuracy"] > 0.9
+    models = [await model_on(machine) for machine in survivors]
+    assert models[0]["blob"] == models[1]["blob"]
+    prediction = await survivors[1].api("POST", "/v1/models/digits/predict", {"inputs": [[0.0] * 64]})
+    assert len(prediction["outputs"][0]) == 10
+    logs = await survivors[0].api("GET", f"{path}/logs")
+    assert {line["node"] for line in logs["lines"]} >= {machine.name for machine in survivors}
+    assert victim.name in logs["missing"]
+
+
+async def test_every_daemon_is_killed_and_the_job_goes_on_from_its_checkpoint(hive: list[Machine]) -> None:
+    submitted = await hive[1].api("POST", "/v1/jobs", job(14, min_nodes=3))
+    path = f"/v1/jobs/{submitted['summary']['job']}"
+    await asyncio.gather(*(machine.until(path, lambda d: (d["checkpoint_step"] or 0) >= 40) for machine in hive))
+
+    for machine in hive:
+        await machine.kill()
+    await asyncio.gather(*(machine.start() for machine in hive))
+
+    detail = await hive[2].until(path, lambda d: d["summary"]["state"] == "finished", 90)
+    assert [attempt["outcome"] for attempt in detail["attempts"]] == ["lost", "finished"]
+    assert detail["attempts"][1]["resume_step"] >= 40
+    assert detail["summary"]["accuracy"] > 0.9
+
+
+async def test_a_killed_worker_costs_nothing_but_its_share(hive: list[Machine]) -> None:
+    submitted = await hive[0].api("POST", "/v1/jobs", job(14, min_nodes=3))
+    path = f"/v1/jobs/{submitted['summary']['job']}"
+    await hive[0].until(path, lambda d: d["summary"]["state"] == "running" and d["summary"]["step"] >= 20)
+    victim = next(m for m in hive if m is not await coordinator_of(hive))
+    import psutil
+
+    leaves = [pid for pid in victim.worker_pids if not psutil.Process(pid).children()]
+    for pid in leaves:
+        psutil.Process(pid).kill()
+    detail = await hive[0].until(path, lambda d: d["summary"]["state"] == "finished", 90)
+    assert len(detail["attempts"][0]["members"]) == 2
+    assert (await hive[0].api("GET", "/v1/status"))["members"]
+    assert settled(await victim.api("GET", "/v1/status"), 3), "its daemon lives on"
+
+
+async def test_a_cancelled_job_leaves_no_worker(hive: list[Machine]) -> None:
+    submitted = await hive[0].api("POST", "/v1/jobs", job(500, min_nodes=3))
+    path = f"/v1/jobs/{submitted['summary']['job']}"
+    await hive[1].until(path, lambda d: d["summary"]["state"] == "running" and d["summary"]["step"] >= 5)
+    await hive[2].api("POST", f"{path}/cancel", {"reason": "enough"})
+    for machine in hive:
+        await machine.until(path, lambda d: d["summary"]["state"] == "cancelled")
+        await machine.until(path, lambda d: all(w["state"] != "running" for w in d["workers"]))
+    status, answer = await hive[0].ask("POST", f"{path}/cancel", {"reason": "again"})
+    assert status == 409
+    assert "already cancelled" in answer["error"]["message"]
