@@ -10,7 +10,6 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import msgspec
 
@@ -20,7 +19,7 @@ from hivenode.admin.service import Parts, Service, plain
 from hivenode.catalog.holders import Keeper
 from hivenode.catalog.models import Catalogue, Holders
 from hivenode.config import Settings
-from hivenode.errors import HiveError, Refused, Unavailable
+from hivenode.errors import HiveError
 from hivenode.hive.admission import Admission
 from hivenode.hive.clock import HybridClock
 from hivenode.hive.election import Election, ElectionSettings
@@ -31,7 +30,8 @@ from hivenode.hive.roles import Roles
 from hivenode.hive.swim import PRESENT, PROFILES, Member, MemberState, Swim
 from hivenode.hive.views import Views
 from hivenode.jobs.coordinator import Coordinator
-from hivenode.jobs.executor import Executor, JobLog, Workspace
+from hivenode.jobs.desk import Desk, ReadableJobLog
+from hivenode.jobs.executor import Executor, Workspace
 from hivenode.jobs.host import WorkerHost
 from hivenode.jobs.ledger import Ledger
 from hivenode.jobs.live import Live
@@ -43,30 +43,22 @@ from hivenode.net.calls import Calls
 from hivenode.net.local import WorkerLimits
 from hivenode.net.messages import (
     Ack,
-    Adopt,
-    Assign,
     Call,
     FeedDelta,
     FeedHeads,
     Gossip,
     Heartbeat,
     HeartbeatAck,
-    Hold,
-    LogsReply,
-    LogsRequest,
     Message,
     Nack,
     Ping,
     PingRequest,
     ProfileReply,
-    ProfileRequest,
     Progress,
     PushPull,
     Reply,
     Request,
     Response,
-    Start,
-    Stop,
     VoteReply,
     VoteRequest,
 )
@@ -82,14 +74,9 @@ from hivenode.trust.identity import verify
 
 BOOT = "boot"
 PEERS = "peers"
-LOG_REPLY_BYTES = 96 * 1024
 LAG_SECONDS = 0.1
 
 log = get_logger("node")
-
-
-class ReadableJobLog(JobLog, Protocol):
-    def read(self, job: str, after: int, limit_bytes: int) -> tuple[Sequence[str], int, bool]: ...
 
 
 @dataclass(frozen=True)
@@ -159,7 +146,7 @@ class Node:
         boot = int.from_bytes(ports.journal.cell(BOOT) or b"", "big") + 1
         await ports.journal.set_cell(BOOT, boot.to_bytes(8, "big"))
         self.clock = HybridClock(ports.wall)
-        self.calls = Calls(ports.transport.send, self._serve)
+        self.calls = Calls(ports.transport.send, lambda peer, request: self.desk.serve(peer, request))
         self.replication = Replication(
             identity=identity,
             grant=self._credentials.grant,
@@ -234,7 +221,9 @@ class Node:
     def _build_jobs(self) -> None:
         ports, settings = self._ports, self._settings
         append = self.replication.append
-        self.keeper = Keeper(me=self.me, transport=ports.transport, call=self.call, blobs=ports.blobs, append=append)
+        self.keeper = Keeper(
+            me=self.me, transport=ports.transport, call=self.call_node, blobs=ports.blobs, append=append
+        )
         self.results = Results(
             me=self.me,
             copies=settings.jobs.copies,
@@ -263,15 +252,25 @@ class Node:
             append=append,
             broadcast=self._broadcast,
             gone=self._gone,
-            refuse=self._paused,
+            refuse=lambda: self.desk.paused,
             job_log=ports.job_log,
             wall=ports.wall,
             tasks=self._tasks,
         )
+        self.desk = Desk(
+            me=self.me,
+            name=self.name,
+            enabled=settings.worker.enabled,
+            roles=self.roles,
+            executor=self.executor,
+            keeper=self.keeper,
+            profile=ports.profile,
+            job_log=ports.job_log,
+        )
         self.predictor = Predictor(ports.workers, ports.limits)
         self.proposer = Proposer(
             me=self.me,
-            call=self.call,
+            call=self.call_node,
             workers=self._workers,
             name=self.roles.name,
             latency=lambda node: self.membership.latency(node),
@@ -281,7 +280,7 @@ class Node:
             ledger=self.ledger,
             live=self.live,
             proposer=self.proposer,
-            call=self.call,
+            call=self.call_node,
             append=append,
             alive=lambda: self.membership.alive,
             max_attempts=settings.jobs.max_attempts,
@@ -312,7 +311,7 @@ class Node:
             blobs=ports.blobs,
             notices=self.notices,
             append=self.replication.append,
-            call=self.call,
+            call=self.call_node,
             wall=ports.wall,
             rng=ports.rng,
             health=self._health,
@@ -362,50 +361,11 @@ class Node:
             case Call() | Reply():
                 self.calls.received(peer, message)
 
-    async def _serve(self, peer: str, request: Request) -> Response:
-        match request:
-            case Assign() | Start() | Adopt() | Stop():
-                return await self._obey(peer, request)
-            case Hold():
-                return await self.keeper.hold(peer, request)
-            case ProfileRequest():
-                profile = self._ports.profile()
-                return msgspec.structs.replace(profile, running=self.executor.running, paused=self._paused())
-            case LogsRequest():
-                lines, following, more = self._ports.job_log.read(request.job, request.after, LOG_REPLY_BYTES)
-                return LogsReply(lines=tuple(lines), next=following, more=more)
-
-    async def _obey(self, peer: str, order: Assign | Start | Adopt | Stop) -> Response:
-        if order.epoch.node != peer or not self.roles.may(peer, Role.coordinator):
-            raise Refused(
-                f"{self.roles.name(peer)} gave an order of epoch {order.epoch}, which is not its own.",
-                fix="Only the elected coordinator gives orders.",
-            )
-        match order:
-            case Assign():
-                return await self.executor.assign(order)
-            case Start():
-                return await self.executor.start(order)
-            case Adopt():
-                return await self.executor.adopt(order)
-            case Stop():
-                return await self.executor.stop(order)
-
-    async def call(self, peer: str, request: Request, timeout: float) -> Response:
-        """Ask a node, this one included, and await its answer.
-
-        Args:
-            timeout: seconds.
-        """
-        if peer != self.me:
-            return await self.calls.call(peer, request, timeout)
-        try:
-            async with asyncio.timeout(timeout):
-                return await self._serve(self.me, request)
-        except TimeoutError:
-            raise Unavailable(
-                f"This node did not answer itself in {timeout:.0f} s.", fix="The machine may be overloaded."
-            ) from None
+    async def call_node(self, peer: str, request: Request, timeout: float) -> Response:
+        """Ask a node, this one included, and await its answer, at most `timeout` seconds."""
+        if peer == self.me:
+            return await self.desk.ask_ourselves(request, timeout)
+        return await self.calls.call(peer, request, timeout)
 
     # --- what happened ------------------------------------------------------------------------------------------
 
@@ -518,13 +478,6 @@ class Node:
     def _gone(self, node: str) -> bool:
         member = self.membership.member(node)
         return member is not None and member.state not in PRESENT
-
-    def _paused(self) -> str:
-        if not self._settings.worker.enabled:
-            return "worker.enabled is false in its configuration"
-        if not self.roles.may(self.me, Role.worker):
-            return "it does not have the worker role"
-        return ""
 
     def _health(self) -> tuple[str, ...]:
         found = list(self._troubles.values())
