@@ -24,8 +24,8 @@ from hivenode.config import Settings, load_settings
 from hivenode.errors import Conflict, Unavailable
 from hivenode.jobs.workers import ForkWorkers
 from hivenode.logs import JobLogFile, configure, get_logger
-from hivenode.net.discovery import Discovery
-from hivenode.net.joining import join, routes
+from hivenode.net.discovery import Discovery, choose_hosts, interfaces
+from hivenode.net.joining import join, join_routes
 from hivenode.net.local import WorkerLimits
 from hivenode.net.messages import ProfileReply
 from hivenode.net.peers import PeerTransport
@@ -159,7 +159,7 @@ class _Daemon:
             return credentials
         if self._token is not None:
             credentials, seeds = await join(read_token(self._token), self._identity, self._settings.node.name,
-                                            now=datetime.now(UTC))  # fmt: skip
+                                            datetime.now(UTC))  # fmt: skip
             self._enter(credentials, seeds)
             return credentials
         credentials = Credentials.found(self._identity, self._settings.node.name, now=datetime.now(UTC))
@@ -187,7 +187,9 @@ class _Daemon:
             blobs=blobs,
             rng=self._rng,
             build_version=__version__,
-            routes=routes(credentials.authority_pem, lambda request: node.admission.admit(request)),
+            routes=join_routes(
+                credentials.hive_id, credentials.authority_pem, lambda request: node.admission.admit(request)
+            ),
         )
         node = Node(
             settings,
@@ -218,7 +220,7 @@ class _Daemon:
             self._url = await admin.start()
             if settings.network.discovery:
                 discovery = self._discover(credentials, node)
-                discovery.start()
+                await discovery.start()
             profiling = asyncio.create_task(self._profile.measure(), name="profile")
             workers.prewarm(settings.worker.prewarm)
             write_sealed(self._home.endpoint, json.dumps({"url": self._url, "pid": os.getpid()}).encode())
@@ -251,7 +253,7 @@ class _Daemon:
 
     async def _join(self, token: str) -> JoinResult:
         credentials, seeds = await join(read_token(token), self._identity, self._settings.node.name,
-                                        now=datetime.now(UTC))  # fmt: skip
+                                        datetime.now(UTC))  # fmt: skip
         self._enter(credentials, seeds)
         self._rejoined = credentials
         asyncio.get_running_loop().call_later(RESTART_GRACE_SECONDS, self._again.set)  # let the answer out first
@@ -265,8 +267,9 @@ class _Daemon:
             node.me,
             int(status.addresses[0].rpartition(":")[2]),
             status.addresses,
-            self._settings.network.interfaces,
+            self._settings.network.interfaces or choose_hosts(interfaces(), self._settings.network.listen),
             node.found,
+            version=__version__,
         )
 
     def _admin_token(self) -> str:

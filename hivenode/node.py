@@ -463,7 +463,7 @@ class Node:
             tuple(node for node in may if node in alive),
             tuple(node for node in may if self._known(node)),
             self.me in may,
-            tuple(node for node in alive if node != self.me),
+            tuple(node for node in alive if node not in may),
         )
 
     def _known(self, node: str) -> bool:

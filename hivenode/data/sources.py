@@ -22,8 +22,9 @@ class DataInfo:
         sample_bytes: one sample as float32.
         labels: name of each class, in the order of the outputs.
         scaling: what turns raw values into inputs. `unit` divides by `raw_maximum` when the set is loaded, so
-            predictions, too, are asked with values in [0, 1]. `standard` is (value - mean) / deviation with the
-            training part's statistics; these travel with the model, so predictions are asked with raw values.
+            predictions, too, are asked with values in [0, 1]. `standard` is (value - mean) / deviation,
+            with the training part's statistics; these travel with the model, so predictions are asked with raw
+            values.
     """
 
     source: str
@@ -56,9 +57,7 @@ def describe(source: str) -> DataInfo:
 
 
 def _table(name: str, samples: int, features: int, labels: tuple[str, ...]) -> DataInfo:
-    return DataInfo(
-        f"sklearn:{name}", samples, (features,), len(labels), labels, "classification", "standard"
-    )
+    return DataInfo(f"sklearn:{name}", samples, (features,), len(labels), labels, "classification", "standard")
 
 
 _SOURCES: Mapping[str, DataInfo] = {

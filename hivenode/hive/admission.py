@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from hivenode.errors import InvalidInput, Refused
 from hivenode.logs import get_logger
@@ -19,7 +19,6 @@ from hivenode.trust.identity import id_of
 from hivenode.trust.invites import InviteBook
 
 CELL = "invites"
-CERTIFICATE_LIFETIME = timedelta(days=365)
 
 log = get_logger("admission")
 
@@ -68,6 +67,7 @@ class Admission:
                 uses=uses,
                 expires_at=expires_at,
                 rng_bytes=self._rng.randbytes,
+                now=self._wall(),
             )
             await self._journal.set_cell(CELL, self._book.state())
         log.info("invite issued", invite=invite.id, roles=[role.value for role in roles], uses=uses)
@@ -81,9 +81,7 @@ class Admission:
             now = self._wall()
             roles = self._book.redeem(request.id, request.secret, node, now)
             await self._journal.set_cell(CELL, self._book.state())
-        certificate = authority.certify(
-            request.public_key, now=datetime.fromtimestamp(now, UTC), lifetime=CERTIFICATE_LIFETIME
-        )
+        certificate = authority.certify(request.public_key, now=datetime.fromtimestamp(now, UTC))
         grant = authority.grant(request.public_key, request.name, roles, serial=int(now * 1000))
         log.info("admitted", node_id=node, member=request.name, roles=[role.value for role in roles])
         return JoinReply(

@@ -24,7 +24,7 @@ GENESIS = bytes(32)
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_event = msgspec.msgpack.Decoder(Event).decode
-_decode_body = msgspec.msgpack.Decoder(Body).decode
+_bodies: msgspec.msgpack.Decoder[Body] = msgspec.msgpack.Decoder(Body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ def encode_body(body: Body) -> bytes:
 def decode_body(data: bytes) -> Body | None:
     """None for a kind or shape this version does not know; such events are kept and passed on, not folded."""
     try:
-        return _decode_body(data)
+        return _bodies.decode(data)
     except msgspec.MsgspecError:
         return None
 

@@ -279,11 +279,7 @@ class Roster:
     def _own_key(self, own: Alive, statement: Alive | Left) -> list[RosterEffect]:
         """A statement that bears our name. One above our own incarnation, or one that differs from ours at
         the same, is not from this process; if it is well signed our key runs twice."""
-        if (
-            self._leaving
-            or statement.incarnation < own.incarnation
-            or statement.incarnation <= self._conflict
-        ):
+        if self._leaving or statement.incarnation < own.incarnation or statement.incarnation <= self._conflict:
             return []
         if statement.incarnation == own.incarnation:
             ours, theirs = statements.signed_part(own), statements.signed_part(statement)

@@ -50,9 +50,7 @@ def size(statement: Statement) -> int:
     return len(_encode(statement))
 
 
-def alive(
-    sign: Sign, node: str, incarnation: int, name: str, addresses: tuple[str, ...], version: str
-) -> Alive:
+def alive(sign: Sign, node: str, incarnation: int, name: str, addresses: tuple[str, ...], version: str) -> Alive:
     draft = Alive(node, incarnation, name, addresses, version, _UNSIGNED)
     return msgspec.structs.replace(draft, signature=sign(signed_part(draft)))
 

@@ -6,7 +6,7 @@ One attempt of a job at a time. Orders are fenced: the highest epoch obeyed is k
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -17,7 +17,7 @@ from hivenode.catalog.holders import Keeper
 from hivenode.errors import HiveError, Refused, Unavailable
 from hivenode.jobs.host import WorkerHandle, WorkerHost
 from hivenode.jobs.ledger import AttemptName, Ledger
-from hivenode.jobs.results import Results
+from hivenode.jobs.results import Append, Results
 from hivenode.logs import get_logger
 from hivenode.net.local import (
     Begin,
@@ -36,7 +36,7 @@ from hivenode.net.local import (
     WorkerProgress,
 )
 from hivenode.net.messages import Adopt, Assign, Endpoint, Progress, Standing, Start, Stop
-from hivenode.spec.events import Body, MembersChanged
+from hivenode.spec.events import MembersChanged
 from hivenode.spec.job import JobSpec
 from hivenode.spec.values import Epoch, Plan
 from hivenode.store.ports import BlobStore, Journal
@@ -126,7 +126,7 @@ class Executor:
         keeper: Keeper,
         results: Results,
         ledger: Ledger,
-        append: Callable[[Body], Awaitable[None]],
+        append: Append,
         broadcast: Callable[[Progress], None],
         gone: Callable[[str], bool],
         refuse: Callable[[], str],

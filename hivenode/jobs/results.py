@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from hivenode.catalog.holders import Keeper
 from hivenode.errors import HiveError
@@ -25,7 +25,7 @@ log = get_logger("results")
 
 
 class Append(Protocol):
-    def __call__(self, *bodies: Body) -> Awaitable[None]: ...
+    def __call__(self, *bodies: Body) -> Coroutine[Any, Any, None]: ...
 
 
 class Results:

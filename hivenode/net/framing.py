@@ -61,17 +61,15 @@ def _unreadable(error: Exception) -> Corrupted:
 async def read_from_worker(reader: asyncio.StreamReader) -> FromWorker | None:
     """The next message of a worker; None at the end of the channel.
 
+    A frame cut off by the end counts as the end: a worker may be killed while it writes.
+
     Raises:
-        Corrupted: a frame is cut off, too long, or not one of the messages.
+        Corrupted: a frame is too long or not one of the messages.
     """
     try:
         header = await reader.readexactly(_HEADER.size)
         body = await reader.readexactly(_length(header))
-    except asyncio.IncompleteReadError as error:
-        if not error.partial and error.expected == _HEADER.size:
-            return None
-        raise _truncated() from None
-    except ConnectionError:
+    except (asyncio.IncompleteReadError, ConnectionError):
         return None
     try:
         return _FROM_WORKER.decode(body)

@@ -27,7 +27,7 @@ class WorkerLimits(msgspec.Struct, frozen=True):
     nice: int
 
 
-class Begin(_Local, tag="begin"):
+class Begin(_Local, frozen=True, tag="begin"):
     """First message to a training worker."""
 
     job: JobId
@@ -54,20 +54,20 @@ class Peer(msgspec.Struct, frozen=True):
     certificate: str
 
 
-class PeersReady(_Local, tag="peers"):
+class PeersReady(_Local, frozen=True, tag="peers"):
     """Endpoints of the other workers of the attempt; training starts on it. Nodes of the plan missing here are lost
     already and are left out of the first view."""
 
     peers: tuple[Peer, ...]
 
 
-class PeerLost(_Local, tag="peer_lost"):
+class PeerLost(_Local, frozen=True, tag="peer_lost"):
     """The daemon's failure detector has given this node up."""
 
     node: NodeId
 
 
-class Predict(_Local, tag="predict"):
+class Predict(_Local, frozen=True, tag="predict"):
     """To a worker started for prediction: load the model once, answer each request."""
 
     request: int
@@ -77,11 +77,11 @@ class Predict(_Local, tag="predict"):
     """One flattened float32 sample a row."""
 
 
-class Cancel(_Local, tag="cancel"):
+class Cancel(_Local, frozen=True, tag="cancel"):
     reason: Sentence
 
 
-class Ready(_Local, tag="ready"):
+class Ready(_Local, frozen=True, tag="ready"):
     """The worker has its data and model and listens for the others."""
 
     pid: int
@@ -91,7 +91,7 @@ class Ready(_Local, tag="ready"):
     load_seconds: float
 
 
-class WorkerProgress(_Local, tag="progress"):
+class WorkerProgress(_Local, frozen=True, tag="progress"):
     """At most twice a second, and at every epoch's end. `accuracy` is on the held-out part, in [0, 1]."""
 
     step: int
@@ -106,7 +106,7 @@ class WorkerProgress(_Local, tag="progress"):
     members: tuple[NodeId, ...]
 
 
-class ViewChanged(_Local, tag="view"):
+class ViewChanged(_Local, frozen=True, tag="view"):
     """The workers agreed to go on without `lost`, from `step`."""
 
     step: int
@@ -114,14 +114,14 @@ class ViewChanged(_Local, tag="view"):
     lost: tuple[NodeId, ...]
 
 
-class CheckpointWritten(_Local, tag="checkpoint"):
+class CheckpointWritten(_Local, frozen=True, tag="checkpoint"):
     """Complete and closed; the daemon takes the file over. Written by the lowest rank of the view only."""
 
     step: int
     path: str
 
 
-class Finished(_Local, tag="finished"):
+class Finished(_Local, frozen=True, tag="finished"):
     """Every member writes the model; the files are bit-identical, `lead` marks the lowest rank of the view."""
 
     step: int
@@ -132,7 +132,7 @@ class Finished(_Local, tag="finished"):
     lead: bool
 
 
-class Predicted(_Local, tag="predicted"):
+class Predicted(_Local, frozen=True, tag="predicted"):
     request: int
     outputs: list[list[float]]
     """One row of class probabilities (or regression values) a sample."""
@@ -140,7 +140,7 @@ class Predicted(_Local, tag="predicted"):
     """Name of each output column."""
 
 
-class Failed(_Local, tag="failed"):
+class Failed(_Local, frozen=True, tag="failed"):
     """The worker ends after this. `retry`: another attempt elsewhere or later may work (lost peers, excluded,
     out of memory); otherwise the job itself is wrong."""
 
@@ -152,7 +152,7 @@ class Failed(_Local, tag="failed"):
     """Set when only this prediction failed and the worker lives on."""
 
 
-class Log(_Local, tag="log"):
+class Log(_Local, frozen=True, tag="log"):
     level: Literal["debug", "info", "warning", "error"]
     event: Annotated[str, msgspec.Meta(max_length=2000)]
     fields: Annotated[dict[str, str | int | float | bool | None], msgspec.Meta(max_length=32)] = {}

@@ -28,7 +28,7 @@ class _Message(msgspec.Struct, frozen=True, tag_field="t", omit_defaults=True):
 # --- membership (SWIM) -----------------------------------------------------------------------------------------
 
 
-class Alive(_Message, tag="alive"):
+class Alive(_Message, frozen=True, tag="alive"):
     """Signed by the subject: I run, at these addresses, in this incarnation (boot counter << 32 | sequence)."""
 
     node: NodeId
@@ -39,7 +39,7 @@ class Alive(_Message, tag="alive"):
     signature: Signature
 
 
-class Left(_Message, tag="left"):
+class Left(_Message, frozen=True, tag="left"):
     """Signed by the subject: I stopped on purpose."""
 
     node: NodeId
@@ -47,7 +47,7 @@ class Left(_Message, tag="left"):
     signature: Signature
 
 
-class Suspect(_Message, tag="suspect"):
+class Suspect(_Message, frozen=True, tag="suspect"):
     """Signed by the accuser `by`."""
 
     node: NodeId
@@ -56,7 +56,7 @@ class Suspect(_Message, tag="suspect"):
     signature: Signature
 
 
-class Dead(_Message, tag="dead"):
+class Dead(_Message, frozen=True, tag="dead"):
     """Signed by the accuser `by`."""
 
     node: NodeId
@@ -69,17 +69,17 @@ Statement = Alive | Left | Suspect | Dead
 Statements = Annotated[tuple[Statement, ...], msgspec.Meta(max_length=256)]
 
 
-class Ping(_Message, tag="ping"):
+class Ping(_Message, frozen=True, tag="ping"):
     sequence: Count
     gossip: Statements = ()
 
 
-class Ack(_Message, tag="ack"):
+class Ack(_Message, frozen=True, tag="ack"):
     sequence: Count
     gossip: Statements = ()
 
 
-class PingRequest(_Message, tag="ping_req"):
+class PingRequest(_Message, frozen=True, tag="ping_req"):
     """Probe `target` for me; answer with Ack or, in time, Nack under my sequence."""
 
     sequence: Count
@@ -87,15 +87,15 @@ class PingRequest(_Message, tag="ping_req"):
     gossip: Statements = ()
 
 
-class Nack(_Message, tag="nack"):
+class Nack(_Message, frozen=True, tag="nack"):
     sequence: Count
 
 
-class Gossip(_Message, tag="gossip"):
+class Gossip(_Message, frozen=True, tag="gossip"):
     gossip: Statements
 
 
-class PushPull(_Message, tag="push_pull"):
+class PushPull(_Message, frozen=True, tag="push_pull"):
     """Whole membership as the sender sees it (in pieces of at most 256); `reply` asks for the other's."""
 
     members: Statements
@@ -105,25 +105,25 @@ class PushPull(_Message, tag="push_pull"):
 # --- election --------------------------------------------------------------------------------------------------
 
 
-class VoteRequest(_Message, tag="vote_req"):
+class VoteRequest(_Message, frozen=True, tag="vote_req"):
     """`trial` is the pre-vote: would you? It persists nothing."""
 
     epoch: Epoch
     trial: bool
 
 
-class VoteReply(_Message, tag="vote"):
+class VoteReply(_Message, frozen=True, tag="vote"):
     epoch: Epoch
     trial: bool
     granted: bool
     highest: Epoch
 
 
-class Heartbeat(_Message, tag="beat"):
+class Heartbeat(_Message, frozen=True, tag="beat"):
     epoch: Epoch
 
 
-class HeartbeatAck(_Message, tag="beat_ack"):
+class HeartbeatAck(_Message, frozen=True, tag="beat_ack"):
     epoch: Epoch
 
 
@@ -143,14 +143,14 @@ class Event(msgspec.Struct, frozen=True, array_like=True):
     signature: Signature
 
 
-class FeedHeads(_Message, tag="heads"):
+class FeedHeads(_Message, frozen=True, tag="heads"):
     """Version vector: highest sequence number held of each author."""
 
     heads: Annotated[dict[NodeId, Count], msgspec.Meta(max_length=2000)]
     reply: bool = False
 
 
-class FeedDelta(_Message, tag="delta"):
+class FeedDelta(_Message, frozen=True, tag="delta"):
     """Consecutive events the receiver lacks; `more` says that further ones follow once these are acknowledged by
     a new FeedHeads."""
 
@@ -161,7 +161,7 @@ class FeedDelta(_Message, tag="delta"):
 # --- jobs ------------------------------------------------------------------------------------------------------
 
 
-class Assign(_Message, tag="assign"):
+class Assign(_Message, frozen=True, tag="assign"):
     """Coordinator to executor: run your share of this attempt."""
 
     job: JobId
@@ -184,7 +184,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     certificate: Annotated[str, msgspec.Meta(max_length=4096)]
 
 
-class Start(_Message, tag="start"):
+class Start(_Message, frozen=True, tag="start"):
     """Coordinator to the executors that have prepared an attempt: these are the workers, begin."""
 
     job: JobId
@@ -194,7 +194,7 @@ class Start(_Message, tag="start"):
     endpoints: Annotated[tuple[Endpoint, ...], msgspec.Meta(max_length=128)]
 
 
-class Adopt(_Message, tag="adopt"):
+class Adopt(_Message, frozen=True, tag="adopt"):
     """A coordinator claims the attempt that was planned in epoch `planned` and asks how it stands."""
 
     job: JobId
@@ -203,7 +203,7 @@ class Adopt(_Message, tag="adopt"):
     epoch: Epoch
 
 
-class Stop(_Message, tag="stop"):
+class Stop(_Message, frozen=True, tag="stop"):
     """Kill the workers of this job."""
 
     job: JobId
@@ -211,7 +211,7 @@ class Stop(_Message, tag="stop"):
     reason: Sentence
 
 
-class Standing(_Message, tag="standing"):
+class Standing(_Message, frozen=True, tag="standing"):
     """Reply to Assign, Start, Adopt and Stop: what this executor has of that attempt.
     `state`: none, preparing, prepared, running, finished, failed."""
 
@@ -226,7 +226,7 @@ class Standing(_Message, tag="standing"):
     endpoint: Endpoint | None = None
 
 
-class Progress(_Message, tag="progress"):
+class Progress(_Message, frozen=True, tag="progress"):
     """How a worker is getting on; sent at most twice a second to every linked node."""
 
     job: JobId
@@ -244,7 +244,7 @@ class Progress(_Message, tag="progress"):
     """running, finished or failed."""
 
 
-class Hold(_Message, tag="hold"):
+class Hold(_Message, frozen=True, tag="hold"):
     """Please fetch this blob from me and keep it. Replied to with Held once it is on disk."""
 
     blob: BlobRef
@@ -252,28 +252,28 @@ class Hold(_Message, tag="hold"):
     """State in your feed that you hold it (models; checkpoints are stated by whoever made them)."""
 
 
-class Held(_Message, tag="held"):
+class Held(_Message, frozen=True, tag="held"):
     digest: Digest
 
 
-class LogsRequest(_Message, tag="logs_req"):
+class LogsRequest(_Message, frozen=True, tag="logs_req"):
     job: JobId
     after: Count = 0
     """Line number to start after."""
 
 
-class LogsReply(_Message, tag="logs"):
+class LogsReply(_Message, frozen=True, tag="logs"):
     lines: Annotated[tuple[Annotated[str, msgspec.Meta(max_length=8192)], ...], msgspec.Meta(max_length=1000)]
     """JSON objects as written, one a line."""
     next: Count
     more: bool
 
 
-class ProfileRequest(_Message, tag="profile_req"):
+class ProfileRequest(_Message, frozen=True, tag="profile_req"):
     pass
 
 
-class ProfileReply(_Message, tag="profile"):
+class ProfileReply(_Message, frozen=True, tag="profile"):
     """What a node has measured of itself, for the planner."""
 
     flops: float
@@ -290,7 +290,7 @@ class ProfileReply(_Message, tag="profile"):
     """Why it takes no work now; empty when it does."""
 
 
-class Failure(_Message, tag="failure"):
+class Failure(_Message, frozen=True, tag="failure"):
     """A request was refused: a HiveError by value."""
 
     code: Name
@@ -302,12 +302,12 @@ Request = Assign | Start | Adopt | Stop | Hold | LogsRequest | ProfileRequest
 Response = Standing | Held | LogsReply | ProfileReply | Failure
 
 
-class Call(_Message, tag="call"):
+class Call(_Message, frozen=True, tag="call"):
     id: Count
     request: Request
 
 
-class Reply(_Message, tag="reply"):
+class Reply(_Message, frozen=True, tag="reply"):
     id: Count
     response: Response
 
