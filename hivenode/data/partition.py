@@ -1,0 +1,88 @@
+"""Which samples go where: train and test parts, the order of an epoch, the batch of a step, a member's slice of it.
+
+Everything is a function of seeds and counts, equal on every machine: random numbers come from the raw output of
+Philox (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), which numpy keeps stable across
+versions (NEP 19), unlike its distributions, and no global state is touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from hivenode.spec.split import split
+
+Indices = npt.NDArray[np.int64]
+
+_SPLIT, _EPOCH, _WEIGHTS = 1, 2, 3
+
+
+def random_words(count: int, seed: int, purpose: int, number: int = 0) -> npt.NDArray[np.uint64]:
+    """Uniform 64-bit words, a function of the arguments only; each (seed, purpose, number) has its own stream."""
+    return np.random.Philox(key=[seed, purpose << 48 | number]).random_raw(count)
+
+
+def permutation(count: int, seed: int, purpose: int, number: int = 0) -> Indices:
+    """A uniform permutation of `range(count)`: positions sorted by random words, earlier first among equals."""
+    return np.argsort(random_words(count, seed, purpose, number), kind="stable").astype(np.int64)
+
+
+def train_test(samples: int, test_fraction: float, seed: int) -> tuple[Indices, Indices]:
+    """Disjoint parts that together hold every sample.
+
+    Args:
+        test_fraction: in [0, 1); the test part is the nearest whole number, at least one sample when the fraction
+            is above 0, and the training part keeps at least one.
+    """
+    held_out = round(samples * test_fraction)
+    if test_fraction > 0:
+        held_out = min(max(held_out, 1), samples - 1)
+    order = permutation(samples, seed, _SPLIT)
+    return order[held_out:], order[:held_out]
+
+
+@dataclass(frozen=True, slots=True)
+class Batches:
+    """Steps over a training part of `samples`. The last batch of an epoch may be short; nothing is dropped.
+
+    Args:
+        batch_size: samples in a global batch.
+        seed: of the order; each epoch has its own.
+    """
+
+    samples: int
+    batch_size: int
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-self.samples // self.batch_size)
+
+    def order(self, epoch: int) -> Indices:
+        """Positions in the training part, in the order of `epoch` (from 0)."""
+        return permutation(self.samples, self.seed, _EPOCH, epoch)
+
+    def of_step(self, order: Indices, step: int) -> Indices:
+        """The global batch of a step (from 0, counted over all epochs), given its epoch's order."""
+        start = step % self.steps_per_epoch * self.batch_size
+        return order[start : start + self.batch_size]
+
+
+def member_slice(total: int, members: Sequence[str], weights: Mapping[str, float], me: str) -> slice:
+    """This member's part of `range(total)`: the members' ranges cover it exactly, in rank order.
+
+    Args:
+        members: ids in the current view, in rank order.
+        weights: share of each planned node, renormalised here over the members.
+    """
+    ranges = split(total, [weights[member] for member in members])
+    mine = ranges[members.index(me)]
+    return slice(mine.start, mine.stop)
+
+
+def uniform(count: int, seed: int, number: int) -> npt.NDArray[np.float64]:
+    """Numbers in [0, 1) for the initial values of tensor `number`; 53 random bits each, exact on every machine."""
+    return (random_words(count, seed, _WEIGHTS, number) >> np.uint64(11)).astype(np.float64) * 2.0**-53

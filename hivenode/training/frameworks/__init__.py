@@ -1,0 +1,1 @@
+"""Frameworks as the training loop sees them."""

@@ -1,0 +1,99 @@
+"""Optimizers on the flat float32 parameter vector, as PyTorch defines them (weight decay, bias correction, epsilon).
+
+Written in separately rounded additions, multiplications, divisions and square roots, which IEEE 754 fixes to the bit,
+instead of a framework's fused kernels, which differ between instruction sets: members of an attempt that apply the
+same reduced gradient hold the same weights on whatever machines they run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from hivenode.spec.job import TrainingSpec
+
+Vector = npt.NDArray[np.float32]
+
+
+class Optimizer:
+    """Changes a parameter vector in place.
+
+    Args:
+        spec: kind, learning rate, momentum and weight decay. `adamw` decouples the decay (arXiv 1711.05101), the
+            others add it to the gradient.
+        size: length of the vector.
+    """
+
+    BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+
+    def __init__(self, spec: TrainingSpec, size: int) -> None:
+        self._spec = spec
+        self._scratch = np.zeros(size, np.float32)
+        self._power1 = self._power2 = 1.0  # beta ** step, by repeated multiplication: `pow` is not exact everywhere
+        names: tuple[str, ...] = ()
+        if spec.optimizer != "sgd":
+            names = ("mean", "square")
+        elif spec.momentum > 0:
+            names = ("momentum",)
+        self._slots = {name: np.zeros(size, np.float32) for name in names}
+
+    def step(self, weights: Vector, gradient: Vector) -> None:
+        """One update. `gradient` is overwritten."""
+        spec, scratch = self._spec, self._scratch
+        rate = np.float32(spec.learning_rate)
+        if spec.weight_decay > 0:
+            if spec.optimizer == "adamw":
+                weights *= np.float32(1.0 - spec.learning_rate * spec.weight_decay)
+            else:
+                np.multiply(weights, np.float32(spec.weight_decay), out=scratch)
+                gradient += scratch
+        if spec.optimizer == "sgd":
+            if spec.momentum > 0:
+                velocity = self._slots["momentum"]
+                velocity *= np.float32(spec.momentum)
+                velocity += gradient
+                gradient = velocity
+            np.multiply(gradient, rate, out=scratch)
+            weights -= scratch
+        else:
+            self._adam(weights, gradient)
+
+    def _adam(self, weights: Vector, gradient: Vector) -> None:
+        """Kingma and Ba, arXiv 1412.6980, algorithm 1."""
+        scratch, mean, square = self._scratch, self._slots["mean"], self._slots["square"]
+        self._power1 *= self.BETA1
+        self._power2 *= self.BETA2
+        mean *= np.float32(self.BETA1)
+        np.multiply(gradient, np.float32(1.0 - self.BETA1), out=scratch)
+        mean += scratch
+        square *= np.float32(self.BETA2)
+        gradient *= gradient
+        gradient *= np.float32(1.0 - self.BETA2)
+        square += gradient
+        np.sqrt(square, out=scratch)
+        scratch /= np.float32(math.sqrt(1.0 - self._power2))
+        scratch += np.float32(self.EPSILON)
+        np.divide(mean, scratch, out=scratch)
+        scratch *= np.float32(self._spec.learning_rate / (1.0 - self._power1))
+        weights -= scratch
+
+    def slots(self) -> Mapping[str, Vector]:
+        """The state vectors themselves, by name."""
+        return self._slots
+
+    def scalars(self) -> dict[str, str]:
+        """The rest of the state, exactly."""
+        return {"power1": self._power1.hex(), "power2": self._power2.hex()}
+
+    def restore(self, slots: Mapping[str, Vector], scalars: Mapping[str, str]) -> None:
+        """Take over saved state.
+
+        Raises:
+            KeyError, ValueError: it is that of another optimizer or size.
+        """
+        for name, slot in self._slots.items():
+            slot[...] = slots[name]
+        self._power1, self._power2 = float.fromhex(scalars["power1"]), float.fromhex(scalars["power2"])

@@ -1,0 +1,1 @@
+"""How the members of an attempt share its work."""
