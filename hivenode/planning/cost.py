@@ -1,0 +1,330 @@
+"""How long a job would take and what memory it would need, by strategy: formulas over measured speeds and links.
+
+Predictions are of training itself, first step to last; starting workers and loading data cost the same whatever
+the strategy. A batch is divided by water-filling: every node gets as many samples as it finishes by a common time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hivenode.planning.breakdown import fractions
+from hivenode.planning.profile import ClusterView, NodeProfile
+from hivenode.planning.workload import Workload
+from hivenode.spec.values import Share, Strategy
+
+GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Constants of the cost model. What they get wrong is what experience corrects."""
+
+    efficiency: float = 0.3
+    """Part of the matrix product speed that training reaches: small shapes, memory-bound layers, the optimizer."""
+    step_seconds: float = 0.0015
+    """A step's fixed cost on one node: interpreter, dispatch, fetching the batch."""
+    exchange_seconds: float = 0.002
+    """Fixed cost of an exchange of gradients."""
+    message_seconds: float = 0.0003
+    """Processor time of one message of the exchange; each node sends 2(n-1) of them."""
+    update_flops: float = 12.0
+    """Of the optimizer, per parameter and step."""
+    overlap: float = 1.0
+    """g of (compute^g + exchange^g)^(1/g): 1 none, large means that the shorter hides behind the longer."""
+    base_memory_bytes: int = 400 * 2**20
+    """Of a worker before it holds anything: interpreter and framework."""
+    federated_loss: float = 1.3
+    """Samples needed by local steps over those needed by synchronous ones, for the same quality."""
+    federated_steps: int = 16
+    """Steps' worth of samples that all nodes together take between two averages."""
+    island_seconds: float = 0.005
+    """Round trip up to which two nodes count as near each other; model_parallel stays within such an island."""
+    micro_batches: int = 32
+    """Most small batches that pipeline_parallel cuts a batch into."""
+    stages: int = 8
+    """Most nodes in one line of stages."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A strategy that can run. `seconds` is the cost model's own prediction."""
+
+    strategy: Strategy
+    seconds: float
+    shares: tuple[Share, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Masked:
+    """A strategy that cannot run, and why."""
+
+    strategy: Strategy
+    reason: str
+
+
+def gib(amount: float) -> str:
+    return f"{amount / GIB:.2f} GiB" if amount < 10 * GIB else f"{amount / GIB:.0f} GiB"
+
+
+def human(seconds: float) -> str:
+    """A duration for people."""
+    if seconds < 1:
+        return f"{seconds * 1000:.3g} ms"
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def sample_seconds(workload: Workload, node: NodeProfile, costs: Costs) -> float:
+    """Forward and backward of one sample."""
+    return workload.flops_per_sample / (node.speed * costs.efficiency)
+
+
+def fixed_seconds(workload: Workload, node: NodeProfile, costs: Costs) -> float:
+    """What a step costs however few samples it has: overhead and the optimizer."""
+    return costs.step_seconds + costs.update_flops * workload.parameters / (node.speed * costs.efficiency)
+
+
+def fixed_memory(workload: Workload, costs: Costs, *, exchanging: bool) -> int:
+    """Bytes a worker that holds the whole model needs besides activations: framework, data, weights, gradients,
+    optimizer state and, where it exchanges, one more vector to send from and one to receive into."""
+    model = workload.parameters * workload.bytes_per_parameter
+    return costs.base_memory_bytes + workload.data_bytes + model + (2 * workload.gradient_bytes if exchanging else 0)
+
+
+def single_node(workload: Workload, nodes: Sequence[NodeProfile], costs: Costs) -> Estimate | Masked:
+    """The node that is done first, of those where the job fits. `nodes` must not be empty."""
+    need = fixed_memory(workload, costs, exchanging=False) + workload.batch * workload.activation_bytes_per_sample
+    fitting = [node for node in nodes if node.memory_bytes >= need]
+    if not fitting:
+        largest = max(nodes, key=lambda node: (node.memory_bytes, node.node))
+        return Masked(
+            Strategy.single_node,
+            f"needs {gib(need)} of memory on one node; the most is {gib(largest.memory_bytes)} on {largest.label}",
+        )
+    best = min(fitting, key=lambda node: (_alone(workload, node, costs), node.node))
+    step = _alone(workload, best, costs)
+    return Estimate(
+        Strategy.single_node,
+        workload.steps * step,
+        (Share(best.node, 0, 1.0, step, need),),
+        f"{workload.steps} steps of {human(step)} on {best.label}, the fastest that fits",
+    )
+
+
+def _alone(workload: Workload, node: NodeProfile, costs: Costs) -> float:
+    return fixed_seconds(workload, node, costs) + workload.batch * sample_seconds(workload, node, costs)
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How a node takes to its part of a batch."""
+
+    fixed: float
+    """Seconds before the first sample."""
+    sample: float
+    """Seconds per sample."""
+    most: int
+    """Samples that fit in memory."""
+
+
+def fill(batch: int, paces: Sequence[Pace]) -> tuple[int, ...] | None:
+    """Whole samples for each node, at least 1, so that the last to finish is as early as can be (water-filling).
+
+    Bisects the common finishing time for real-valued parts, then hands out what rounding down left, sample by
+    sample, to whoever finishes it first. None where the batch is smaller than the nodes are many, or does not fit.
+    """
+    if batch < len(paces) or sum(pace.most for pace in paces) < batch or any(pace.most < 1 for pace in paces):
+        return None
+    low, high = 0.0, max(pace.fixed + batch * pace.sample for pace in paces)
+    while high - low > 1e-7 * high:
+        middle = (low + high) / 2
+        if sum(min(max((middle - p.fixed) / p.sample, 0.0), p.most) for p in paces) >= batch:
+            high = middle
+        else:
+            low = middle
+    given = [max(1, min(int((low - p.fixed) / p.sample), p.most)) for p in paces]
+    left = batch - sum(given)
+    while left > 0:
+        open_ = [i for i, pace in enumerate(paces) if given[i] < pace.most]
+        i = min(open_, key=lambda i: (paces[i].fixed + (given[i] + 1) * paces[i].sample, i))
+        given[i] += 1
+        left -= 1
+    while left < 0:
+        i = max(
+            (i for i in range(len(given)) if given[i] > 1),
+            key=lambda i: (paces[i].fixed + given[i] * paces[i].sample, i),
+        )
+        given[i] -= 1
+        left += 1
+    return tuple(given)
+
+
+def exchangehuman(count: int, gradient_bytes: int, round_trip: float, bandwidth: float, costs: Costs) -> float:
+    """Seconds of one exchange in which each of `count` nodes reduces a slice for all: everybody sends and receives
+    2(n-1)/n of the vector in 2(n-1) messages, in two phases of one way each.
+
+    Args:
+        round_trip: the longest between any two, seconds.
+        bandwidth: the least of any, bytes/s.
+    """
+    messages = 2 * (count - 1)
+    return (
+        costs.exchange_seconds
+        + messages * costs.message_seconds
+        + round_trip
+        + messages / count * gradient_bytes / bandwidth
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Nodes that work together, with the worst of the links between them."""
+
+    nodes: tuple[NodeProfile, ...]
+    round_trip: float
+    bandwidth: float
+
+
+def _groups(nodes: Sequence[NodeProfile], cluster: ClusterView, least: int, most: int, costs: Costs) -> list[_Group]:
+    """Sets of nodes worth a prediction: the n fastest for each n, of all nodes, of each island of near ones, and of
+    those with better links. A slow or far node joins only where some set with it is fastest."""
+    ranked = sorted(nodes, key=lambda node: (-node.speed, node.node))
+    pools: list[list[NodeProfile]] = [ranked]
+    pools.extend(
+        [node for node in ranked if cluster.latency(seed.node, node.node) <= costs.island_seconds]
+        for seed in ranked[:4]
+    )
+    width = {node.node: cluster.bandwidth(node.node, node.node) for node in ranked}
+    widths = sorted(set(width.values()))
+    pools.extend(
+        [node for node in ranked if width[node.node] >= widths[len(widths) * quarter // 4]] for quarter in (1, 2, 3)
+    )
+    groups: dict[tuple[str, ...], _Group] = {}
+    for pool in pools:
+        round_trip, bandwidth = 0.0, math.inf
+        for count, node in enumerate(pool[:most], start=1):
+            for other in pool[: count - 1]:
+                round_trip = max(round_trip, cluster.latency(node.node, other.node))
+            bandwidth = min(bandwidth, cluster.bandwidth(node.node, node.node))
+            if count >= least:
+                members = tuple(pool[:count])
+                groups.setdefault(tuple(n.node for n in members), _Group(members, round_trip, bandwidth))
+    return list(groups.values())
+
+
+def data_parallel(
+    workload: Workload, nodes: Sequence[NodeProfile], cluster: ClusterView, least: int, most: int, costs: Costs
+) -> Estimate | Masked:
+    """The whole model on each of `least` to `most` nodes, gradients summed after every step."""
+    fixed = fixed_memory(workload, costs, exchanging=True)
+    need = fixed + workload.activation_bytes_per_sample
+    fitting = [node for node in nodes if node.memory_bytes >= need]
+    strategy = Strategy.data_parallel
+    if len(fitting) < least:
+        return _too_little_memory(strategy, nodes, len(fitting), least, need)
+    if workload.batch < least:
+        return Masked(strategy, f"a batch of {workload.batch} cannot be divided over {least} nodes")
+    paces = {node.node: _pace(workload, node, fixed, costs) for node in fitting}
+    best: tuple[float, int, _Group, tuple[int, ...], float] | None = None
+    for group in _groups(fitting, cluster, least, min(most, workload.batch), costs):
+        own = [paces[node.node] for node in group.nodes]
+        given = fill(workload.batch, own)
+        if given is None:
+            continue
+        compute = max(pace.fixed + count * pace.sample for pace, count in zip(own, given, strict=True))
+        exchange = exchangehuman(len(given), workload.gradient_bytes, group.round_trip, group.bandwidth, costs)
+        g = costs.overlap
+        step = (compute**g + exchange**g) ** (1 / g)
+        if best is None or (step, len(given)) < best[:2]:
+            best = (step, len(given), group, given, exchange)
+    if best is None:
+        room = sum(pace.most for pace in sorted(paces.values(), key=lambda p: -p.most)[:most])
+        return Masked(
+            strategy, f"a batch of {workload.batch} needs more memory than there is: {room} samples of it fit at once"
+        )
+    step, count, group, given, exchange = best
+    shares = _shares(group.nodes, given, [paces[node.node] for node in group.nodes], fixed, workload)
+    return Estimate(
+        strategy,
+        workload.steps * step,
+        shares,
+        f"{workload.steps} steps of {human(step)} on {count} nodes, of which {human(exchange)} exchange",
+    )
+
+
+def federated(
+    workload: Workload, nodes: Sequence[NodeProfile], cluster: ClusterView, least: int, most: int, costs: Costs
+) -> Estimate | Masked:
+    """The whole model on each of `least` to `most` nodes, weights averaged every so many local steps. Compared on
+    time to equal quality: local steps need `federated_loss` times the samples."""
+    fixed = fixed_memory(workload, costs, exchanging=True)
+    need = fixed + workload.activation_bytes_per_sample
+    fitting = [node for node in nodes if node.memory_bytes >= need]
+    strategy = Strategy.federated
+    if len(fitting) < least:
+        return _too_little_memory(strategy, nodes, len(fitting), least, need)
+    if workload.samples < least or workload.batch < least:
+        return Masked(strategy, f"{workload.batch} samples cannot be divided over {least} nodes")
+    paces = {node.node: _pace(workload, node, fixed, costs) for node in fitting}
+    local = min(costs.federated_steps, workload.steps)
+    rounds = costs.federated_loss * workload.steps / local
+    best: tuple[float, int, _Group, tuple[int, ...]] | None = None
+    for group in _groups(fitting, cluster, least, min(most, workload.batch), costs):
+        own = [paces[node.node] for node in group.nodes]
+        given = fill(workload.batch, own)
+        if given is None:
+            continue
+        compute = max(pace.fixed + count * pace.sample for pace, count in zip(own, given, strict=True))
+        average = exchangehuman(len(given), workload.gradient_bytes, group.round_trip, group.bandwidth, costs)
+        seconds = rounds * (local * compute + average)
+        if best is None or (seconds, len(given)) < best[:2]:
+            best = (seconds, len(given), group, given)
+    if best is None:
+        return Masked(strategy, f"a batch of {workload.batch} needs more memory than there is")
+    seconds, count, group, given = best
+    shares = _shares(group.nodes, given, [paces[node.node] for node in group.nodes], fixed, workload)
+    return Estimate(
+        strategy,
+        seconds,
+        shares,
+        f"{math.ceil(rounds)} rounds of {local} local steps on {count} nodes, "
+        f"with {costs.federated_loss:.1f} times the samples for the same quality",
+    )
+
+
+def _pace(workload: Workload, node: NodeProfile, fixed: int, costs: Costs) -> Pace:
+    activation = max(1, workload.activation_bytes_per_sample)
+    return Pace(
+        fixed_seconds(workload, node, costs),
+        max(sample_seconds(workload, node, costs), 1e-12),
+        max(0, node.memory_bytes - fixed) // activation,
+    )
+
+
+def _shares(
+    nodes: Sequence[NodeProfile], given: Sequence[int], paces: Sequence[Pace], fixed: int, workload: Workload
+) -> tuple[Share, ...]:
+    return tuple(
+        Share(
+            node=node.node,
+            rank=rank,
+            weight=weight,
+            step_seconds=pace.fixed + count * pace.sample,
+            memory_bytes=fixed + count * workload.activation_bytes_per_sample,
+        )
+        for rank, (node, count, pace, weight) in enumerate(zip(nodes, given, paces, fractions(given), strict=True))
+    )
+
+
+def _too_little_memory(strategy: Strategy, nodes: Sequence[NodeProfile], fitting: int, least: int, need: int) -> Masked:
+    largest = max(nodes, key=lambda node: (node.memory_bytes, node.node))
+    return Masked(
+        strategy,
+        f"needs {gib(need)} of memory on each of {least} nodes; {fitting} of {len(nodes)} have it, "
+        f"the most is {gib(largest.memory_bytes)} on {largest.label}",
+    )

@@ -1,0 +1,268 @@
+"""Choosing a strategy: mask what cannot run, predict the rest, correct by experience, sometimes explore.
+
+An epsilon-greedy choice over ln(predicted) + learned residual. Exploration is only among strategies expected within
+`EXPLORED_WITHIN` of the best, so a curious choice costs little, and never among masked ones.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Collection, Sequence
+
+from hivenode.errors import HiveError, InvalidInput, Unavailable
+from hivenode.planning.cost import Costs, Estimate, Masked, data_parallel, federated, human, single_node
+from hivenode.planning.profile import ClusterView, NodeProfile
+from hivenode.planning.qtable import Experience, Table
+from hivenode.planning.stages import model_parallel, pipeline_parallel
+from hivenode.planning.workload import Workload, state_of
+from hivenode.spec.events import ExperienceRecorded
+from hivenode.spec.job import PlacementSpec
+from hivenode.spec.values import Candidate, Plan, Strategy
+
+EPSILON = 0.1
+EXPLORED_WITHIN = 1.5
+LISTED = 4
+"""Nodes named in a sentence before "and N more"."""
+
+_MANY = {
+    Strategy.data_parallel: data_parallel,
+    Strategy.model_parallel: model_parallel,
+    Strategy.pipeline_parallel: pipeline_parallel,
+    Strategy.federated: federated,
+}
+
+
+def plan(
+    workload: Workload,
+    spec_placement: PlacementSpec,
+    cluster: ClusterView,
+    experience: Experience,
+    *,
+    rng: random.Random,
+    epsilon: float = EPSILON,
+    runnable: frozenset[Strategy],
+    exclude: Collection[str] = (),
+    costs: Costs | None = None,
+) -> Plan:
+    """Break a job down over the nodes of a cluster.
+
+    Args:
+        workload: the job in numbers.
+        spec_placement: what the person asked for: strategy, nodes, how many.
+        rng: seeded by the caller, so that a choice can be repeated.
+        epsilon: chance to try another strategy than the best.
+        runnable: strategies that this build can run for the job's framework.
+        exclude: ids of nodes to leave out of this plan.
+
+    Returns:
+        A plan with all five candidates. `predicted_seconds`, here and in the candidates, is the cost model's own
+        prediction; what is expected after experience is that times e to the power of `residual`.
+
+    Raises:
+        InvalidInput: the strategy asked for cannot be run by this build.
+        Unavailable: nothing can run now; the sentence says why for each strategy.
+    """
+    costs = costs or Costs()
+    forced = None if spec_placement.strategy == "auto" else Strategy(spec_placement.strategy)
+    if forced is not None and forced not in runnable:
+        raise InvalidInput(
+            f"placement.strategy: {_not_built(forced, workload.framework)}.",
+            fix=f"Use 'auto' or one of {', '.join(repr(s.value) for s in Strategy if s in runnable)}.",
+        )
+    nodes, left_out = eligible(workload, spec_placement, cluster, exclude)
+    options = [_option(s, workload, spec_placement, nodes, left_out, cluster, runnable, costs) for s in Strategy]
+    state = state_of(workload, nodes, cluster)
+    table = experience.table()
+    reference = _reference(workload, nodes)
+    candidates = tuple(_candidate(option, table, state, reference) for option in options)
+    chosen, explored = _choose(options, table, state, forced, rng, epsilon)
+    if chosen is None:
+        raise _nothing(options, forced, left_out)
+    return Plan(
+        strategy=chosen.strategy,
+        shares=chosen.shares,
+        predicted_seconds=chosen.seconds,
+        reason=_reason(chosen, candidates, forced, explored),
+        explored=explored,
+        state=state,
+        candidates=candidates,
+    )
+
+
+def eligible(
+    workload: Workload, placement: PlacementSpec, cluster: ClusterView, exclude: Collection[str] = ()
+) -> tuple[list[NodeProfile], list[str]]:
+    """Nodes that may take part, by id, and for each of the others a clause on why not."""
+    wanted = set(placement.nodes)
+    nodes, left_out = [], []
+    for node in sorted(cluster.profiles, key=lambda profile: profile.node):
+        if wanted and not wanted & {node.node, node.name}:
+            left_out.append(f"{node.label} is not among placement.nodes")
+        elif node.node in exclude:
+            left_out.append(f"{node.label} is left out of this attempt")
+        elif node.paused:
+            left_out.append(f"{node.label} takes no work ({node.paused.rstrip('.')})")
+        elif workload.framework not in node.frameworks:
+            left_out.append(f"{node.label} does not have {workload.framework}")
+        elif not (math.isfinite(node.flops) and node.flops > 0):
+            left_out.append(f"{node.label} has not measured its speed")
+        else:
+            nodes.append(node)
+    known = {name for node in cluster.profiles for name in (node.node, node.name)}
+    left_out.extend(f"{name}, named in placement.nodes, does not answer" for name in sorted(wanted - known))
+    return nodes, left_out
+
+
+def experience_of(job: str, attempt: int, plan: Plan, measured_seconds: float) -> ExperienceRecorded:
+    """What a finished run teaches, to be stated in the feed of whoever ended it.
+
+    Args:
+        measured_seconds: of training, first step to last, by a run that kept all its nodes from its first step.
+            A run that was cancelled or lost nodes teaches nothing about the strategy as planned.
+    """
+    own = next((c for c in plan.candidates if c.strategy is plan.strategy), None)
+    predicted = own.predicted_seconds if own is not None and own.predicted_seconds else plan.predicted_seconds
+    alone = next((c for c in plan.candidates if c.strategy is Strategy.single_node), None)
+    reference = alone.predicted_seconds if alone is not None and alone.predicted_seconds else predicted
+    if own is not None and own.q is not None:  # q = -(ln predicted + residual - ln reference)
+        reference = predicted * math.exp(own.residual + own.q)
+    return ExperienceRecorded(
+        job=job,
+        attempt=attempt,
+        state=plan.state,
+        action=list(Strategy).index(plan.strategy),
+        predicted_seconds=predicted,
+        measured_seconds=measured_seconds,
+        reference_seconds=reference,
+    )
+
+
+def _option(
+    strategy: Strategy,
+    workload: Workload,
+    placement: PlacementSpec,
+    nodes: Sequence[NodeProfile],
+    left_out: Sequence[str],
+    cluster: ClusterView,
+    runnable: frozenset[Strategy],
+    costs: Costs,
+) -> Estimate | Masked:
+    if strategy not in runnable:
+        return Masked(strategy, _not_built(strategy, workload.framework))
+    if strategy is Strategy.single_node:
+        if placement.min_nodes > 1:
+            return Masked(strategy, f"the job asks for at least {placement.min_nodes} nodes (placement.min_nodes)")
+        if not nodes:
+            return Masked(strategy, f"no node can take part: {_listed(left_out)}")
+        return single_node(workload, nodes, costs)
+    least = max(2, placement.min_nodes)
+    if placement.max_nodes < least:
+        return Masked(strategy, f"needs 2 nodes, and the job allows {placement.max_nodes} (placement.max_nodes)")
+    if len(nodes) < least:
+        asked = " (placement.min_nodes)" if placement.min_nodes >= 2 else ""
+        why = f": {_listed(left_out)}" if left_out else ""
+        return Masked(strategy, f"needs {least} nodes{asked}, and {len(nodes)} can take part{why}")
+    return _MANY[strategy](workload, nodes, cluster, least, placement.max_nodes, costs)
+
+
+def _choose(
+    options: Sequence[Estimate | Masked],
+    table: Table,
+    state: tuple[int, int, int, int],
+    forced: Strategy | None,
+    rng: random.Random,
+    epsilon: float,
+) -> tuple[Estimate | None, bool]:
+    feasible = [o for o in options if isinstance(o, Estimate) and forced in (None, o.strategy)]
+    if not feasible:
+        return None, False
+    scores = {o.strategy: math.log(o.seconds) + table.correction(state, o.strategy).residual for o in feasible}
+    best = min(feasible, key=lambda o: scores[o.strategy])  # the first of equals, in the order of Strategy
+    near = [
+        o for o in feasible if o is not best and scores[o.strategy] - scores[best.strategy] <= math.log(EXPLORED_WITHIN)
+    ]
+    if near and rng.random() < epsilon:
+        return rng.choice(near), True
+    return best, False
+
+
+def _reference(workload: Workload, nodes: Sequence[NodeProfile]) -> float:
+    """The fastest node's bare arithmetic, seconds; 1 where there is no node."""
+    fastest = max((node.speed for node in nodes), default=0.0)
+    return workload.steps * workload.batch * workload.flops_per_sample / fastest if fastest > 0 else 1.0
+
+
+def _candidate(
+    option: Estimate | Masked, table: Table, state: tuple[int, int, int, int], reference: float
+) -> Candidate:
+    correction = table.correction(state, option.strategy)
+    if isinstance(option, Masked):
+        return Candidate(option.strategy, False, f"{option.strategy.value}: {option.reason}", visits=correction.visits)
+    return Candidate(
+        strategy=option.strategy,
+        feasible=True,
+        reason=option.reason,
+        nodes=len(option.shares),
+        predicted_seconds=option.seconds,
+        residual=correction.residual,
+        visits=correction.visits,
+        q=table.q(state, option.strategy, option.seconds, reference),
+    )
+
+
+def expected_seconds(candidate: Candidate) -> float:
+    """Predicted seconds after experience; infinite for a masked candidate."""
+    if candidate.predicted_seconds is None:
+        return math.inf
+    return candidate.predicted_seconds * math.exp(candidate.residual)
+
+
+def _reason(chosen: Estimate, candidates: Sequence[Candidate], forced: Strategy | None, explored: bool) -> str:
+    own = next(c for c in candidates if c.strategy is chosen.strategy)
+    others = sorted((c for c in candidates if c.feasible and c is not own), key=expected_seconds)
+    count = len(chosen.shares)
+    text = f"{chosen.strategy.value} on {count} node{'s' if count != 1 else ''}, about {human(expected_seconds(own))}"
+    if abs(own.residual) >= math.log(1.02):
+        text += f" (cost model {human(chosen.seconds)}, experience makes it x{math.exp(own.residual):.2f})"
+    if forced is not None:
+        return f"{text}; the job asks for this strategy."
+    if explored:
+        return f"{text}; tried to learn: {others[0].strategy.value} is expected to take {_expected(others[0])}."
+    if others:
+        return f"{text}; next is {others[0].strategy.value} with {_expected(others[0])}."
+    return f"{text}; no other strategy can run."
+
+
+def _expected(candidate: Candidate) -> str:
+    return human(expected_seconds(candidate))
+
+
+def _not_built(strategy: Strategy, framework: str) -> str:
+    return f"{strategy.value} is not available for {framework} jobs in this version"
+
+
+def _listed(clauses: Sequence[str]) -> str:
+    if not clauses:
+        return "no member with the worker role answers"
+    more = len(clauses) - LISTED
+    return ", ".join(clauses[:LISTED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _nothing(options: Sequence[Estimate | Masked], forced: Strategy | None, left_out: Sequence[str]) -> HiveError:
+    masked = [option for option in options if isinstance(option, Masked) and forced in (None, option.strategy)]
+    why = "; ".join(f"{option.strategy.value}: {option.reason}" for option in masked)
+    text = f"No strategy can run this job now: {why}." if forced is None else f"This job cannot run now: {why}."
+    fixes = []
+    if any("memory" in option.reason for option in masked):
+        fixes.append("free memory, add a node with more, or use a smaller batch, model or optimizer")
+    if any("placement.min_nodes" in option.reason for option in masked):
+        fixes.append("lower placement.min_nodes or add nodes")
+    if any("placement.max_nodes" in option.reason for option in masked):
+        fixes.append("raise placement.max_nodes")
+    if left_out:
+        fixes.append("see `hivenode status` for why nodes take no part")
+    if not fixes:
+        fixes.append("add nodes, or let placement.strategy be 'auto'")
+    fix = "; ".join(fixes)
+    return Unavailable(text[:1900], fix=fix[0].upper() + fix[1:] + ".")

@@ -1,0 +1,217 @@
+"""The shared Q-table: what the cost model gets wrong, learned from runs, as a fold over the hive's events.
+
+Shape (4, 3, 4, 3, 5): complexity, data set, nodes and latency buckets by the five strategies. A cell keeps the
+residual ln(measured / predicted), not a reward: the prediction already knows the job and the machines, the table
+corrects it. Runs are one-step episodes, so there is nothing to bootstrap from one job to the next (gamma = 0).
+
+The correction of a cell is a sum of four effects, each shrunk towards the one before by n / (n + k0): what all runs
+have in common, the job's row, the strategy, and the cell itself. What is common to all strategies of a row cancels
+when they are compared, so a machine that is slower than it measured does not push the choice to strategies that
+have never been tried.
+
+Newer runs count more (discount d per run in the same cell, so that at most 1 / (1 - d) runs count: a learning rate
+with a floor of 1 - d), and no author counts for more than all others together, beyond a floor.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from hivenode.planning.workload import SHAPE, State
+from hivenode.spec.events import Body, ExperienceRecorded
+from hivenode.spec.values import Strategy
+
+ACTIONS: tuple[Strategy, ...] = tuple(Strategy)
+LEAST, MOST = -3.0, 6.0
+"""Residuals are clipped to these: from 20 times faster to 400 times slower than predicted."""
+
+_Cell = tuple[int, int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Learning:
+    """How the table learns."""
+
+    prior: float = 1.0
+    """k0: runs' worth of belief that the cost model, or the wider effect, is right."""
+    discount: float = 0.92
+    """Weight of a run after one more in the same cell."""
+    author_floor: float = 16.0
+    """Runs' worth that one author may always count for in a cell; beyond that, no more than all others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """What experience says of one strategy in one row."""
+
+    residual: float = 0.0
+    """Natural log of measured over predicted."""
+    visits: int = 0
+    """Runs seen in this very cell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The table at one moment. Equal sets of events give equal tables, byte for byte in `to_json`."""
+
+    common: float = 0.0
+    states: Mapping[State, float] = field(default_factory=dict)
+    actions: Mapping[int, float] = field(default_factory=dict)
+    cells: Mapping[_Cell, float] = field(default_factory=dict)
+    visits: Mapping[_Cell, int] = field(default_factory=dict)
+    runs: int = 0
+
+    def correction(self, state: State, action: Strategy) -> Correction:
+        index = ACTIONS.index(action)
+        cell = (*state, index)
+        residual = self.common + self.states.get(state, 0.0) + self.actions.get(index, 0.0) + self.cells.get(cell, 0.0)
+        return Correction(residual, self.visits.get(cell, 0))
+
+    def q(self, state: State, action: Strategy, predicted_seconds: float, reference_seconds: float) -> float:
+        """-ln(expected / reference): 0 is as fast as the fastest node's bare arithmetic, higher is better."""
+        expected = math.log(predicted_seconds) + self.correction(state, action).residual
+        return -(expected - math.log(reference_seconds))
+
+    def to_json(self) -> str:
+        """For people: every cell that has been visited, with its correction."""
+        rows = [
+            {
+                "state": list(cell[:4]),
+                "action": ACTIONS[cell[4]].value,
+                "visits": self.visits[cell],
+                "residual": self.correction((cell[0], cell[1], cell[2], cell[3]), ACTIONS[cell[4]]).residual,
+            }
+            for cell in sorted(self.visits)
+        ]
+        return json.dumps({"shape": [*SHAPE, len(ACTIONS)], "runs": self.runs, "common": self.common, "cells": rows})
+
+
+@dataclass(slots=True)
+class _Sums:
+    """Discounted weight and sum of residuals of one cell, by author."""
+
+    weight: dict[str, float] = field(default_factory=dict)
+    total: dict[str, float] = field(default_factory=dict)
+    visits: int = 0
+
+    def add(self, author: str, residual: float, discount: float) -> None:
+        for each in self.weight:
+            self.weight[each] *= discount
+            self.total[each] *= discount
+        self.weight[author] = self.weight.get(author, 0.0) + 1.0
+        self.total[author] = self.total.get(author, 0.0) + residual
+        self.visits += 1
+
+    def capped(self, floor: float) -> tuple[float, float]:
+        """Weight and mean with every author's weight cut to what all others have, or to the floor."""
+        whole = math.fsum(self.weight.values())
+        weights = {a: min(w, max(floor, whole - w)) for a, w in self.weight.items()}
+        allowed = math.fsum(weights.values())
+        means = math.fsum(weights[a] * self.total[a] / self.weight[a] for a in weights if self.weight[a] > 0)
+        return allowed, means / allowed if allowed > 0 else 0.0
+
+
+class Experience:
+    """Folds `ExperienceRecorded` events into a table.
+
+    The result depends on the set of events alone: they are folded by clock, author, job and attempt however they
+    arrive, and a run (author, job, attempt) counts once, as first told.
+    """
+
+    kinds: tuple[type[Body], ...] = (ExperienceRecorded,)
+
+    def __init__(self, learning: Learning | None = None) -> None:
+        self._learning = learning or Learning()
+        self.reset()
+
+    def reset(self) -> None:
+        self._runs: dict[tuple[str, str, int], tuple[int, ExperienceRecorded]] = {}
+        self._sums: dict[_Cell, _Sums] = {}
+        self._last: tuple[int, str, str, int] | None = None
+        self._stale = False
+        self._table: Table | None = None
+
+    def apply(self, author: str, hlc: int, body: Body) -> None:
+        """Take one event in. Nonsense (a state outside the table, times that are not positive) is passed over."""
+        if not isinstance(body, ExperienceRecorded) or not _sane(body):
+            return
+        key = (author, body.job, body.attempt)
+        held = self._runs.get(key)
+        if held is not None and _told(held) <= _told((hlc, body)):
+            return
+        self._runs[key] = (hlc, body)
+        self._table = None
+        place = (hlc, *key)
+        if held is not None or (self._last is not None and place < self._last):
+            self._stale = True  # it belongs before some already folded
+        elif not self._stale:
+            self._fold(author, body)
+            self._last = place
+
+    def merge(self, others: Iterable[Experience]) -> None:
+        """Union of what several have seen."""
+        for other in others:
+            for (author, _, _), (hlc, body) in other._runs.items():
+                self.apply(author, hlc, body)
+
+    def table(self) -> Table:
+        """The table as it stands."""
+        if self._stale:
+            self._sums = {}
+            ordered = sorted(self._runs.items(), key=lambda item: (item[1][0], *item[0]))
+            for (author, _, _), (_, body) in ordered:
+                self._fold(author, body)
+            self._last = (ordered[-1][1][0], *ordered[-1][0])
+            self._stale = False
+        if self._table is None:
+            self._table = _table(self._sums, self._learning, len(self._runs))
+        return self._table
+
+    def _fold(self, author: str, body: ExperienceRecorded) -> None:
+        cell = (*body.state, body.action)
+        residual = math.log(body.measured_seconds / body.predicted_seconds)
+        residual = min(max(residual, LEAST), MOST)
+        self._sums.setdefault(cell, _Sums()).add(author, residual, self._learning.discount)
+
+
+def _table(sums: Mapping[_Cell, _Sums], learning: Learning, runs: int) -> Table:
+    prior = learning.prior
+    left: dict[_Cell, tuple[float, float]] = {cell: sums[cell].capped(learning.author_floor) for cell in sorted(sums)}
+
+    def shrunk(entries: Iterable[tuple[float, float]]) -> float:
+        pairs = list(entries)
+        return math.fsum(w * x for w, x in pairs) / (math.fsum(w for w, _ in pairs) + prior)
+
+    def explain(key: Mapping[_Cell, float]) -> None:
+        for cell, (weight, mean) in left.items():
+            left[cell] = (weight, mean - key[cell])
+
+    common = shrunk(left.values())
+    explain(dict.fromkeys(left, common))
+    states: dict[State, float] = {}
+    for state in dict.fromkeys((c[0], c[1], c[2], c[3]) for c in left):
+        states[state] = shrunk(pair for cell, pair in left.items() if cell[:4] == state)
+    explain({cell: states[(cell[0], cell[1], cell[2], cell[3])] for cell in left})
+    actions: dict[int, float] = {}
+    for action in dict.fromkeys(cell[4] for cell in left):
+        actions[action] = shrunk(pair for cell, pair in left.items() if cell[4] == action)
+    explain({cell: actions[cell[4]] for cell in left})
+    cells = {cell: shrunk([pair]) for cell, pair in left.items()}
+    return Table(common, states, actions, cells, {cell: sums[cell].visits for cell in left}, runs)
+
+
+def _sane(body: ExperienceRecorded) -> bool:
+    times = (body.predicted_seconds, body.measured_seconds)
+    return (
+        all(0 <= value < size for value, size in zip(body.state, SHAPE, strict=True))
+        and 0 <= body.action < len(ACTIONS)
+        and all(math.isfinite(seconds) and 1e-9 < seconds < 1e12 for seconds in times)
+    )
+
+
+def _told(run: tuple[int, ExperienceRecorded]) -> tuple[int, State, int, float, float, float]:
+    hlc, body = run
+    return hlc, body.state, body.action, body.predicted_seconds, body.measured_seconds, body.reference_seconds

@@ -1,0 +1,152 @@
+"""What a job costs, in plain numbers."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from hivenode.planning.profile import ClusterView, NodeProfile
+from hivenode.spec.job import JobSpec
+
+COMPLEXITY_EDGES = (1e6, 1e8, 1e9)
+"""Parameters: small below 1e6, medium below 1e8, large below 1e9, xlarge from there."""
+DATASET_EDGES = (1e4, 1e6)
+"""Samples: small below 10,000, medium below 1,000,000, large from there."""
+NODES_EDGES = (2, 4, 8)
+"""Nodes that may take part: one, 2-3, 4-7, 8 or more."""
+LATENCY_EDGES = (0.002, 0.03)
+"""Median round trip between them, seconds: one network below 2 ms, one region below 30 ms, far from there."""
+SHAPE = (len(COMPLEXITY_EDGES) + 1, len(DATASET_EDGES) + 1, len(NODES_EDGES) + 1, len(LATENCY_EDGES) + 1)
+
+BACKWARD_FACTOR = 3.0
+"""Forward and backward together cost three times the forward pass: two products backward for each one forward."""
+
+State = tuple[int, int, int, int]
+
+
+class LayerNumbers(Protocol):
+    """One layer as a model describes it; `flops` forward, per sample."""
+
+    @property
+    def parameters(self) -> int: ...
+    @property
+    def flops(self) -> float: ...
+    @property
+    def activation_bytes(self) -> int: ...
+
+
+class ModelNumbers(Protocol):
+    """A model as it describes itself; FLOPs forward, per sample."""
+
+    @property
+    def parameters(self) -> int: ...
+    @property
+    def flops_per_sample(self) -> float: ...
+    @property
+    def activation_bytes_per_sample(self) -> int: ...
+    @property
+    def layers(self) -> Sequence[LayerNumbers]: ...
+
+
+class DataNumbers(Protocol):
+    """A data set as it describes itself."""
+
+    @property
+    def samples(self) -> int: ...
+    @property
+    def sample_bytes(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer that may be cut before and after."""
+
+    parameters: int
+    flops: float
+    """Forward and backward, per sample."""
+    activation_bytes: int
+    """Output kept for the backward pass, and sent to the next stage, per sample."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """One training job in numbers. FLOPs count forward and backward of one sample."""
+
+    parameters: int
+    flops_per_sample: float
+    activation_bytes_per_sample: int
+    samples: int
+    """In the training part of the data."""
+    batch_size: int
+    epochs: int
+    optimizer: str
+    sample_bytes: int = 0
+    layers: tuple[Layer, ...] = ()
+    momentum: bool = False
+    max_steps: int | None = None
+    framework: str = "torch"
+
+    @classmethod
+    def of(cls, spec: JobSpec, *, model: ModelNumbers, data: DataNumbers) -> Workload:
+        """The numbers of a declared job."""
+        training = spec.training
+        return cls(
+            parameters=model.parameters,
+            flops_per_sample=BACKWARD_FACTOR * model.flops_per_sample,
+            activation_bytes_per_sample=model.activation_bytes_per_sample,
+            samples=max(1, round(data.samples * (1 - spec.data.test_fraction))),
+            batch_size=training.batch_size,
+            epochs=training.epochs,
+            optimizer=training.optimizer,
+            sample_bytes=data.sample_bytes,
+            layers=tuple(
+                Layer(layer.parameters, BACKWARD_FACTOR * layer.flops, layer.activation_bytes) for layer in model.layers
+            ),
+            momentum=training.momentum > 0,
+            max_steps=training.max_steps,
+            framework=spec.framework,
+        )
+
+    @property
+    def batch(self) -> int:
+        """Samples in a full step: the batch, or the whole set where that is smaller."""
+        return max(1, min(self.batch_size, self.samples))
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps until the end."""
+        steps = self.epochs * math.ceil(self.samples / self.batch)
+        return max(1, steps if self.max_steps is None else min(steps, self.max_steps))
+
+    @property
+    def gradient_bytes(self) -> int:
+        """One float32 per parameter."""
+        return 4 * self.parameters
+
+    @property
+    def bytes_per_parameter(self) -> int:
+        """Weights, gradients and the optimizer's state, float32: SGD 8, with momentum 12, Adam and AdamW 16."""
+        if self.optimizer == "sgd":
+            return 12 if self.momentum else 8
+        return 16
+
+    @property
+    def data_bytes(self) -> int:
+        """The training set in memory; each worker holds all of it."""
+        return self.samples * self.sample_bytes
+
+
+def state_of(workload: Workload, nodes: Sequence[NodeProfile], cluster: ClusterView) -> State:
+    """The row of the planner's table for this job on these nodes."""
+    ids = sorted(node.node for node in nodes)
+    trips = sorted(cluster.latency(a, b) for i, a in enumerate(ids) for b in ids[i + 1 :])
+    median = trips[len(trips) // 2] if trips else 0.0
+    return (
+        bisect_right(COMPLEXITY_EDGES, workload.parameters),
+        bisect_right(DATASET_EDGES, workload.samples),
+        bisect_right(NODES_EDGES, len(ids)),
+        bisect_right(LATENCY_EDGES, median),
+    )
