@@ -128,7 +128,7 @@ class _Daemon:
         self._on_ready = on_ready
         self._rng = random.SystemRandom()
         self._identity = Identity.load_or_create(home.key)
-        self._profile = SelfProfile(home.path / "profile.json")
+        self._profile = SelfProfile(home.path / "profile.json", threads=settings.worker.threads or None)
         self._url = ""
 
     async def run(self) -> int:

@@ -151,6 +151,17 @@ class Roster:
         record = self._records.get(node)
         return record.accusation if record else None
 
+    def correction(self, statement: Statement) -> Statement | None:
+        """What answers an accusation that is out of date: a later sign of life, or the end we know of. Gossip about
+        either may have ended, so that whoever missed it would wait for the next push-pull."""
+        record = self._records.get(statement.node)
+        if record is None or not isinstance(statement, Suspect | Dead):
+            return None
+        member = record.member
+        if member.state not in PRESENT and isinstance(statement, Suspect):
+            return record.accusation if statement.incarnation <= member.incarnation else None
+        return record.alive if statement.incarnation < member.incarnation else None
+
     def everything(self) -> list[tuple[Statement, ...]]:
         """Each member's statements, for a push-pull."""
         return [

@@ -201,24 +201,24 @@ class Swim:
         match message:
             case Ping(sequence=sequence, gossip=gossip):
                 effects += self._learn(now, gossip)
-                first = (self._roster.own,) if self._accused(gossip) else ()
-                effects.append(Send(peer, Ack(sequence, self._with(first, self._attached(peer)))))
+                corrections = self._corrections(gossip)
+                effects.append(Send(peer, Ack(sequence, self._with(corrections, self._attached(peer)))))
             case Ack(sequence=sequence, gossip=gossip):
                 effects += self._learn(now, gossip)
                 effects += self._prober.acked(now, peer, sequence)
-                effects += self._answer(peer, gossip)
+                effects += self._correct(peer, gossip)
             case PingRequest(gossip=gossip):
                 effects += self._learn(now, gossip)
                 effects += self._prober.requested(now, peer, message)
-                effects += self._answer(peer, gossip)
+                effects += self._correct(peer, gossip)
             case Nack(sequence=sequence):
                 self._prober.nacked(peer, sequence)
             case Gossip(gossip=gossip):
                 effects += self._learn(now, gossip)
-                effects += self._answer(peer, gossip)
+                effects += self._correct(peer, gossip)
             case PushPull(members=members, reply=reply):
                 effects += self._learn(now, members, pushed=True)
-                effects += self._answer(peer, members)
+                effects += self._correct(peer, members)
                 if reply:
                     effects += self._push(peer, reply=False)
             case _:
@@ -246,14 +246,23 @@ class Swim:
         if change.member.state is MemberState.alive and node not in self._links:
             self._vouched.pop(node, None)
 
-    def _accused(self, heard: Statements) -> bool:
-        """Whether the sender believes, or passes on, that we are not well."""
-        return self._running and any(s.node == self._me and isinstance(s, Suspect | Dead) for s in heard)
+    def _corrections(self, heard: Statements) -> Statements:
+        """What the sender of these should know better, ourselves included."""
+        found: list[Statement] = []
+        room = self._profile.gossip_bytes
+        for statement in heard:
+            correction = self._roster.correction(statement)
+            if correction is None or correction in found or len(found) == MAX_STATEMENTS:
+                continue
+            room -= statements.size(correction)
+            if room < 0:
+                break
+            found.append(correction)
+        return tuple(found)
 
-    def _answer(self, peer: str, heard: Statements) -> list[Effect]:
-        """Whoever tells us that we are suspected gets our latest word at once, also when it is about an old
-        incarnation: gossip about that may long have ended."""
-        return [Send(peer, Gossip((self._roster.own,)))] if self._accused(heard) else []
+    def _correct(self, peer: str, heard: Statements) -> list[Effect]:
+        corrections = self._corrections(heard)
+        return [Send(peer, Gossip(corrections))] if corrections else []
 
     # --- links ----------------------------------------------------------------------------------------------
 

@@ -151,7 +151,7 @@ class Coordinator:
             n: s for n, s in standings.items() if isinstance(s, Standing) and s.state == "prepared" and s.endpoint
         }
         needed = len(nodes) if planned.attempt == 1 else 1
-        if len(prepared) < min(needed, len(nodes)) or not job.open:
+        if len(prepared) < min(needed, len(nodes)) or not self._open(job.id):
             await self._abandon(job, name, epoch, standings)
             return
         endpoints = tuple(s.endpoint for s in prepared.values() if s.endpoint is not None)
@@ -174,7 +174,7 @@ class Coordinator:
                     continue
                 self._wait_for(job, str(error))
                 await self._changed.wait(2.0)
-                if not job.open:
+                if not self._open(job.id):
                     return None
 
     async def _start(self, job: Job, name: AttemptName, epoch: Epoch, endpoints: tuple[Endpoint, ...]) -> None:
@@ -279,8 +279,8 @@ class Coordinator:
             if len(standings) == len(nodes) or remaining <= 0:
                 break
             await self._changed.wait(min(remaining, 1.0))
-            if not job.open or attempt.ended is not None:
-                return
+            if self._ledger.jobs.get(job.id) is not job or not job.open or attempt.ended is not None:
+                return  # look again with fresh eyes
         lacking = dict.fromkeys(nodes, "nothing of the attempt is left there")
         failures = {node: s for node, s in standings.items() if s.state == "failed"}
         await self._ask_all(list(standings), Stop(job=job.id, epoch=epoch, reason="planned again"), ORDER_SECONDS)
@@ -289,6 +289,10 @@ class Coordinator:
         await self._lost(job, attempt, epoch, lacking, failures)
 
     # --- small things -------------------------------------------------------------------------------------------
+
+    def _open(self, job_id: str) -> bool:
+        job = self._ledger.jobs.get(job_id)
+        return job is not None and job.open
 
     async def _give_up(self, job: Job, epoch: Epoch, error: str, fix: str) -> None:
         await self._append(JobGivenUp(job=job.id, epoch=epoch, error=error[:1900], fix=fix[:1900]))
