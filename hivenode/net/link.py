@@ -1,0 +1,318 @@
+"""One control link: a websocket between two authenticated nodes, whichever of them dialled.
+
+One task reads, decodes and hands on; one task writes what stands in the queues, most urgent first. Nothing else
+touches the socket, so a slow consumer elsewhere can neither delay a pong nor reorder messages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+import aiohttp
+import msgspec
+from aiohttp import WSMsgType, web
+
+from hivenode.logs import get_logger
+from hivenode.net.codec import ProtocolError, decode
+from hivenode.net.messages import MAX_FRAME, PRIORITY, Address, Message
+from hivenode.net.transport import LinkEnd
+from hivenode.spec.values import HiveId, Name, NodeId
+
+log = get_logger("link")
+
+PROTOCOL_VERSIONS = (1, 1)
+"""Oldest and newest version of the messages that this build understands."""
+
+MAX_HELLO = 8 * 1024
+MAX_WEBSOCKET_MESSAGE = MAX_FRAME + 1
+"""aiohttp's limit is exclusive."""
+CHARGE_BYTES = 16 * 1024
+"""Inbound messages are charged one token each, and one more per this many bytes."""
+
+CLOSE_GOODBYE = 1001
+CLOSE_PROTOCOL = 1002
+CLOSE_DUPLICATE = 4001
+CLOSE_VERSION = 4002
+
+Socket = web.WebSocketResponse | aiohttp.ClientWebSocketResponse
+Nonce = Annotated[bytes, msgspec.Meta(min_length=8, max_length=8)]
+
+
+class Hello(msgspec.Struct, frozen=True, tag_field="t", tag="hello"):
+    """First frame each way. The dialler speaks first; the answer means that the link is accepted."""
+
+    node: NodeId
+    hive: HiveId
+    oldest: Annotated[int, msgspec.Meta(ge=0, le=65535)]
+    newest: Annotated[int, msgspec.Meta(ge=0, le=65535)]
+    build: Name
+    instance: Nonce
+    """Drawn once per process: a peer that returns with another one has restarted."""
+    link: Nonce
+    """Names this link; the answer repeats it."""
+    ended: Annotated[tuple[Nonce, ...], msgspec.Meta(max_length=8)] = ()
+    """Links to the receiver that the sender knows to be over, so that the receiver lets go of them too."""
+    addresses: Annotated[tuple[Address, ...], msgspec.Meta(max_length=8)] = ()
+
+
+_HELLO_DECODER = msgspec.msgpack.Decoder(Hello)
+
+
+@dataclass(frozen=True)
+class LinkLimits:
+    """Bounds of one link."""
+
+    queue_messages: int = 1024
+    """Outbound, per priority."""
+    queue_bytes: int = 4 * 1024 * 1024
+    """Outbound, all priorities together."""
+    inbound_per_second: float = 500.0
+    """Sustained rate of each message type, tokens/s; beyond it the link is read more slowly."""
+    inbound_burst: float = 2000.0
+    """Tokens of each message type that may arrive at once."""
+    heartbeat_seconds: float = 20.0
+    """Websocket pings; a peer that answers none for half as long again is gone."""
+    goodbye_seconds: float = 1.0
+    """Time for flushing and for the closing handshake."""
+
+
+class LinkClosed(Exception):
+    """The other side ended the connection before the link was up.
+
+    Args:
+        why: how it ended.
+        code: websocket close code; 0 when there was no goodbye.
+        reason: what the other side said.
+    """
+
+    def __init__(self, why: LinkEnd, code: int, reason: str) -> None:
+        super().__init__(reason or f"closed with code {code}")
+        self.why = why
+        self.code = code
+
+
+class TokenBucket:
+    """Pays out `rate` tokens a second, at most `burst` at once. Going into debt costs the caller a wait."""
+
+    def __init__(self, rate: float, burst: float, now: float) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._tokens = burst
+        self._at = now
+
+    def take(self, tokens: float, now: float) -> float:
+        """Take tokens; returns the seconds to wait before going on (0 when there were enough)."""
+        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate) - tokens
+        self._at = now
+        return max(0.0, -self._tokens / self._rate)
+
+
+def encode_hello(hello: Hello) -> bytes:
+    return msgspec.msgpack.encode(hello)
+
+
+async def receive_hello(socket: Socket) -> Hello:
+    """Wait for the other side's first frame. The caller sets the deadline.
+
+    Raises:
+        ProtocolError: something else arrived.
+        LinkClosed: the connection ended instead.
+    """
+    received = await socket.receive()
+    if received.type is WSMsgType.CLOSE:
+        raise LinkClosed(LinkEnd.closed, int(received.data or 0), str(received.extra or ""))
+    if received.type in (WSMsgType.CLOSED, WSMsgType.CLOSING):
+        raise LinkClosed(LinkEnd.reset, 0, "connection broken before the hello")
+    if received.type is WSMsgType.ERROR:
+        raise ProtocolError(f"unreadable hello: {received.data}")
+    if received.type is not WSMsgType.BINARY or len(received.data) > MAX_HELLO:
+        raise ProtocolError("the first frame is not a hello")
+    try:
+        return _HELLO_DECODER.decode(received.data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ProtocolError(f"malformed hello: {error}") from error
+
+
+def require_hello_of(hello: Hello, peer: str, hive: str) -> None:
+    """Raises ProtocolError unless a hello says what the sender's certificate says."""
+    if hello.node != peer or hello.hive != hive:
+        raise ProtocolError(
+            f"the hello is of node {hello.node} in hive {hello.hive}, the certificate of {peer} in {hive}"
+        )
+
+
+def incompatible(ours: Hello, theirs: Hello) -> str:
+    """Why two builds cannot talk, as a sentence; empty when they can."""
+    if ours.oldest <= theirs.newest and theirs.oldest <= ours.newest:
+        return ""
+    return (
+        f"Node {theirs.node} (build {theirs.build}) speaks protocol {theirs.oldest}-{theirs.newest}, "
+        f"this node (build {ours.build}) {ours.oldest}-{ours.newest}."
+    )
+
+
+async def close_socket(socket: Socket, code: int, reason: str, seconds: float) -> None:
+    """Say goodbye, and stop waiting for the other side's after `seconds`."""
+    try:
+        async with asyncio.timeout(seconds):
+            # A close frame holds at most 125 bytes, two of them the code.
+            await socket.close(code=code, message=reason.encode()[:120])
+    except (TimeoutError, ConnectionError, aiohttp.ClientError) as error:
+        log.debug("no goodbye", reason=repr(error))
+
+
+class Link:
+    """A link that is up. `run` carries it until it ends.
+
+    Args:
+        peer: authenticated id of the other side.
+        address: the one dialled, or where the peer dialled from.
+        theirs: the peer's hello.
+        on_message: called with every decoded message; must return at once.
+        on_end: called exactly once, as soon as the end is known, with how and why.
+    """
+
+    def __init__(
+        self,
+        socket: Socket,
+        *,
+        peer: str,
+        address: str,
+        theirs: Hello,
+        limits: LinkLimits,
+        on_message: Callable[[Link, Message], None],
+        on_end: Callable[[Link, LinkEnd, str], None],
+    ) -> None:
+        self.peer = peer
+        self.address = address
+        self.nonce = theirs.link
+        self.instance = theirs.instance
+        self.peer_addresses = theirs.addresses
+        self._socket = socket
+        self._limits = limits
+        self._on_message = on_message
+        self._on_end = on_end
+        self._queues: tuple[deque[bytes], ...] = tuple(deque() for _ in range(max(PRIORITY.values()) + 1))
+        self._queued_bytes = 0
+        self._wake = asyncio.Event()
+        self._buckets: dict[type, TokenBucket] = {}
+        self._ended: asyncio.Future[tuple[int, str]] = asyncio.get_running_loop().create_future()
+        self._flush = False
+        self._throttled = False
+        self.done = asyncio.Event()
+        """Set when `run` has finished and the socket is closed."""
+
+    def send(self, priority: int, frame: bytes) -> bool:
+        """Queue an encoded message; False if the link has ended or the queue is full."""
+        queue = self._queues[priority]
+        if (
+            self._ended.done()
+            or len(queue) >= self._limits.queue_messages
+            or self._queued_bytes + len(frame) > self._limits.queue_bytes
+        ):
+            return False
+        queue.append(frame)
+        self._queued_bytes += len(frame)
+        self._wake.set()
+        return True
+
+    def end(self, why: LinkEnd, reason: str = "") -> None:
+        """End the link; `on_end` is called before this returns. With `local` the queues are flushed first."""
+        if self._ended.done():
+            return
+        self._flush = why is LinkEnd.local
+        code = CLOSE_PROTOCOL if why is LinkEnd.protocol else CLOSE_GOODBYE
+        self._ended.set_result((code, reason))
+        self._wake.set()
+        self._on_end(self, why, reason)
+
+    async def run(self) -> None:
+        """Carry the link until it has ended and the socket is closed."""
+        loop = asyncio.get_running_loop()
+        reader = loop.create_task(self._read(), name=f"link {self.peer}: read")
+        writer = loop.create_task(self._write(), name=f"link {self.peer}: write")
+        try:
+            code, reason = await asyncio.shield(self._ended)
+            if self._flush:
+                await asyncio.wait({writer}, timeout=self._limits.goodbye_seconds)
+            writer.cancel()
+            await close_socket(self._socket, code, reason, self._limits.goodbye_seconds)
+        finally:
+            self.end(LinkEnd.reset, "the connection's task was cancelled")
+            reader.cancel()
+            writer.cancel()
+            results = await asyncio.gather(reader, writer, return_exceptions=True)
+            self.done.set()
+            for result in results:
+                if isinstance(result, Exception):
+                    log.error("a link's task failed", peer=self.peer, reason=repr(result))
+
+    async def _read(self) -> None:
+        try:
+            while not self._ended.done():
+                received = await self._socket.receive()
+                if received.type is WSMsgType.BINARY:
+                    await self._take(received.data)
+                else:
+                    self.end(*self._meaning(received))
+        except ProtocolError as error:
+            log.warning("link ended: the peer broke the protocol", peer=self.peer, address=self.address,
+                        reason=str(error))  # fmt: skip
+            self.end(LinkEnd.protocol, str(error))
+        finally:
+            self.end(LinkEnd.reset, "the reader ended")
+
+    async def _take(self, frame: bytes) -> None:
+        message = decode(frame)
+        now = asyncio.get_running_loop().time()
+        bucket = self._buckets.get(type(message))
+        if bucket is None:
+            limits = self._limits
+            bucket = TokenBucket(limits.inbound_per_second, limits.inbound_burst, now)
+            self._buckets[type(message)] = bucket
+        wait = bucket.take(1 + len(frame) // CHARGE_BYTES, now)
+        if not self._ended.done():
+            self._on_message(self, message)
+        if wait:
+            # Not reading is what slows an honest sender down and leaves a hostile one to its own full buffers;
+            # dropping would break the order that the replication relies on.
+            if not self._throttled:
+                self._throttled = True
+                log.warning("a peer floods its link, reading more slowly", peer=self.peer, type=type(message).__name__)
+            await asyncio.sleep(wait)
+
+    def _meaning(self, received: aiohttp.WSMessage) -> tuple[LinkEnd, str]:
+        """What a websocket event that is not a frame of ours says about the link."""
+        if received.type is WSMsgType.CLOSE:
+            return LinkEnd.closed, str(received.extra or "")
+        if received.type in (WSMsgType.CLOSED, WSMsgType.CLOSING):
+            return LinkEnd.reset, "connection broken without a goodbye"
+        if received.type is WSMsgType.ERROR:
+            error = received.data
+            if isinstance(error, TimeoutError):
+                return LinkEnd.unreachable, "no answer to websocket pings"
+            if isinstance(error, aiohttp.WebSocketError):
+                raise ProtocolError(str(error))
+            return LinkEnd.reset, repr(error)
+        raise ProtocolError(f"unexpected {received.type.name} frame")
+
+    async def _write(self) -> None:
+        while True:
+            queue = next((queue for queue in self._queues if queue), None)
+            if queue is None:
+                if self._ended.done():
+                    return
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            frame = queue.popleft()
+            self._queued_bytes -= len(frame)
+            try:
+                await self._socket.send_bytes(frame)
+            except (ConnectionError, aiohttp.ClientError) as error:
+                self.end(LinkEnd.reset, repr(error))
+                return

@@ -1,0 +1,206 @@
+"""The links of one node: how two nodes that have just connected come to have exactly one, and the table of them."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+
+from aiohttp import web
+
+from hivenode.logs import get_logger
+from hivenode.net.codec import ProtocolError, encode
+from hivenode.net.dialing import DialError
+from hivenode.net.link import (
+    CLOSE_DUPLICATE,
+    CLOSE_VERSION,
+    PROTOCOL_VERSIONS,
+    Hello,
+    Link,
+    LinkLimits,
+    Socket,
+    encode_hello,
+    incompatible,
+    receive_hello,
+    require_hello_of,
+)
+from hivenode.net.messages import PRIORITY, Message
+from hivenode.net.pairing import Pairing, Verdict
+from hivenode.net.transport import LinkEnd, TransportHandler
+
+log = get_logger("links")
+
+
+class Links:
+    """Live links by peer, and the introductions that lead to them.
+
+    Args:
+        me: this node's id.
+        build: its version, named to peers.
+        on_up: called with peer and address of each new link, before the handler hears of it.
+        on_down: called with the peer of each link that ended, before the handler hears of it.
+    """
+
+    def __init__(
+        self,
+        me: str,
+        hive: str,
+        build: str,
+        limits: LinkLimits,
+        *,
+        on_up: Callable[[str, str], None],
+        on_down: Callable[[str], None],
+    ) -> None:
+        self._me = me
+        self._hive = hive
+        self._build = build
+        self._limits = limits
+        self._on_up = on_up
+        self._on_down = on_down
+        self._instance = secrets.token_bytes(8)
+        self._pairing = Pairing(me)
+        self._pending: dict[str, asyncio.Task[object]] = {}
+        self._encoded: tuple[Message, bytes] | None = None
+        self.handler: TransportHandler | None = None
+        self.addresses: tuple[str, ...] = ()
+        """What our hello says of where we can be dialled."""
+        self.live: dict[str, Link] = {}
+
+    def send(self, peer: str, message: Message) -> bool:
+        """Queue for a linked peer; False without a link, or when its queue is full."""
+        link = self.live.get(peer)
+        if link is None:
+            return False
+        if self._encoded is None or self._encoded[0] is not message:
+            # Gossip is one object sent to many peers in a row: encode it once.
+            try:
+                self._encoded = (message, encode(message))
+            except ProtocolError as error:
+                log.error("a message cannot be sent", peer=peer, reason=str(error))
+                return False
+        return link.send(PRIORITY[type(message)], self._encoded[1])
+
+    async def introduce(self, socket: Socket, peer: str, address: str) -> Link | None:
+        """Exchange hellos on a connection we opened; the caller runs the link. None if the peer is being linked on
+        another connection already.
+
+        Raises:
+            ProtocolError: the answer is not what it should be.
+            LinkClosed: declined.
+            DialError: the two builds cannot talk.
+        """
+        nonce = secrets.token_bytes(8)
+        ended = self._pairing.begin(peer, nonce)
+        if ended is None:
+            return None
+        task = asyncio.current_task()
+        assert task is not None
+        self._pending[peer] = task
+        accepted = False
+        try:
+            ours = self._hello(nonce, ended)
+            await socket.send_bytes(encode_hello(ours))
+            theirs = await receive_hello(socket)
+            require_hello_of(theirs, peer, self._hive)
+            if theirs.link != nonce:
+                raise ProtocolError("the answer is to another hello")
+            if reason := incompatible(ours, theirs):
+                log.error("incompatible node", peer=peer, address=address, reason=reason)
+                raise DialError(LinkEnd.protocol, reason)
+            accepted = True
+        finally:
+            del self._pending[peer]
+            if not accepted:
+                self._pairing.failed(peer, nonce)
+        return self._up(socket, peer, address, theirs)
+
+    async def welcome(self, socket: web.WebSocketResponse, peer: str, address: str) -> Link | tuple[int, str]:
+        """Hear the hello of a peer that dialled us, decide, and answer: the link, for the caller to run, or close code
+        and reason.
+
+        Raises:
+            ProtocolError, LinkClosed: as from `receive_hello`.
+        """
+        theirs = await receive_hello(socket)
+        require_hello_of(theirs, peer, self._hive)
+        ours = self._hello(theirs.link, ())
+        if reason := incompatible(ours, theirs):
+            log.error("incompatible node", peer=peer, address=address, reason=reason)
+            await socket.send_bytes(encode_hello(ours))
+            return CLOSE_VERSION, reason
+        verdict = self._pairing.heard(peer, theirs)
+        if verdict is Verdict.decline:
+            return CLOSE_DUPLICATE, "there is a link, or about to be one"
+        if verdict is Verdict.replace:
+            self.live[peer].end(LinkEnd.reset, "the peer has lost it and dialled anew")
+        if peer in self._pending:
+            self._pending[peer].cancel()
+        link = self._up(socket, peer, address, theirs)
+        try:
+            await socket.send_bytes(encode_hello(ours))
+        except ConnectionError as error:
+            link.end(LinkEnd.reset, repr(error))
+        except BaseException:
+            link.end(LinkEnd.reset, "the answer to the hello could not be sent")
+            raise
+        return link
+
+    async def close(self, seconds: float) -> None:
+        """Flush, say goodbye to everyone, and wait at most so long for it."""
+        links = list(self.live.values())
+        for link in links:
+            link.end(LinkEnd.local, "stopping")
+        try:
+            async with asyncio.timeout(seconds):
+                for link in links:
+                    await link.done.wait()
+        except TimeoutError:
+            log.info("some peers did not take their goodbye")
+
+    def _hello(self, link: bytes, ended: tuple[bytes, ...]) -> Hello:
+        oldest, newest = PROTOCOL_VERSIONS
+        return Hello(
+            node=self._me,
+            hive=self._hive,
+            oldest=oldest,
+            newest=newest,
+            build=self._build,
+            instance=self._instance,
+            link=link,
+            ended=ended,
+            addresses=self.addresses[:8],
+        )
+
+    def _up(self, socket: Socket, peer: str, address: str, theirs: Hello) -> Link:
+        link = Link(
+            socket,
+            peer=peer,
+            address=address,
+            theirs=theirs,
+            limits=self._limits,
+            on_message=self._received,
+            on_end=self._down,
+        )
+        self._pairing.up(peer, link.nonce, link.instance)
+        self.live[peer] = link
+        self._on_up(peer, address)
+        if self.handler is not None:
+            # Not from here: the handler may drop the link or dial again, in the middle of what we are doing.
+            asyncio.get_running_loop().call_soon(self.handler.link_up, peer, address)
+        return link
+
+    def _received(self, link: Link, message: Message) -> None:
+        if self.handler is None:
+            return
+        try:
+            self.handler.received(link.peer, message)
+        except Exception:
+            log.exception("a message could not be handled", peer=link.peer, type=type(message).__name__)
+
+    def _down(self, link: Link, why: LinkEnd, reason: str) -> None:
+        log.debug("link ended", peer=link.peer, address=link.address, why=why.value, reason=reason)
+        del self.live[link.peer]
+        self._pairing.down(link.peer, link.nonce)
+        self._on_down(link.peer)
+        if self.handler is not None:
+            asyncio.get_running_loop().call_soon(self.handler.link_down, link.peer, why)

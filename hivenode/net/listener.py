@@ -1,0 +1,254 @@
+"""Accepting connections, with bounds that hold before anybody has proved who they are.
+
+Sockets are accepted here rather than by the web server, because a bound on TLS handshakes must count connections on
+which the web server has not heard anything yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import ssl
+import struct
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from hivenode.errors import Conflict, InvalidInput, Refused
+from hivenode.logs import get_logger
+from hivenode.net.dialing import certificate_trouble, connected_to
+from hivenode.tasks import TaskGroup
+
+log = get_logger("listener")
+
+BACKLOG = 256
+RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER that ends a connection at once."""
+
+
+@dataclass(frozen=True)
+class ListenLimits:
+    """Bounds of the port."""
+
+    unauthenticated: int = 64
+    """Connections of which no certificate has been seen yet."""
+    unauthenticated_per_address: int = 8
+    authenticated: int = 512
+    authenticated_per_peer: int = 16
+    handshake_seconds: float = 5.0
+    """For the TLS handshake, then again for the first request's headers."""
+    anonymous_seconds: float = 20.0
+    """Lifetime of a connection without a certificate (joining)."""
+
+
+class Gate:
+    """Counts connections per key, and in all."""
+
+    def __init__(self, total: int, per_key: int) -> None:
+        self._total = total
+        self._per_key = per_key
+        self._counts: Counter[str] = Counter()
+
+    def enter(self, key: str) -> bool:
+        """Count one more; False, and nothing counted, if that is too many."""
+        if self._counts.total() >= self._total or self._counts[key] >= self._per_key:
+            return False
+        self._counts[key] += 1
+        return True
+
+    def leave(self, key: str) -> None:
+        self._counts[key] -= 1
+        if self._counts[key] <= 0:
+            del self._counts[key]
+
+    def __len__(self) -> int:
+        return self._counts.total()
+
+
+class _Watched(asyncio.Protocol):
+    """The web server's protocol, plus word of the connection's end."""
+
+    def __init__(self, inner: asyncio.Protocol, lost: Callable[[], None]) -> None:
+        self._inner = inner
+        self._lost = lost
+        self.data_received = inner.data_received  # type: ignore[method-assign]
+        self.eof_received = inner.eof_received  # type: ignore[method-assign]
+        self.pause_writing = inner.pause_writing  # type: ignore[method-assign]
+        self.resume_writing = inner.resume_writing  # type: ignore[method-assign]
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._inner.connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._inner.connection_lost(exc)
+        self._lost()
+
+
+def bind(host: str, port: int) -> list[socket.socket]:
+    """Listening sockets on every address of `host`; "" is all of IPv4 and IPv6. Port 0 takes a free one.
+
+    Raises:
+        Conflict: the port is taken.
+        InvalidInput: the host is none of this machine's.
+    """
+    try:
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        raise InvalidInput(
+            f"{host!r} is not an address to listen on: {error.strerror}.",
+            fix="Set network.listen to one of this machine's.",
+        ) from error
+    sockets: list[socket.socket] = []
+    try:
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            listening = socket.socket(family, kind, protocol)
+            sockets.append(listening)
+            listening.setblocking(False)
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, host != "::")
+            taken = sockets[0].getsockname()[1] if len(sockets) > 1 else port
+            listening.bind((address[0], taken, *address[2:]))
+            listening.listen(BACKLOG)
+    except OSError as error:
+        for opened in sockets:
+            opened.close()
+        if error.errno == errno.EADDRINUSE:
+            raise Conflict(
+                f"Port {port} is taken by another program.",
+                fix=f"Stop it (ss -ltnp 'sport = :{port}' names it), or set network.port to a free one.",
+            ) from error
+        if error.errno == errno.EACCES:
+            raise Conflict(
+                f"Port {port} is not for ordinary users.", fix="Set network.port to one above 1023."
+            ) from error
+        raise InvalidInput(
+            f"This machine cannot listen on {host!r}: {error.strerror}.",
+            fix="Set network.listen to one of its addresses.",
+        ) from error
+    return sockets
+
+
+class Listener:
+    """Feeds accepted and TLS-wrapped connections to a web server.
+
+    Args:
+        server: makes one protocol per connection.
+        context: the TLS context for new connections.
+        tasks: owns the accepting.
+    """
+
+    def __init__(
+        self,
+        server: web.Server,
+        context: Callable[[], ssl.SSLContext],
+        hive_id: str,
+        limits: ListenLimits,
+        tasks: TaskGroup,
+    ) -> None:
+        self._server = server
+        self._context = context
+        self._hive = hive_id
+        self._limits = limits
+        self._tasks = tasks
+        self._sockets: list[socket.socket] = []
+        self._anonymous = Gate(limits.unauthenticated, limits.unauthenticated_per_address)
+        self._known = Gate(limits.authenticated, limits.authenticated_per_peer)
+        self.refused = 0
+        """Connections turned away because a bound was reached."""
+
+    def start(self, sockets: list[socket.socket]) -> None:
+        self._sockets = sockets
+        for listening in sockets:
+            self._tasks.spawn(self._accept(listening), "listener: accept")
+
+    def close(self) -> None:
+        """Close the listening sockets; the accepting tasks are ended by their owner."""
+        for listening in self._sockets:
+            listening.close()
+
+    async def _accept(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, address = await loop.sock_accept(listening)
+            except ConnectionAbortedError:
+                continue
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    raise
+                log.error("no connection can be accepted now", reason=error.strerror)
+                await asyncio.sleep(1.0)
+                continue
+            host = str(address[0])
+            if not self._anonymous.enter(host):
+                self._turn_away(host)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+                connection.close()
+                continue
+            self._tasks.spawn(self._handshake(connection, host), f"listener: handshake with {host}")
+
+    async def _handshake(self, connection: socket.socket, host: str) -> None:
+        loop = asyncio.get_running_loop()
+        connection.setblocking(False)
+        lost = asyncio.Event()
+        try:
+            try:
+                transport, _ = await loop.connect_accepted_socket(
+                    lambda: _Watched(self._server(), lost.set),
+                    connection,
+                    ssl=self._context(),
+                    ssl_handshake_timeout=self._limits.handshake_seconds,
+                    ssl_shutdown_timeout=1.0,
+                )
+            except ssl.SSLError as error:
+                log.warning("connection refused during TLS", address=host, reason=certificate_trouble(error))
+                return
+            except (OSError, TimeoutError) as error:
+                log.info("a connection ended during the handshake", address=host, reason=str(error))
+                return
+            secured = transport.get_extra_info("ssl_object")
+            if secured.getpeercert(True) is None:
+                await self._stay_anonymous(transport, lost)
+                return
+        finally:
+            self._anonymous.leave(host)
+        await self._admit(transport, secured, host, lost)
+
+    async def _stay_anonymous(self, transport: asyncio.BaseTransport, lost: asyncio.Event) -> None:
+        try:
+            async with asyncio.timeout(self._limits.anonymous_seconds):
+                await lost.wait()
+        except TimeoutError:
+            _abort(transport)
+
+    async def _admit(
+        self, transport: asyncio.BaseTransport, secured: ssl.SSLObject, host: str, lost: asyncio.Event
+    ) -> None:
+        try:
+            peer = connected_to(secured, self._hive)
+        except Refused as error:
+            log.warning("connection refused", address=host, reason=error.sentence)
+            _abort(transport)
+            return
+        if not self._known.enter(peer):
+            self._turn_away(peer)
+            _abort(transport)
+            return
+        try:
+            await lost.wait()
+        finally:
+            self._known.leave(peer)
+
+    def _turn_away(self, who: str) -> None:
+        self.refused += 1
+        if self.refused & (self.refused - 1) == 0:  # at 1, 2, 4, 8 ...: a flood must not fill the log
+            log.warning("too many connections", source=who, turned_away=self.refused)
+
+
+def _abort(transport: asyncio.BaseTransport) -> None:
+    if isinstance(transport, asyncio.WriteTransport):
+        transport.abort()

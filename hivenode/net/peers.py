@@ -1,0 +1,358 @@
+"""The real transport: one verified websocket per pair of nodes, kept up for as long as it is wanted."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import aiohttp
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from hivenode.errors import Refused, Unavailable
+from hivenode.logs import get_logger
+from hivenode.net.addresses import join_address
+from hivenode.net.bulk import BULK_PATH, BulkClient, BulkLimits, BulkServer
+from hivenode.net.codec import ProtocolError
+from hivenode.net.dialing import LINK_PATH, Dialer, DialError, connected_to, explain
+from hivenode.net.discovery import choose_addresses, interfaces
+from hivenode.net.link import (
+    CLOSE_DUPLICATE,
+    CLOSE_GOODBYE,
+    CLOSE_PROTOCOL,
+    MAX_WEBSOCKET_MESSAGE,
+    Link,
+    LinkClosed,
+    LinkLimits,
+    Socket,
+    close_socket,
+)
+from hivenode.net.links import Links
+from hivenode.net.listener import Listener, ListenLimits, bind
+from hivenode.net.messages import PROTOCOL, Message
+from hivenode.net.redial import DialLimits, Wanted, keep_seed
+from hivenode.net.transport import LinkEnd, TransportHandler
+from hivenode.spec.values import BlobRef
+from hivenode.store.ports import BlobStore
+from hivenode.tasks import TaskGroup
+from hivenode.trust.credentials import Credentials
+
+log = get_logger("peers")
+
+PEER: web.RequestKey[str] = web.RequestKey("peer", str)
+JOIN_PATH = "/join"
+MAX_SEEDS = 64
+MAX_BODY = 8 * 1024
+STOP_SECONDS = 3.0
+"""For the goodbyes to all peers."""
+
+
+@dataclass(frozen=True)
+class TransportLimits:
+    """Every bound of the transport; see the parts."""
+
+    link: LinkLimits = field(default_factory=LinkLimits)
+    listen: ListenLimits = field(default_factory=ListenLimits)
+    bulk: BulkLimits = field(default_factory=BulkLimits)
+    dial: DialLimits = field(default_factory=DialLimits)
+    links: int = 256
+    """Links at most; further ones are declined."""
+
+
+class PeerTransport:
+    """`Transport` over TLS.
+
+    Args:
+        credentials: key, certificate and hive.
+        listen_host: address to listen on; "" is all.
+        port: 0 takes a free one.
+        advertise: addresses others may dial; empty takes those of the interfaces.
+        blobs: what this node serves to its peers.
+        rng: jitter of the backoff.
+        build_version: named to peers, for messages about incompatible builds.
+        routes: adds routes under /join, open to those without a certificate.
+        allowed: asked for every authenticated peer; False (revoked, expelled) refuses it.
+    """
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        listen_host: str,
+        port: int,
+        advertise: Sequence[str],
+        blobs: BlobStore,
+        rng: random.Random,
+        build_version: str,
+        routes: Callable[[web.Application], None] | None = None,
+        *,
+        allowed: Callable[[str], bool] = lambda peer: True,
+        limits: TransportLimits | None = None,
+    ) -> None:
+        self.id = credentials.identity.node_id
+        self.port = port
+        self._hive = credentials.hive_id
+        self._credentials = credentials
+        self._listen_host = listen_host
+        self._advertise = tuple(advertise)
+        self._blobs = blobs
+        self._rng = rng
+        self._routes = routes
+        self._allowed = allowed
+        self._limits = limits or TransportLimits()
+        self._tasks = TaskGroup(_task_failed)
+        self._links = Links(self.id, self._hive, build_version, self._limits.link, on_up=self._up, on_down=self._down)
+        self._wanted: dict[str, tuple[Wanted, asyncio.Task[None] | None]] = {}
+        self._seeds: dict[str, str] = {}
+        """Who last answered at each seed address."""
+        self._lonely = asyncio.Event()
+        self._lonely.set()
+        self._running = False
+
+    # --- Transport ------------------------------------------------------------------------------------------------
+
+    @property
+    def links(self) -> Sequence[str]:
+        return sorted(self._links.live)
+
+    async def start(self, handler: TransportHandler) -> tuple[str, ...]:
+        """Raises Conflict when the port is taken, InvalidInput when the host is none of this machine's."""
+        sockets = bind(self._listen_host, self.port)
+        self.port = int(sockets[0].getsockname()[1])
+        self._context = self._credentials.server_context()
+        self._dialer = Dialer(self._credentials, self._limits.link)
+        self._bulk_server = BulkServer(self._blobs, self._limits.bulk)
+        self._bulk_client = BulkClient(self._dialer, self._addresses_of, self._limits.bulk, self._rng)
+        self._runner = web.AppRunner(
+            self._application(),
+            access_log=None,
+            keepalive_timeout=self._limits.listen.handshake_seconds,
+            shutdown_timeout=1.0,
+        )
+        await self._runner.setup()
+        assert self._runner.server is not None
+        self._listener = Listener(
+            self._runner.server, lambda: self._context, self._hive, self._limits.listen, self._tasks
+        )
+        addresses = self._advertise or choose_addresses(interfaces(), self._listen_host, self.port)
+        if not addresses:
+            log.warning("no address that others could dial", fix="Set network.advertise, or connect the machine.")
+        self._links.handler = self._handler = handler
+        self._links.addresses = addresses
+        self._listener.start(sockets)
+        self._running = True
+        for peer, (wanted, _) in list(self._wanted.items()):
+            self._wanted[peer] = (wanted, self._tasks.spawn(wanted.run(), f"dial {peer}"))
+        for address in self._seeds:
+            self._tasks.spawn(self._keep_seed(address), f"seed {address}")
+        return addresses
+
+    async def stop(self) -> None:
+        if not self._running:
+            return
+        self._running = False
+        self._listener.close()
+        await self._links.close(STOP_SECONDS)
+        await self._tasks.close()
+        await self._runner.cleanup()
+        await self._dialer.close()
+        self._bulk_server.close()
+
+    def want(self, peer: str, addresses: Sequence[str]) -> None:
+        if peer == self.id:
+            return
+        if peer in self._wanted:
+            self._wanted[peer][0].move(tuple(addresses))
+            return
+
+        async def dial(address: str) -> None:
+            await self._attempt(peer, address)
+
+        wanted = Wanted(
+            tuple(addresses),
+            dial=dial,
+            linked=lambda: peer in self._links.live,
+            limits=self._limits.dial,
+            rng=self._rng,
+        )
+        task = self._tasks.spawn(wanted.run(), f"dial {peer}") if self._running else None
+        self._wanted[peer] = (wanted, task)
+
+    def redial(self, peer: str) -> None:
+        if peer in self._wanted and peer not in self._links.live:
+            self._wanted[peer][0].hurry()
+
+    def forget(self, peer: str) -> None:
+        _, task = self._wanted.pop(peer, (None, None))
+        if task is not None:
+            task.cancel()
+
+    def seed(self, addresses: Sequence[str]) -> None:
+        for address in addresses:
+            if address not in self._seeds and len(self._seeds) < MAX_SEEDS:
+                self._seeds[address] = ""
+                if self._running:
+                    self._tasks.spawn(self._keep_seed(address), f"seed {address}")
+
+    def drop(self, peer: str, why: LinkEnd) -> None:
+        if peer in self._links.live:
+            self._links.live[peer].end(why, "dropped")
+
+    def send(self, peer: str, message: Message) -> bool:
+        return self._links.send(peer, message)
+
+    async def fetch(self, peer: str, ref: BlobRef, into: BlobStore) -> None:
+        if not self._running:
+            raise Unavailable("The network is not up.", fix="Wait until the node has started.")
+        await self._bulk_client.fetch(peer, ref, into)
+
+    def renew(self, credentials: Credentials) -> None:
+        """Show a new certificate on connections from here on; links that are up stay."""
+        self._credentials = credentials
+        if self._running:
+            self._context = credentials.server_context()
+            self._dialer.renew(credentials)
+
+    # --- dialling -------------------------------------------------------------------------------------------------
+
+    async def _keep_seed(self, address: str) -> None:
+        await keep_seed(
+            lambda: self._attempt("", address),
+            lonely=self._lonely,
+            reached=lambda: self._seeds.get(address, "") in self._links.live,
+            limits=self._limits.dial,
+            rng=self._rng,
+        )
+        log.info("a seed is this node itself", address=address)
+
+    async def _attempt(self, expected: str, address: str) -> bool:
+        """One dial. It has a task of its own so that it can give way to the peer's. False if it led to ourselves."""
+        task = self._tasks.spawn(self._dial(expected, address), f"dial {expected or 'seed'} at {address}")
+        try:
+            await asyncio.wait({task})
+        finally:
+            task.cancel()
+        return task.cancelled() or task.exception() is not None or task.result()
+
+    async def _dial(self, expected: str, address: str) -> bool:
+        socket: Socket | None = None
+        link: Link | None = None
+        failure: DialError | None = None
+        code = CLOSE_GOODBYE
+        try:
+            async with asyncio.timeout(self._limits.dial.attempt_seconds):
+                socket, peer = await self._dialer.link(address, expected)
+                if not expected:
+                    self._seeds[address] = peer
+                if peer == self.id:
+                    return False
+                if not self._allowed(peer):
+                    raise DialError(LinkEnd.identity, f"node {peer} is not a member any more")
+                link = await self._links.introduce(socket, peer, address)
+        except LinkClosed as error:
+            if error.code != CLOSE_DUPLICATE:  # declined in favour of the peer's own dial: no failure
+                failure = DialError(error.why, str(error))
+        except ProtocolError as error:
+            code = CLOSE_PROTOCOL
+            failure = DialError(LinkEnd.protocol, str(error))
+        except (DialError, TimeoutError, ConnectionError, aiohttp.ClientError) as error:
+            failure = explain(error)
+        finally:
+            if link is not None:
+                self._tasks.spawn(link.run(), f"link {link.peer}")
+            elif socket is not None:
+                await close_socket(socket, code, str(failure or ""), self._limits.link.goodbye_seconds)
+        if failure is not None:
+            self._failed(expected, address, failure)
+        return True
+
+    def _failed(self, expected: str, address: str, failure: DialError) -> None:
+        level = log.warning if failure.why in (LinkEnd.identity, LinkEnd.protocol) else log.debug
+        level("dial failed", peer=expected or "seed", address=address, why=failure.why.value, reason=str(failure))
+        asyncio.get_running_loop().call_soon(self._handler.dial_failed, expected, address, failure.why, str(failure))
+
+    # --- being dialled --------------------------------------------------------------------------------------------
+
+    def _application(self) -> web.Application:
+        @web.middleware
+        async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
+            if request.path == JOIN_PATH or request.path.startswith(JOIN_PATH + "/"):
+                return await handler(request)
+            try:
+                secured = request.transport.get_extra_info("ssl_object") if request.transport else None
+                peer = connected_to(secured, self._hive)
+                if not self._allowed(peer):
+                    raise Refused(f"Node {peer} is not a member any more.", fix="Ask for a new invite.")
+            except Refused as error:
+                log.warning("request refused", address=request.remote, path=request.path, reason=error.sentence)
+                raise web.HTTPForbidden(text=str(error), headers={"X-Hive-Reason": error.sentence}) from error
+            request[PEER] = peer
+            return await handler(request)
+
+        async def bulk(request: web.Request) -> web.StreamResponse:
+            return await self._bulk_server.serve(request, request[PEER])
+
+        app = web.Application(middlewares=[authenticate], client_max_size=MAX_BODY)
+        app.router.add_get(LINK_PATH, self._accept)
+        app.router.add_get(BULK_PATH + "{digest}", bulk)
+        if self._routes is not None:
+            self._routes(app)
+        return app
+
+    async def _accept(self, request: web.Request) -> web.StreamResponse:
+        """A peer dials us."""
+        peer = request[PEER]
+        remote = request.transport.get_extra_info("peername") if request.transport else None
+        address = join_address(str(remote[0]), int(remote[1])) if remote else ""
+        if PROTOCOL not in request.headers.get("Sec-WebSocket-Protocol", ""):
+            reason = f"This node speaks {PROTOCOL}."
+            raise web.HTTPUpgradeRequired(text=reason, headers={"X-Hive-Reason": reason})
+        if not self._running or (peer not in self._links.live and len(self._links.live) >= self._limits.links):
+            raise web.HTTPServiceUnavailable(headers={"X-Hive-Reason": "It takes no more links now."})
+        socket = web.WebSocketResponse(
+            protocols=(PROTOCOL,),
+            max_msg_size=MAX_WEBSOCKET_MESSAGE,
+            heartbeat=self._limits.link.heartbeat_seconds,
+            timeout=self._limits.link.goodbye_seconds,
+            autoclose=False,
+            compress=False,
+        )
+        await socket.prepare(request)
+        answer: Link | tuple[int, str] = (CLOSE_GOODBYE, "no hello")
+        try:
+            async with asyncio.timeout(self._limits.listen.handshake_seconds):
+                answer = await self._links.welcome(socket, peer, address)
+        except ProtocolError as error:
+            log.warning("a peer broke the protocol", peer=peer, address=address, reason=str(error))
+            answer = (CLOSE_PROTOCOL, str(error))
+        except (TimeoutError, LinkClosed, ConnectionError) as error:
+            log.debug("a dial to us came to nothing", peer=peer, address=address, reason=str(error))
+        if isinstance(answer, Link):
+            await answer.run()
+        else:
+            await close_socket(socket, *answer, self._limits.link.goodbye_seconds)
+        return socket
+
+    # --- links ----------------------------------------------------------------------------------------------------
+
+    def _up(self, peer: str, address: str) -> None:
+        self._lonely.clear()
+        if peer in self._wanted:
+            self._wanted[peer][0].link_up(asyncio.get_running_loop().time(), address)
+
+    def _down(self, peer: str) -> None:
+        if not self._links.live:
+            self._lonely.set()
+        if peer in self._wanted:
+            self._wanted[peer][0].link_down(asyncio.get_running_loop().time())
+
+    def _addresses_of(self, peer: str) -> tuple[str, ...]:
+        """Where a peer may be reached, best first."""
+        wanted, link = self._wanted.get(peer), self._links.live.get(peer)
+        known = wanted[0].addresses if wanted else ()
+        return tuple(dict.fromkeys((*known, *(link.peer_addresses if link else ()))))
+
+
+def _task_failed(name: str, error: BaseException) -> None:
+    log.error("internal error", task=name, reason=repr(error), exc_info=error)
