@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
-import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from hivenode.errors import InvalidInput, NotFound
+from hivenode.errors import InvalidInput
 from hivenode.spec.values import Strategy
+from hivenode.validation import explain, read_toml
 
 Scalar = bool | int | float | str
 
@@ -81,18 +80,7 @@ def read_job(path: Path) -> JobSpec:
         NotFound: the file does not exist.
         InvalidInput: it is unreadable, not TOML, or has a wrong or unknown field (named, with the nearest name).
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise NotFound(f"There is no job file {path}.", fix="Check the path; configs/jobs/ has examples.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(
-            f"The job file {path} cannot be read: {error}.", fix="Give a readable UTF-8 TOML file."
-        ) from error
-    try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InvalidInput(f"{path} is not valid TOML: {error}.", fix="Correct that line.") from error
+    data = read_toml(path, "job file", missing_fix="Check the path; configs/jobs/ has examples.")
     return parse_job(data, where=str(path))
 
 
@@ -104,26 +92,3 @@ def parse_job(data: object, *, where: str = "the job") -> JobSpec:
         raise InvalidInput(
             f"{where} is not a valid job: {explain(error, JobSpec)}.", fix="Correct the fields named and submit again."
         ) from error
-
-
-def explain(error: ValidationError, root: type[BaseModel]) -> str:
-    """One clause per wrong field; for an unknown one, the nearest valid name in its section."""
-    return "; ".join(_clause(item["loc"], item["type"], item["msg"], root) for item in error.errors())
-
-
-def _clause(location: tuple[int | str, ...], kind: str, message: str, root: type[BaseModel]) -> str:
-    dotted = ".".join(str(part) for part in location if part not in ("literal['auto']", "enum")) or "the whole"
-    if kind != "extra_forbidden":
-        return f"{dotted}: {message[0].lower()}{message[1:]}"
-    section: Any = root
-    for part in location[:-1]:
-        field = (
-            section.model_fields.get(str(part))
-            if isinstance(section, type) and issubclass(section, BaseModel)
-            else None
-        )
-        section = field.annotation if field is not None else None
-    names = list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []
-    near = difflib.get_close_matches(str(location[-1]), names, n=1, cutoff=0.5)
-    hint = f"did you mean '{near[0]}'?" if near else f"valid names are {', '.join(names)}"
-    return f"{dotted}: unknown field, {hint}"

@@ -1,0 +1,405 @@
+"""The settings of a node: one TOML file, checked before anything starts.
+
+`python -m hivenode.config` prints the file with every setting, its reason and its default.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import socket
+import textwrap
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import annotated_types
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic.fields import FieldInfo
+
+from hivenode.errors import InvalidInput, NotFound
+from hivenode.validation import explain, read_toml
+
+FILE = "hivenode.toml"
+DEFAULT_PORT = 7447
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
+_WIDTH = 100
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+def _ip_address(text: str) -> str:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        raise ValueError(f"'{text}' is not an IP address") from None
+    return text
+
+
+def _address(text: str, port: int) -> str:
+    """HOST, HOST:PORT, IPv6 or [IPv6]:PORT, as HOST:PORT."""
+    host, given = text, ""
+    if match := re.fullmatch(r"\[([^\]]+)\](?::(\d{1,5}))?", text):
+        host, given = _ip_address(match[1]), match[2] or ""
+    elif text.count(":") == 1:
+        host, _, given = text.partition(":")
+    elif ":" in text:
+        _ip_address(text)
+    if not host or re.search(r"[\s/@\[\]]", host):
+        raise ValueError(f"'{text}' is not an address; give HOST or HOST:PORT")
+    if given and not (given.isdecimal() and 1 <= int(given) <= 65535):
+        raise ValueError(f"'{text}' does not end in a port from 1 to 65535")
+    if not given and port == 0:
+        raise ValueError(f"'{text}' needs a port, since port is 0 (any)")
+    joined = f"[{host}]" if ":" in host else host
+    return f"{joined}:{given or port}"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+class NodeSettings(_Section):
+    """Who this node is to people."""
+
+    name: str = Field(
+        "",
+        description="Name shown to people, 1 to 63 letters, digits, '.', '_' or '-'. Empty: this machine's host name."
+        " The node's id, by which machines know it, comes from its key and not from here.",
+    )
+
+    @field_validator("name", mode="after")
+    @classmethod
+    def _named(cls, name: str) -> str:
+        if not name:
+            return re.sub(r"[^A-Za-z0-9._-]+", "-", socket.gethostname()).strip("-._")[:63] or "node"
+        if not re.fullmatch(_NAME, name):
+            raise ValueError("give 1 to 63 letters, digits, '.', '_' or '-', beginning with a letter or digit")
+        return name
+
+
+class NetworkSettings(_Section):
+    """Where other nodes of the hive reach this one, and how it finds them. Every connection is mutually
+    authenticated: who is not of the hive is turned away."""
+
+    listen: str = Field(
+        "0.0.0.0",  # noqa: S104 (a node exists to be reached; strangers fail the TLS handshake)
+        description="IP address to listen on. 0.0.0.0: all of IPv4; '::': also IPv6; 127.0.0.1: this machine only.",
+    )
+    port: Port = Field(
+        DEFAULT_PORT,
+        description="TCP port for other nodes; open it in the firewall (workers have their own: worker.ports). 0: any"
+        " free one.",
+    )
+    advertise: tuple[str, ...] = Field(
+        (),
+        max_length=16,
+        description="Addresses (HOST or HOST:PORT) that others are told to dial, best first. Empty: those of this"
+        " machine's interfaces, without container bridges. Set it behind NAT or with several networks.",
+    )
+    seeds: tuple[str, ...] = Field(
+        (),
+        max_length=256,
+        description="Addresses (HOST or HOST:PORT) of members to dial at the start, for networks without multicast."
+        " Members once met are remembered, so one seed that is often up is enough.",
+    )
+    discovery: bool = Field(
+        True,
+        description="Announce this node and look for others of its hive by multicast DNS. What is heard is only a"
+        " hint where to dial; it is never trusted.",
+    )
+    interfaces: tuple[str, ...] = Field(
+        (),
+        max_length=16,
+        description="IP addresses of the interfaces that discovery uses. Empty: all but loopback and container"
+        " bridges.",
+    )
+
+    @field_validator("listen", mode="after")
+    @classmethod
+    def _ip(cls, listen: str) -> str:
+        return _ip_address(listen)
+
+    @field_validator("interfaces", mode="after")
+    @classmethod
+    def _ips(cls, interfaces: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_ip_address(address) for address in interfaces)
+
+    @field_validator("advertise", "seeds", mode="after")
+    @classmethod
+    def _with_port(cls, addresses: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        port = info.data.get("port", 0) if info.field_name == "advertise" else DEFAULT_PORT
+        return tuple(_address(address, port) for address in addresses)
+
+
+class MembershipSettings(_Section):
+    """How it is found out who is alive."""
+
+    profile: Literal["lan", "wan", "local"] = Field(
+        "lan",
+        description="Pace of failure detection (SWIM with Lifeguard, the numbers of memberlist). lan: probes each"
+        " second; wan: each 5 s and more patient; local: all nodes on one machine.",
+    )
+
+
+class ElectionSettings(_Section):
+    """Who coordinates."""
+
+    heartbeat_seconds: float = Field(
+        0.5,
+        ge=0.05,
+        le=60,
+        description="How often the coordinator tells the others that it is there, seconds.",
+    )
+    timeout_seconds: tuple[float, float] = Field(
+        (2.0, 4.0),
+        description="Each node stands for election after a silence drawn from this range, seconds. The width keeps two"
+        " from standing at once; the lower end, at least twice the heartbeat, rides out a lost one.",
+    )
+    quorum: int = Field(
+        0,
+        ge=0,
+        le=4096,
+        description="Votes a coordinator needs. 0: as many as are there, so each side of a split network goes on. With"
+        " N, a side with fewer than N waits instead.",
+    )
+
+    @model_validator(mode="after")
+    def _patient(self) -> ElectionSettings:
+        low, high = self.timeout_seconds
+        if low < 2 * self.heartbeat_seconds:
+            raise ValueError(
+                f"timeout_seconds begins at {low}, below twice heartbeat_seconds ({self.heartbeat_seconds})"
+            )
+        if high <= low:
+            raise ValueError(f"timeout_seconds must rise, and {high} is not above {low}")
+        return self
+
+
+class FeedSettings(_Section):
+    """How what nodes state reaches the others."""
+
+    sync_seconds: float = Field(
+        5.0,
+        ge=0.1,
+        le=3600,
+        description="How often a node compares what it holds with one other, seconds. News is pushed at once; this"
+        " finds what got lost.",
+    )
+
+
+class WorkerSettings(_Section):
+    """What jobs may use of this machine."""
+
+    enabled: bool = Field(True, description="Take part in jobs. false: only coordinate, submit and keep copies.")
+    threads: int = Field(0, ge=0, le=4096, description="CPU threads that one worker uses. 0: one for each core.")
+    memory_bytes: int = Field(
+        0,
+        ge=0,
+        description="Memory that one worker may take, bytes; beyond it the worker fails and not the machine."
+        " 0: 60 % of the RAM. Otherwise at least 268435456 (256 MiB), which a framework needs to start.",
+    )
+    nice: int = Field(
+        10,
+        ge=0,
+        le=19,
+        description="Scheduling priority of workers, 0 (like everything else) to 19 (only what is left over). At 10 the"
+        " machine stays pleasant for its owner, and idle time is still used.",
+    )
+    ports: tuple[int, int] = Field(
+        (0, 0),
+        description="First and last TCP port on which workers listen for each other; open them in the firewall."
+        " [0, 0]: any free port.",
+    )
+    prewarm: tuple[Literal["torch"], ...] = Field(
+        (),
+        max_length=4,
+        description="Frameworks to load when the node starts, so that the first job begins at once. Each costs memory"
+        " (torch about 200 MiB); others are loaded when a job needs them.",
+    )
+
+    @field_validator("memory_bytes", mode="after")
+    @classmethod
+    def _enough(cls, size: int) -> int:
+        if 0 < size < 256 << 20:
+            raise ValueError(f"{size} bytes are too few for any framework; give 0 or at least {256 << 20}")
+        return size
+
+    @field_validator("ports", mode="after")
+    @classmethod
+    def _range(cls, ports: tuple[int, int]) -> tuple[int, int]:
+        low, high = ports
+        if ports != (0, 0) and not 1 <= low <= high <= 65535:
+            raise ValueError(f"[{low}, {high}] is not a range of ports; give [first, last] or [0, 0]")
+        return ports
+
+
+class JobSettings(_Section):
+    """How hard the hive tries for a job, where this node coordinates it or works on it."""
+
+    copies: int = Field(
+        2,
+        ge=1,
+        le=16,
+        description="Nodes that keep each checkpoint and model, its maker included. With 2, any one may die.",
+    )
+    max_attempts: int = Field(
+        5,
+        ge=1,
+        le=1000,
+        description="Attempts at a job before it is given up. Going on without a lost node is not a new attempt.",
+    )
+
+
+class AdminSettings(_Section):
+    """The endpoint for this machine's own person: command line, dashboard, metrics."""
+
+    host: str = Field(
+        "127.0.0.1",
+        description="Loopback address to listen on; no other is accepted. From elsewhere, use a tunnel (ssh -L).",
+    )
+    port: Port = Field(7448, description="TCP port of the endpoint. 0: any free one; the command line finds it.")
+
+    @field_validator("host", mode="after")
+    @classmethod
+    def _loopback(cls, host: str) -> str:
+        if host != "localhost" and not ipaddress.ip_address(_ip_address(host)).is_loopback:
+            raise ValueError(f"{host} is not a loopback address; give 127.0.0.1 or ::1")
+        return host
+
+
+class LogSettings(_Section):
+    """What the daemon says, on standard error, and what it keeps of what jobs say."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Lowest level that is written. debug tells of every dial and every slow request."
+    )
+    format: Literal["auto", "json", "text"] = Field(
+        "auto", description="Form of a line. auto: text on a terminal, else one JSON object a line."
+    )
+    keep_megabytes: int = Field(
+        256,
+        ge=16,
+        le=1 << 20,
+        description="Room for the logs of jobs, megabytes (2^20 bytes); the jobs longest silent are forgotten first."
+        " One job takes at most 4.",
+    )
+
+
+class Settings(_Section):
+    """Everything that can be set."""
+
+    node: NodeSettings = Field(default_factory=NodeSettings)
+    network: NetworkSettings = Field(default_factory=NetworkSettings)
+    membership: MembershipSettings = Field(default_factory=MembershipSettings)
+    election: ElectionSettings = Field(default_factory=ElectionSettings)
+    feeds: FeedSettings = Field(default_factory=FeedSettings)
+    worker: WorkerSettings = Field(default_factory=WorkerSettings)
+    jobs: JobSettings = Field(default_factory=JobSettings)
+    admin: AdminSettings = Field(default_factory=AdminSettings)
+    logs: LogSettings = Field(default_factory=LogSettings)
+
+    @model_validator(mode="after")
+    def _ports_apart(self) -> Settings:
+        if self.network.port == self.admin.port != 0:
+            raise ValueError(f"network.port and admin.port are both {self.network.port}; give each its own")
+        return self
+
+
+def default_home(environment: Mapping[str, str] = os.environ) -> Path:
+    """Where a node lives: $HIVENODE_HOME, else the state directory of the systemd service, else ~/.hivenode."""
+    if chosen := environment.get("HIVENODE_HOME"):
+        return Path(chosen).expanduser().absolute()
+    # A shell inside some other service inherits that one's state directory: only our own counts.
+    state = environment.get("STATE_DIRECTORY", "").split(":")[0]
+    if state and Path(state).name == "hivenode":
+        return Path(state)
+    return Path.home() / ".hivenode"
+
+
+def load_settings(
+    home: Path, config_file: Path | None = None, overrides: Mapping[str, Mapping[str, object]] | None = None
+) -> Settings:
+    """Read and check the settings.
+
+    Args:
+        config_file: read this one; without it `home/hivenode.toml` is read if it is there, else all is default.
+        overrides: from the command line, by section; they beat the file.
+
+    Raises:
+        InvalidInput: a file that is missing, unreadable or not TOML, or a wrong or unknown field, with the file, the
+            field and, for an unknown one, the nearest valid name.
+    """
+    path = config_file or home / FILE
+    data: dict[str, Any] = {}
+    if config_file is not None or path.exists():
+        try:
+            data = read_toml(path, "configuration file", missing_fix="")
+        except NotFound as error:
+            raise InvalidInput(error.sentence, fix="Check --config, or leave it out for the defaults.") from None
+    settings = _checked(data, str(path))
+    if not overrides:
+        return settings
+    merged = {**data}
+    for section, values in overrides.items():
+        merged[section] = {**merged.get(section, {}), **values}
+    return _checked(merged, "the command line")
+
+
+def _checked(data: Mapping[str, Any], where: str) -> Settings:
+    try:
+        return Settings.model_validate(data)
+    except ValidationError as error:
+        raise InvalidInput(
+            f"The configuration in {where} is not valid: {explain(error, Settings)}.",
+            fix="Correct the fields named; `python -m hivenode.config` prints every valid one.",
+        ) from error
+
+
+def render() -> str:
+    """The configuration file with every setting at its default, and what each is for."""
+    lines = [
+        "# Settings of a hivenode daemon. Every setting is here with its default: as it is, this file changes nothing.",
+        "# Put it into the node's home as hivenode.toml and keep the lines you change.",
+    ]
+    for name, section in Settings.model_fields.items():
+        kind: Any = section.annotation
+        lines += ["", *_comment(kind.__doc__ or ""), f"[{name}]"]
+        for key, field in kind.model_fields.items():
+            lines += ["", *_comment(" ".join(filter(None, (field.description, _allowed(field)))))]
+            lines.append(f"{key} = {_toml(field.default)}")
+    return "\n".join(lines) + "\n"
+
+
+def _comment(text: str) -> Iterator[str]:
+    return (f"# {line}" for line in textwrap.wrap(" ".join(text.split()), _WIDTH))
+
+
+def _allowed(field: FieldInfo) -> str:
+    """What values are accepted, where the type alone says it."""
+    annotation: Any = field.annotation
+    if get_origin(annotation) is tuple and get_origin(get_args(annotation)[0]) is Literal:
+        annotation = get_args(annotation)[0]
+    if get_origin(annotation) is Literal:
+        return f"One of: {', '.join(_toml(value) for value in get_args(annotation))}."
+    low = [limit.ge for limit in field.metadata if isinstance(limit, annotated_types.Ge)]
+    high = [limit.le for limit in field.metadata if isinstance(limit, annotated_types.Le)]
+    if low and high:
+        return f"From {low[0]} to {high[0]}."
+    return ""
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    assert isinstance(value, int | float)
+    return repr(value)
+
+
+if __name__ == "__main__":
+    print(render(), end="")
