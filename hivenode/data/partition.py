@@ -71,16 +71,14 @@ class Batches:
         return order[start : start + self.batch_size]
 
 
-def member_slice(total: int, members: Sequence[str], weights: Mapping[str, float], me: str) -> slice:
+def member_range(total: int, members: Sequence[str], weights: Mapping[str, float], me: str) -> range:
     """This member's part of `range(total)`: the members' ranges cover it exactly, in rank order.
 
     Args:
         members: ids in the current view, in rank order.
         weights: share of each planned node, renormalised here over the members.
     """
-    ranges = split(total, [weights[member] for member in members])
-    mine = ranges[members.index(me)]
-    return slice(mine.start, mine.stop)
+    return split(total, [weights[member] for member in members])[members.index(me)]
 
 
 def uniform(count: int, seed: int, number: int) -> npt.NDArray[np.float64]:

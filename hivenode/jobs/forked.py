@@ -64,6 +64,10 @@ class Worker:
 
     Args:
         number: its name between daemon and forkserver.
+
+    Attributes:
+        born: done once the process exists, or will not.
+        over: how it ended, once the process is reaped.
     """
 
     def __init__(
@@ -76,7 +80,7 @@ class Worker:
         loop = asyncio.get_running_loop()
         self.number = number
         self.born: asyncio.Future[None] = loop.create_future()
-        self._exit: asyncio.Future[str] = loop.create_future()
+        self.over: asyncio.Future[str] = loop.create_future()
         self._limits = limits
         self._on_message = on_message
         self._on_exit = on_exit
@@ -97,7 +101,7 @@ class Worker:
             InvalidInput: it is too large for the channel.
         """
         frame = framing.encode(message)
-        if self._writer is None or self._writer.is_closing() or self._exit.done():
+        if self._writer is None or self._writer.is_closing() or self.over.done():
             return
         self._writer.write(frame)
         if self._writer.transport.get_write_buffer_size() > self._limits.unsent_bytes:
@@ -134,8 +138,8 @@ class Worker:
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1
-        if not self._exit.done():
-            self._exit.set_result(how)
+        if not self.over.done():
+            self.over.set_result(how)
 
     def attach(self, writer: asyncio.StreamWriter) -> None:
         """Messages go here from now on."""
@@ -144,7 +148,7 @@ class Worker:
     async def watch(self, reader: asyncio.StreamReader, log: int) -> None:
         """Deliver what it says until all of it is over, then call `on_exit`, once."""
         last_words, _ = await asyncio.gather(self._forward(log), self._deliver(reader))
-        how = await self._exit
+        how = await self.over
         if self._writer is not None:
             self._writer.close()
         reasons = "; ".join(reason for reason in (self._complaint, last_words) if reason)
@@ -279,12 +283,14 @@ class ForkServer:
 
     async def close(self) -> None:
         """Kill the workers, let the server end by closing its socket, kill it if it does not; wait for all."""
-        for worker in list(self._workers.values()):
+        workers = list(self._workers.values())
+        for worker in workers:
             worker.kill()
         if not self.gone:
-            self._close_control()
             try:
                 async with asyncio.timeout(self._limits.stop_seconds):
+                    await asyncio.gather(*(asyncio.shield(worker.over) for worker in workers))
+                    self._close_control()
                     await asyncio.shield(self._over)
             except TimeoutError:
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)

@@ -3,24 +3,47 @@
 from __future__ import annotations
 
 import socket
+import traceback
 
 from hivenode.net.framing import Channel
-from hivenode.net.local import Begin, Failed, Predict, WorkerLimits
+from hivenode.net.local import Begin, Failed, Log, Predict, WorkerLimits
+from hivenode.training.loop import Cancelled
+from hivenode.worker.failures import failed, is_allocation
+from hivenode.worker.predict import serve
+from hivenode.worker.train import TrainingAssignment
 
 EXIT_FAILED = 1
+MAX_TRACEBACK = 2000
 
 
 def run(sock: socket.socket, limits: WorkerLimits) -> int:
     """Carry out one assignment.
 
     Returns:
-        the exit status: 0 when it was done, or when the daemon closed the channel.
+        the exit status: 0 when it was done or never given, 1 after `Failed`.
     """
     channel = Channel(sock)
     first = channel.receive()
-    match first:
-        case None:
-            return 0
-        case _:
-            channel.send(Failed(code="error", message="x", fix="y", retry=False))
-            return EXIT_FAILED
+    failure: Failed | None = None
+    try:
+        match first:
+            case Begin():
+                TrainingAssignment(channel, first, limits).run()
+            case Predict():
+                serve(channel, first, limits)
+            case None:
+                pass
+            case _:
+                raise TypeError(f"{type(first).__name__} cannot be the first message to a worker")
+    except Cancelled as cancelled:
+        failure = Failed("cancelled", f"Cancelled: {cancelled}."[:2000], "Nothing to do.", retry=True)
+    except Exception as error:  # noqa: BLE001 - becomes the sentence the daemon gets
+        failure = failed(error, limits)
+        if failure.code == "error" and not is_allocation(error):
+            # The end of a traceback says most.
+            text = "".join(traceback.format_exception(error))[-MAX_TRACEBACK:]
+            channel.send(Log(level="error", event=text))
+    if failure is None:
+        return 0
+    channel.send(failure)
+    return EXIT_FAILED

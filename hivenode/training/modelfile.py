@@ -1,0 +1,97 @@
+"""The file a finished job leaves: weights and all that is needed to use them. Nothing in it tells one member of the
+attempt from another, so that every member writes the same bytes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from hivenode.data.loading import Normalisation
+from hivenode.errors import Corrupted
+from hivenode.models.zoo import Layer, declare, tensor_shapes
+from hivenode.spec.job import Scalar
+from hivenode.training import tensorfiles
+from hivenode.training.frameworks.model import Vector, views
+
+FORMAT = "hivenode-model-1"
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a model is.
+
+    Attributes:
+        labels: name of each output.
+        accuracy: on the held-out part, if there was one.
+    """
+
+    source: str
+    params: dict[str, Scalar]
+    input_shape: tuple[int, ...]
+    classes: int
+    labels: tuple[str, ...]
+    normalisation: Normalisation
+    accuracy: float | None = None
+
+    def layers(self) -> tuple[Layer, ...]:
+        """Its declaration; raises InvalidInput when there is no such architecture here."""
+        return declare(self.source, self.params, self.input_shape, self.classes)
+
+
+def write(path: Path, card: ModelCard, weights: Vector) -> None:
+    """Raises OSError when it cannot be written."""
+    metadata = {
+        "format": FORMAT,
+        "source": card.source,
+        "params": _json(card.params),
+        "input_shape": _json(card.input_shape),
+        "classes": str(card.classes),
+        "labels": _json(card.labels),
+        "normalisation": _json({"mean": card.normalisation.mean, "scale": card.normalisation.scale}),
+        "accuracy": _json(card.accuracy),
+    }
+    tensorfiles.save(path, views(weights, card.layers()), metadata)
+
+
+def read(path: Path, limit_bytes: int) -> tuple[ModelCard, Vector]:
+    """Raises:
+    Corrupted: it is not a model file, or its tensors are not those of its architecture.
+    InvalidInput: its architecture is unknown.
+    """
+    tensors, metadata = tensorfiles.load(path, limit_bytes)
+    try:
+        if metadata["format"] != FORMAT:
+            raise ValueError(f"its format is {metadata['format'][:64]!r}")
+        normalisation = msgspec.json.decode(metadata["normalisation"], type=dict[str, tuple[float, ...]])
+        card = ModelCard(
+            source=metadata["source"],
+            params=msgspec.json.decode(metadata["params"], type=dict[str, bool | int | float | str]),
+            input_shape=msgspec.json.decode(metadata["input_shape"], type=tuple[int, ...]),
+            classes=int(metadata["classes"]),
+            labels=msgspec.json.decode(metadata["labels"], type=tuple[str, ...]),
+            normalisation=Normalisation(normalisation["mean"], normalisation["scale"]),
+            accuracy=msgspec.json.decode(metadata["accuracy"], type=float | None),
+        )
+        layers = card.layers()
+        if len(card.labels) != card.classes:
+            raise ValueError(f"it has {card.classes} outputs and {len(card.labels)} labels")
+        return card, flatten(tensors, layers)
+    except (KeyError, ValueError) as error:  # msgspec's errors are ValueErrors
+        raise Corrupted(f"{path.name} is not a usable model file: {error}.", fix="Train the model again.") from error
+
+
+def flatten(tensors: dict[str, tensorfiles.Tensor], layers: tuple[Layer, ...]) -> Vector:
+    """Named tensors as one vector, in the order of `tensor_shapes`; ValueError if they are not exactly those."""
+    shapes = tensor_shapes(layers)
+    found = {name: tensor.shape for name, tensor in tensors.items()}
+    if found != shapes:
+        raise ValueError("its tensors are not those of its architecture")
+    return np.concatenate([tensors[name].ravel() for name in shapes])
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)

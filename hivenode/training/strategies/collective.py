@@ -1,0 +1,53 @@
+"""How a training loop sees the other members of its attempt, whatever the strategy."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from hivenode.net.local import Peer
+from hivenode.training.frameworks.model import Vector
+
+
+class MembersChanged(Exception):
+    """The members agreed to go on without some of their number; what was being reduced has to be given again, cut for
+    the members there are now."""
+
+
+class Collective(Protocol):
+    """The members of an attempt. `lost` and `close` may be called from another thread than the rest."""
+
+    @property
+    def port(self) -> int:
+        """Where it listens for the others; 0 when there are none."""
+        ...
+
+    @property
+    def certificate(self) -> str:
+        """By which the others know it; "" when there are none."""
+        ...
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Node ids in rank order, this one among them."""
+        ...
+
+    def connect(self, peers: tuple[Peer, ...]) -> None:
+        """Meet the others. Planned nodes missing from `peers` are left out from the start."""
+        ...
+
+    def mean(self, vector: Vector, weight: float) -> None:
+        """Replace `vector` by the weighted mean over all members, the same bits on each.
+
+        Raises:
+            MembersChanged: give it again.
+            HiveError: this member cannot go on.
+        """
+        ...
+
+    def lost(self, node: str) -> None:
+        """The failure detector has given a node up."""
+        ...
+
+    def close(self) -> None:
+        """Part from the others; makes a waiting `mean` fail."""
+        ...

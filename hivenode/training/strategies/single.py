@@ -1,0 +1,32 @@
+"""Training on one node: an attempt with one member."""
+
+from __future__ import annotations
+
+from hivenode.net.local import Peer
+from hivenode.training.frameworks.model import Vector
+
+
+class Alone:
+    """`Collective` of one.
+
+    Args:
+        me: this node's id.
+    """
+
+    port = 0
+    certificate = ""
+
+    def __init__(self, me: str) -> None:
+        self.members: tuple[str, ...] = (me,)
+
+    def connect(self, peers: tuple[Peer, ...]) -> None:
+        """There is nobody to meet."""
+
+    def mean(self, vector: Vector, weight: float) -> None:
+        """The mean of one vector is that vector."""
+
+    def lost(self, node: str) -> None:
+        """Nobody is waited for."""
+
+    def close(self) -> None:
+        """Nothing is open."""

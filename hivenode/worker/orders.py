@@ -1,0 +1,69 @@
+"""What the daemon says while the work is going on, heard by a thread of its own."""
+
+from __future__ import annotations
+
+import os
+import threading
+import traceback
+
+from hivenode.errors import HiveError
+from hivenode.net.framing import Channel
+from hivenode.net.local import Cancel, PeerLost, PeersReady
+from hivenode.training.loop import Cancelled
+from hivenode.training.strategies.collective import Collective
+
+EXIT_ORPHANED = 3
+"""Exit status of a worker whose daemon closed the channel before the work was done."""
+EXIT_CHANNEL = 4
+"""Exit status of a worker whose daemon said something it does not understand."""
+
+
+class Orders:
+    """Listens from its creation on.
+
+    Args:
+        collective: told of lost peers, and closed by a cancel so that nothing waits for the others any more.
+    """
+
+    def __init__(self, channel: Channel, collective: Collective) -> None:
+        self._channel = channel
+        self._collective = collective
+        self._changed = threading.Condition()
+        self._peers: PeersReady | None = None
+        self._reason: str | None = None
+        threading.Thread(target=self._listen, name="orders", daemon=True).start()
+
+    @property
+    def cancelled(self) -> str | None:
+        """The reason to stop, once there is one."""
+        return self._reason
+
+    def wait_for_peers(self) -> PeersReady:
+        """Until the daemon lets the work begin. Raises Cancelled instead if it calls it off."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._peers is not None or self._reason is not None)
+            if self._peers is None or self._reason is not None:
+                raise Cancelled(self._reason or "")
+            return self._peers
+
+    def _listen(self) -> None:
+        try:
+            while (message := self._channel.receive()) is not None:
+                match message:
+                    case PeersReady():
+                        with self._changed:
+                            self._peers = message
+                            self._changed.notify()
+                    case PeerLost(node=node):
+                        self._collective.lost(node)
+                    case Cancel(reason=reason):
+                        with self._changed:
+                            self._reason = reason
+                            self._changed.notify()
+                        self._collective.close()
+                    case _:
+                        raise TypeError(f"{type(message).__name__} is not for a worker that trains")
+        except (HiveError, TypeError):
+            traceback.print_exc()
+            os._exit(EXIT_CHANNEL)
+        os._exit(EXIT_ORPHANED)
