@@ -113,6 +113,7 @@ class Service:
             members=self._members(leader.node if leader else ""),
             jobs_running=sum(1 for job in p.ledger.jobs.values() if job.open),
             health=self._health(),
+            healthy=leader is not None and not p.health(),
         )
 
     def _members(self, coordinator: str) -> tuple[MemberStatus, ...]:

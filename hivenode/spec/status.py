@@ -41,6 +41,8 @@ class Status(msgspec.Struct, frozen=True):
     jobs_running: int
     health: tuple[str, ...]
     """Sentences on what is wrong and what to do; empty when all is well."""
+    healthy: bool = True
+    """Whether this node can do its own part. A lost member elsewhere is in `health`, and changes nothing here."""
 
 
 class WorkerStatus(msgspec.Struct, frozen=True):
