@@ -200,7 +200,7 @@ class _Daemon:
                 blobs=blobs,
                 workers=workers,
                 workspace=WorkDirectories(self._home.path / "work"),
-                job_log=JobLogFile(directory / "logs"),
+                job_log=JobLogFile(directory / "logs", total_bytes=settings.logs.keep_megabytes << 20),
                 wall=lambda: datetime.now(UTC).timestamp(),
                 rng=self._rng,
                 limits=self._limits,
