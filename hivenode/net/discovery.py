@@ -155,11 +155,11 @@ class Discovery:
     async def _register(self) -> None:
         assert self._zeroconf is not None
         try:
-            await (await self._zeroconf.async_register_service(self._info, allow_name_change=False))
+            announcing = await self._zeroconf.async_register_service(self._info, allow_name_change=False)
+            self._state = f"announcing on {', '.join(self._interfaces)}"
+            await announcing
         except (OSError, ZeroconfError, ValueError) as error:
             self._trouble(repr(error))
-            return
-        self._state = f"announcing on {', '.join(self._interfaces)}"
 
     def _trouble(self, reason: str) -> None:
         self._state = f"not working: {reason}"

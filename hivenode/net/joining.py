@@ -37,7 +37,6 @@ AUTHORITY_PATH = "/join/authority"
 JOIN_PATH = "/join"
 MAX_REQUEST = 4 * 1024
 MAX_REPLY = 64 * 1024
-BODY_SECONDS = 5.0
 ADDRESS_SECONDS = 10.0
 """For each step at one address."""
 ADMITTING = 8
@@ -75,12 +74,17 @@ def proof_of(hive: str, id: str, secret: bytes, public_key: bytes, name: str) ->
 
 
 def join_routes(
-    hive_id: str, authority_pem: str, admit: Callable[[JoinRequest], Awaitable[JoinReply]]
+    hive_id: str,
+    authority_pem: str,
+    admit: Callable[[JoinRequest], Awaitable[JoinReply]],
+    *,
+    body_seconds: float = 5.0,
 ) -> Callable[[web.Application], None]:
     """The server's half, for `PeerTransport(routes=...)`.
 
     Args:
         admit: redeems the invite; raises a HiveError to refuse. Called only after proof of the key.
+        body_seconds: within which a request must have arrived whole.
     """
     admitting = asyncio.Semaphore(ADMITTING)
 
@@ -89,7 +93,7 @@ def join_routes(
 
     async def join(request: web.Request) -> web.StreamResponse:
         try:
-            body = await _body(request)
+            body = await _body(request, body_seconds)
             asked = msgspec.msgpack.decode(body, type=JoinRequest)
             signed = proof_of(asked.hive, asked.id, asked.secret, asked.public_key, asked.name)
             if asked.hive != hive_id:
@@ -286,10 +290,10 @@ async def _bounded(content: aiohttp.StreamReader) -> bytes:
     return bytes(data)
 
 
-async def _body(request: web.Request) -> bytes:
+async def _body(request: web.Request, seconds: float) -> bytes:
     """A whole request, in time and no longer than MAX_REQUEST."""
     data = bytearray()
-    async with asyncio.timeout(BODY_SECONDS):
+    async with asyncio.timeout(seconds):
         async for piece in request.content.iter_any():
             data += piece
             if len(data) > MAX_REQUEST:
