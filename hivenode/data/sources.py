@@ -50,8 +50,9 @@ def describe(source: str) -> DataInfo:
     """Raises InvalidInput, with the nearest name, for a source that is not in the table."""
     info = _SOURCES.get(source)
     if info is None:
-        near = difflib.get_close_matches(source, list(_SOURCES), n=1, cutoff=0.5)
-        fix = f"Did you mean '{near[0]}'?" if near else f"Valid sources are {', '.join(_SOURCES)}."
+        bare = {known.removeprefix("sklearn:"): known for known in _SOURCES}
+        near = difflib.get_close_matches(source.removeprefix("sklearn:"), list(bare), n=1, cutoff=0.5)
+        fix = f"Did you mean '{bare[near[0]]}'?" if near else f"Valid sources are {', '.join(_SOURCES)}."
         raise InvalidInput(f"There is no data source {source}.", fix=fix)
     return info
 

@@ -81,5 +81,9 @@ class ForkWorkers:
             server = self._servers.get(framework)
             if server is None or server.gone:
                 server = self._servers[framework] = ForkServer(framework, self._limits)
-                await server.start()
+                try:
+                    await server.start()
+                except BaseException:
+                    del self._servers[framework]
+                    raise
             return server

@@ -87,9 +87,7 @@ class _Entry:
     build: Callable[[Mapping[str, int], tuple[int, ...], int], tuple[Layer, ...]]
 
 
-def declare(
-    source: str, params: Mapping[str, Scalar], input_shape: tuple[int, ...], classes: int
-) -> tuple[Layer, ...]:
+def declare(source: str, params: Mapping[str, Scalar], input_shape: tuple[int, ...], classes: int) -> tuple[Layer, ...]:
     """Layers of a model, input first.
 
     Args:
@@ -104,15 +102,11 @@ def declare(
     name = source.removeprefix("zoo:")
     entry = _ZOO.get(name) if source.startswith("zoo:") else None
     if entry is None:
-        raise InvalidInput(
-            f"There is no model {source}.", fix=_nearest(source, [f"zoo:{known}" for known in _ZOO])
-        )
+        raise InvalidInput(f"There is no model {source}.", fix=_nearest(name, list(_ZOO), "zoo:"))
     return entry.build(_arguments(source, entry, params), input_shape, classes)
 
 
-def describe(
-    source: str, params: Mapping[str, Scalar], input_shape: tuple[int, ...], classes: int
-) -> ModelCost:
+def describe(source: str, params: Mapping[str, Scalar], input_shape: tuple[int, ...], classes: int) -> ModelCost:
     """Exact parameter count and the costs of one sample; arguments and errors as for `declare`."""
     layers = tuple(_cost(layer) for layer in declare(source, params, input_shape, classes))
     return ModelCost(
@@ -172,9 +166,11 @@ def _arguments(source: str, entry: _Entry, params: Mapping[str, Scalar]) -> dict
     return values
 
 
-def _nearest(name: str, known: list[str]) -> str:
+def _nearest(name: str, known: list[str], prefix: str = "") -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"Did you mean '{near[0]}'?" if near else f"Valid names are {', '.join(known)}."
+    if near:
+        return f"Did you mean '{prefix}{near[0]}'?"
+    return f"Valid names are {', '.join(prefix + valid for valid in known)}."
 
 
 def _logistic(params: Mapping[str, int], input_shape: tuple[int, ...], classes: int) -> tuple[Layer, ...]:
@@ -213,7 +209,5 @@ def _cnn(params: Mapping[str, int], input_shape: tuple[int, ...], classes: int) 
 _ZOO: Mapping[str, _Entry] = {
     "logistic": _Entry({}, _logistic),
     "mlp": _Entry({"hidden": _Param(64, 1, 65_536), "depth": _Param(1, 1, 64)}, _mlp),
-    "cnn": _Entry(
-        {"channels": _Param(16, 1, 1024), "hidden": _Param(64, 1, 65_536), "blocks": _Param(2, 1, 4)}, _cnn
-    ),
+    "cnn": _Entry({"channels": _Param(16, 1, 1024), "hidden": _Param(64, 1, 65_536), "blocks": _Param(2, 1, 4)}, _cnn),
 }

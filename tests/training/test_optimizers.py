@@ -1,0 +1,58 @@
+"""Our optimizers against PyTorch's, and their state."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from hivenode.spec.job import TrainingSpec
+from hivenode.training.optimizers import Optimizer
+
+SPECS = [
+    TrainingSpec(optimizer="sgd", learning_rate=0.1),
+    TrainingSpec(optimizer="sgd", learning_rate=0.1, momentum=0.9, weight_decay=0.01),
+    TrainingSpec(optimizer="adam", learning_rate=0.01),
+    TrainingSpec(optimizer="adam", learning_rate=0.01, weight_decay=0.1),
+    TrainingSpec(optimizer="adamw", learning_rate=0.01, weight_decay=0.1),
+]
+
+
+def _reference(spec: TrainingSpec, parameter: torch.nn.Parameter) -> torch.optim.Optimizer:
+    if spec.optimizer == "sgd":
+        return torch.optim.SGD(
+            [parameter], lr=spec.learning_rate, momentum=spec.momentum, weight_decay=spec.weight_decay
+        )
+    kind = torch.optim.Adam if spec.optimizer == "adam" else torch.optim.AdamW
+    return kind([parameter], lr=spec.learning_rate, weight_decay=spec.weight_decay)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.optimizer}-{spec.momentum}-{spec.weight_decay}")
+def test_the_same_course_as_pytorch(spec: TrainingSpec) -> None:
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=50).astype(np.float32)
+    parameter = torch.nn.Parameter(torch.from_numpy(weights.copy()))
+    ours, theirs = Optimizer(spec, 50), _reference(spec, parameter)
+    for _ in range(30):
+        gradient = rng.normal(size=50).astype(np.float32)
+        parameter.grad = torch.from_numpy(gradient.copy())
+        theirs.step()
+        ours.step(weights, gradient)
+    assert np.allclose(weights, parameter.detach().numpy(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.optimizer}-{spec.momentum}-{spec.weight_decay}")
+def test_restored_state_goes_on_to_the_bit(spec: TrainingSpec) -> None:
+    rng = np.random.default_rng(1)
+    gradients = rng.normal(size=(10, 20)).astype(np.float32)
+    straight = np.ones(20, np.float32)
+    first = Optimizer(spec, 20)
+    for gradient in gradients[:5]:
+        first.step(straight, gradient.copy())
+    resumed = straight.copy()
+    second = Optimizer(spec, 20)
+    second.restore(first.slots(), first.scalars())
+    for gradient in gradients[5:]:
+        first.step(straight, gradient.copy())
+        second.step(resumed, gradient.copy())
+    assert straight.tobytes() == resumed.tobytes()

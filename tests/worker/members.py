@@ -1,0 +1,121 @@
+"""A daemon's part towards real workers: start them, hear them, let them meet."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from hivenode.jobs.host import WorkerHandle, WorkerHost, WorkerKind
+from hivenode.net.local import Begin, Failed, FromWorker, Peer, PeersReady, Ready, WorkerLimits
+from hivenode.spec.job import DataSpec, JobSpec, ModelSpec, TrainingSpec
+from hivenode.spec.values import Plan, Share, Strategy
+
+LIMITS = WorkerLimits(threads=1, memory_bytes=1 << 30, nice=0)
+M = TypeVar("M", bound=FromWorker)
+
+
+def node(number: int) -> str:
+    return f"{number:032d}"
+
+
+def spec(model: str = "zoo:cnn", source: str = "sklearn:digits", **training: object) -> JobSpec:
+    return JobSpec(
+        name="test", model=ModelSpec(source=model), data=DataSpec(source=source), training=TrainingSpec(**training)
+    )
+
+
+def plan(weights: Sequence[float]) -> Plan:
+    strategy = Strategy.single_node if len(weights) == 1 else Strategy.data_parallel
+    shares = tuple(Share(node(rank), rank, weight, 0.01, 1 << 28) for rank, weight in enumerate(weights))
+    return Plan(strategy, shares, 1.0, "as the test says", False, (0, 0, 0, 0), ())
+
+
+class Member:
+    """A worker as its daemon sees it."""
+
+    def __init__(self) -> None:
+        self.heard: list[FromWorker] = []
+        self.exits: list[str] = []
+        self._changed = asyncio.Condition()
+        self._pending: set[asyncio.Task[None]] = set()
+        self.handle: WorkerHandle
+
+    @classmethod
+    async def start(cls, host: WorkerHost, kind: WorkerKind = "train", limits: WorkerLimits = LIMITS) -> Member:
+        member = cls()
+        member.handle = await host.start(kind, "torch", limits, member._message, member._exit)
+        return member
+
+    def _message(self, message: FromWorker) -> None:
+        assert not self.exits, "nothing follows the exit"
+        self.heard.append(message)
+        self._notify()
+
+    def _exit(self, how: str) -> None:
+        self.exits.append(how)
+        self._notify()
+
+    def _notify(self) -> None:
+        async def notify() -> None:
+            async with self._changed:
+                self._changed.notify_all()
+
+        task = asyncio.get_running_loop().create_task(notify())
+        self._pending.add(task)
+        task.add_done_callback(self._pending.discard)
+
+    def all(self, kind: type[M]) -> list[M]:
+        return [message for message in self.heard if isinstance(message, kind)]
+
+    async def expect(self, kind: type[M], count: int = 1) -> M:
+        """The `count`th message of a kind; fails with what was heard if the worker ends without it."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: len(self.all(kind)) >= count or self.exits)
+        found = self.all(kind)
+        assert len(found) >= count, f"no {kind.__name__}: {self.heard[-3:]} {self.exits}"
+        return found[count - 1]
+
+    async def exit(self) -> str:
+        async with self._changed:
+            await self._changed.wait_for(lambda: self.exits)
+        return self.exits[0]
+
+
+def begin(job: JobSpec, plan: Plan, rank: int, directory: Path, resume: str | None = None) -> Begin:
+    own = directory / node(rank)
+    own.mkdir(parents=True, exist_ok=True)
+    return Begin(
+        job="job-1",
+        attempt=1,
+        node=node(rank),
+        spec=job.model_dump_json().encode(),
+        plan=plan,
+        directory=str(own),
+        host="127.0.0.1",
+        ports=(0, 0),
+        resume=resume,
+    )
+
+
+async def attempt(
+    host: WorkerHost, job: JobSpec, weights: Sequence[float], directory: Path, resume: str | None = None
+) -> list[Member]:
+    """Workers of an attempt, all told to begin."""
+    planned = plan(weights)
+    members = [await Member.start(host) for _ in weights]
+    for rank, member in enumerate(members):
+        member.handle.send(begin(job, planned, rank, directory, resume))
+    ready = [await member.expect(Ready) for member in members]
+    peers = [Peer(node(rank), rank, "127.0.0.1", r.port, r.certificate) for rank, r in enumerate(ready)]
+    for rank, member in enumerate(members):
+        member.handle.send(PeersReady(peers=tuple(peer for peer in peers if peer.rank != rank)))
+    return members
+
+
+async def failure(member: Member) -> Failed:
+    """How it failed; it has ended when this returns."""
+    failed = await member.expect(Failed)
+    await member.exit()
+    return failed
