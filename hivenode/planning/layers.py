@@ -23,7 +23,9 @@ from typing import Any
 EXACT_NODES = 12
 """`exact` takes no more: its tables grow with 2**n."""
 PRECISION = 0.01
-"""The bound on the bottleneck is lowered by at least this part of it."""
+"""Results are within this part of the best that the search could find."""
+COARSE = 0.08
+"""The same while orders are compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ def measure(problem: Problem, nodes: Sequence[int], ranges: Sequence[tuple[int, 
 
 
 def cut(
-    problem: Problem, *, least: int = 1, most: int = EXACT_NODES, exact_nodes: int = 4, solves: int = 24
+    problem: Problem, *, least: int = 1, most: int = EXACT_NODES, exact_nodes: int = 8, solves: int = 24
 ) -> Cut | None:
     """The best cut into `least` to `most` stages that is found, or None where none fits.
 
@@ -109,9 +111,17 @@ def cut(
 # --- one order of the nodes ------------------------------------------------------------------------------------
 
 
-def ordered(problem: Problem, order: Sequence[int], *, least: int = 1, most: int = EXACT_NODES) -> Cut | None:
-    """The best cut whose stages are `least` to `most` of the nodes in this order (within 1 % in the bottleneck)."""
-    return _descend(problem, lambda bound: _order_pass(problem, order, least, min(most, len(order)), bound))
+def ordered(
+    problem: Problem,
+    order: Sequence[int],
+    *,
+    least: int = 1,
+    most: int = EXACT_NODES,
+    precision: float = PRECISION,
+) -> Cut | None:
+    """The best cut whose stages are `least` to `most` of the nodes in this order (within `precision`)."""
+    most = min(most, len(order))
+    return _descend(problem, lambda bound: _order_pass(problem, order, least, most, bound), precision)
 
 
 def _order_pass(problem: Problem, order: Sequence[int], least: int, most: int, bound: float) -> Cut | None:
@@ -195,7 +205,7 @@ def _searched(problem: Problem, least: int, most: int, solves: int) -> Cut | Non
         if tuple(order) in tried or len(tried) >= solves:
             return False
         tried.add(tuple(order))
-        found = ordered(problem, order, least=least, most=most)
+        found = ordered(problem, order, least=least, most=most, precision=COARSE)
         if found is None or (best is not None and found.seconds >= best[0]):
             return False
         best = (found.seconds, order, found)
@@ -217,7 +227,7 @@ def _searched(problem: Problem, least: int, most: int, solves: int) -> Cut | Non
                     break
             if improved or len(tried) >= solves:
                 break
-    return best[2] if best is not None else None
+    return ordered(problem, best[1], least=least, most=most) if best is not None else None
 
 
 def _nearest(problem: Problem, nodes: Sequence[int], start: int) -> list[int]:
@@ -230,36 +240,49 @@ def _nearest(problem: Problem, nodes: Sequence[int], start: int) -> list[int]:
     return order
 
 
-def _descend(problem: Problem, solve: Callable[[float], Cut | None]) -> Cut | None:
+def _descend(problem: Problem, solve: Callable[[float], Cut | None], precision: float = PRECISION) -> Cut | None:
     """Least fill + (m - 1) bottleneck, by lowering the bound on the bottleneck until nothing better can follow.
 
-    Each pass finds the least fill under the bound. What follows has no less fill and no smaller bottleneck than the
-    fastest node's share of the work, so the search may stop there. The bound falls by at least 1 %.
+    A pass finds the least fill f under a bound. Whatever beats the best so far under that bound has no less fill, so
+    its bottleneck is below (best - f) / (m - 1), which is the next bound. A balanced cut to begin with makes that
+    bite at once. The bound falls by at least `precision`, and the result is within that of the least.
     """
     rounds = problem.micro_batches - 1
-    floor = _bottleneck_floor(problem)
-    bound, best = math.inf, None
+    if rounds == 0:
+        return solve(math.inf)
+    even, longest = _bottleneck_floors(problem)
+    best: Cut | None = None
+    for slack in (1.2, 1.6, 2.5):
+        best = solve(max(even, longest) * slack)
+        if best is not None:
+            break
+    bound = math.inf
     while True:
         found = solve(bound)
         if found is None:
             return best
         if best is None or found.seconds < best.seconds:
             best = found
-        if found.fill_seconds + rounds * floor >= best.seconds or rounds == 0:
+        bound = min(found.bottleneck_seconds, (best.seconds - found.fill_seconds) / rounds) / (1 + precision)
+        if bound <= longest:
             return best
-        bound = found.bottleneck_seconds / (1 + PRECISION)
 
 
-def _bottleneck_floor(problem: Problem) -> float:
-    """No cut has a smaller bottleneck: the longest layer on the node that is fastest at it."""
-    return max(min(problem.seconds[u][layer] for u in range(problem.nodes)) for layer in range(problem.layers))
+def _bottleneck_floors(problem: Problem) -> tuple[float, float]:
+    """What the slowest stage takes if all nodes share the work evenly, and what it takes at the very least: the
+    longest layer on the node that is fastest at it."""
+    fastest = min(problem.fixed_seconds)
+    whole = [math.fsum(each) for each in problem.seconds]
+    even = 1 / math.fsum(1 / max(seconds, 1e-12) for seconds in whole) + fastest
+    longest = max(min(problem.seconds[u][layer] for u in range(problem.nodes)) for layer in range(problem.layers))
+    return even, longest + fastest
 
 
 # --- all subsets and orders ------------------------------------------------------------------------------------
 
 
 def exact(problem: Problem, *, least: int = 1, most: int = EXACT_NODES) -> Cut | None:
-    """The best cut of all into `least` to `most` stages (within 1 % in the bottleneck), over every subset and order
+    """The best cut of all into `least` to `most` stages (within `PRECISION`), over every subset and order
     of at most `EXACT_NODES` nodes. Loads numpy; its tables hold 2**n n L numbers.
 
     Raises:

@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from hivenode.planning.breakdown import fractions
 from hivenode.planning.cost import Costs, Estimate, Masked, gib, human
-from hivenode.planning.layers import Cut, Problem, cut
+from hivenode.planning.layers import Cut, Problem, cut, measure
 from hivenode.planning.profile import ClusterView, NodeProfile
 from hivenode.planning.workload import Layer, Workload
 from hivenode.spec.values import Share, Strategy
 
-BLOCKS = 24
+BLOCKS = 20
 """Layers are joined into at most so many blocks before they are cut, to bound the time of the search."""
+SOLVES = 24
+"""Orders of the nodes that are tried where there are too many to try all."""
+TRIED_BATCHES = 8
+"""Small batches of the first cut."""
 
 
 def model_parallel(
@@ -44,7 +49,7 @@ def model_parallel(
             f"needs {least} nodes within {costs.island_seconds * 1000:.0f} ms of each other, and there are not so many",
         )
     found = [_cut(workload, island, cluster, least, most, 1, costs) for island in islands.values()]
-    return _result(strategy, workload, found, 1, nodes, costs)
+    return _result(strategy, workload, found, nodes, costs)
 
 
 def pipeline_parallel(
@@ -57,10 +62,21 @@ def pipeline_parallel(
     divisors = [m for m in range(2, min(workload.batch, costs.micro_batches) + 1) if workload.batch % m == 0]
     if not divisors:
         return Masked(strategy, f"a batch of {workload.batch} cannot be cut into equal smaller ones")
-    quick = [(m, _cut(workload, nodes, cluster, least, most, m, costs, solves=2)) for m in divisors]
-    fits = [(made[1].seconds, m) for m, made in quick if made is not None]
-    m = min(fits)[1] if fits else max(divisors)
-    return _result(strategy, workload, [_cut(workload, nodes, cluster, least, most, m, costs)], m, nodes, costs)
+    # One cut shows well enough what the number of small batches does; the layers are then cut for the best number.
+    tried = min(divisors, key=lambda m: abs(m - TRIED_BATCHES))
+    for m in dict.fromkeys((tried, divisors[-1])):
+        quick = _cut(workload, nodes, cluster, least, most, m, costs, quick=True)
+        if quick is not None:
+            break
+    if quick is None:
+        return _result(strategy, workload, [], nodes, costs)
+    best = min(divisors, key=lambda m: _seconds_with(m, quick, workload, cluster, costs))
+    found = [quick, _cut(workload, nodes, cluster, least, most, best, costs)]
+    return _result(strategy, workload, found, nodes, costs)
+
+
+def _small_batch_seconds(costs: Costs) -> float:
+    return costs.step_seconds + 4 * costs.message_seconds
 
 
 def _ranked(nodes: Sequence[NodeProfile]) -> list[NodeProfile]:
@@ -84,7 +100,19 @@ def blocks(layers: Sequence[Layer], most: int = BLOCKS) -> list[tuple[int, int]]
     return ranges
 
 
-_Made = tuple[Sequence[NodeProfile], Cut, tuple[tuple[int, int], ...]]
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A cut of `blocks` over `nodes`."""
+
+    nodes: Sequence[NodeProfile]
+    blocks: Sequence[tuple[int, int]]
+    micro_batches: int
+    cut: Cut
+
+    @property
+    def ranges(self) -> list[tuple[int, int]]:
+        """In layers."""
+        return [(self.blocks[a][0], self.blocks[b - 1][1]) for a, b in self.cut.ranges]
 
 
 def _cut(
@@ -95,44 +123,60 @@ def _cut(
     most: int,
     micro_batches: int,
     costs: Costs,
-    solves: int = 12,
+    *,
+    quick: bool = False,
 ) -> _Made | None:
-    """Nodes considered, their cut, and its ranges in layers (the cut's own are in blocks)."""
     most = min(most, costs.stages, len(workload.layers))
     if most < least:
         return None
-    size = workload.batch / micro_batches
-    joined = blocks(workload.layers)
-    if len(joined) < least:
-        joined = [(i, i + 1) for i in range(len(workload.layers))]
     used = _considered(nodes, max(least, costs.stages))
-    speeds = [node.speed * costs.efficiency for node in used]
-    flops = [math.fsum(layer.flops for layer in workload.layers[a:b]) for a, b in joined]
-    parameters = [sum(layer.parameters for layer in workload.layers[a:b]) for a, b in joined]
+    joined = blocks(workload.layers, max(BLOCKS, least))
+    problem = _problem(workload, used, joined, cluster, micro_batches, costs)
+    # Trying all orders of eight nodes takes about 20 ms; a single order is enough for a first look.
+    made = cut(problem, least=least, most=most, exact_nodes=0 if quick else 8, solves=1 if quick else SOLVES)
+    return None if made is None else _Made(used, joined, micro_batches, made)
+
+
+def _seconds_with(m: int, made: _Made, workload: Workload, cluster: ClusterView, costs: Costs) -> float:
+    """Of one step of the same cut with another number of small batches; infinite where it does not fit."""
+    problem = _problem(workload, made.nodes, made.blocks, cluster, m, costs)
+    stages = len(made.cut.nodes)
+    if not all(
+        problem.fits(node, a, b, stages - place)
+        for place, (node, (a, b)) in enumerate(zip(made.cut.nodes, made.cut.ranges, strict=True))
+    ):
+        return math.inf
+    return measure(problem, made.cut.nodes, made.cut.ranges).seconds
+
+
+def _problem(
+    workload: Workload,
+    nodes: Sequence[NodeProfile],
+    joined: Sequence[tuple[int, int]],
+    cluster: ClusterView,
+    micro_batches: int,
+    costs: Costs,
+) -> Problem:
+    size = workload.batch / micro_batches
+    parts = [workload.layers[a:b] for a, b in joined]
+    parameters = [sum(layer.parameters for layer in part) for part in parts]
+    flops = [
+        size * math.fsum(layer.flops for layer in part) + costs.update_flops(workload, count) / micro_batches
+        for part, count in zip(parts, parameters, strict=True)
+    ]
     own = costs.base_memory_bytes + workload.data_bytes
-    outputs = [workload.layers[b - 1].activation_bytes for _, b in joined]
-    kept = [sum(layer.activation_bytes for layer in workload.layers[a:b]) for a, b in joined]
-    problem = Problem(
-        seconds=tuple(
-            tuple(
-                (work * size + costs.update_flops * count / micro_batches) / speed
-                for work, count in zip(flops, parameters, strict=True)
-            )
-            for speed in speeds
-        ),
-        fixed_seconds=(costs.step_seconds,) * len(used),
+    return Problem(
+        seconds=tuple(tuple(work / (node.speed * costs.efficiency) for work in flops) for node in nodes),
+        # A small batch is dispatched forward and back, and comes and goes as a message both times.
+        fixed_seconds=(_small_batch_seconds(costs),) * len(nodes),
         state_bytes=tuple(workload.bytes_per_parameter * count for count in parameters),
-        kept_bytes=tuple(math.ceil(each * size) for each in kept),
-        output_bytes=tuple(math.ceil(each * size) for each in outputs),
-        memory_bytes=tuple(max(0, node.memory_bytes - own) for node in used),
-        delay=tuple(tuple(cluster.latency(a.node, b.node) for b in used) for a in used),
-        bandwidth=tuple(tuple(cluster.bandwidth(a.node, b.node) for b in used) for a in used),
+        kept_bytes=tuple(math.ceil(size * sum(layer.activation_bytes for layer in part)) for part in parts),
+        output_bytes=tuple(math.ceil(size * part[-1].activation_bytes) for part in parts),
+        memory_bytes=tuple(max(0, node.memory_bytes - own) for node in nodes),
+        delay=tuple(tuple(cluster.latency(a.node, b.node) for b in nodes) for a in nodes),
+        bandwidth=tuple(tuple(cluster.bandwidth(a.node, b.node) for b in nodes) for a in nodes),
         micro_batches=micro_batches,
     )
-    made = cut(problem, least=least, most=most, solves=solves)
-    if made is None:
-        return None
-    return used, made, tuple((joined[a][0], joined[b - 1][1]) for a, b in made.ranges)
 
 
 def _considered(nodes: Sequence[NodeProfile], most: int) -> list[NodeProfile]:
@@ -147,48 +191,42 @@ def _result(
     strategy: Strategy,
     workload: Workload,
     found: Sequence[_Made | None],
-    micro_batches: int,
     nodes: Sequence[NodeProfile],
     costs: Costs,
 ) -> Estimate | Masked:
-    made = min((each for each in found if each is not None), key=lambda each: each[1].seconds, default=None)
+    made = min((each for each in found if each is not None), key=lambda each: each.cut.seconds, default=None)
+    own = costs.base_memory_bytes + workload.data_bytes
     if made is None:
         need = workload.parameters * workload.bytes_per_parameter
-        room = sum(max(0, node.memory_bytes - costs.base_memory_bytes - workload.data_bytes) for node in nodes)
+        room = sum(max(0, node.memory_bytes - own) for node in nodes)
         return Masked(
             strategy,
-            f"no cut of the layers fits: the model needs {gib(need)} and activations, "
-            f"{len(nodes)} nodes have {gib(room)} together",
+            f"no cut of the layers fits in memory: the model needs {gib(need)} and its activations, "
+            f"{len(nodes)} nodes have {gib(room)} together besides what each worker takes",
         )
-    used, best, ranges = made
-    work = [max(1.0, math.fsum(layer.flops for layer in workload.layers[a:b])) for a, b in ranges]
+    ranges, m = made.ranges, made.micro_batches
+    parts = [workload.layers[a:b] for a, b in ranges]
+    weights = fractions([max(1.0, math.fsum(layer.flops for layer in part)) for part in parts])
     shares = []
-    for rank, (place, (a, b), weight) in enumerate(zip(best.nodes, ranges, fractions(work), strict=True)):
-        layers = workload.layers[a:b]
-        state = workload.bytes_per_parameter * sum(layer.parameters for layer in layers)
-        kept = min(micro_batches, len(ranges) - rank) * sum(layer.activation_bytes for layer in layers)
-        node = used[place]
-        speed = node.speed * costs.efficiency
-        compute = workload.batch * math.fsum(layer.flops for layer in layers) / speed
+    for rank, (part, span, weight) in enumerate(zip(parts, ranges, weights, strict=True)):
+        node = made.nodes[made.cut.nodes[rank]]
+        parameters = sum(layer.parameters for layer in part)
+        work = workload.batch * math.fsum(layer.flops for layer in part) + costs.update_flops(workload, parameters)
+        kept = min(m, len(ranges) - rank) * sum(layer.activation_bytes for layer in part)
         shares.append(
             Share(
                 node=node.node,
                 rank=rank,
                 weight=weight,
-                step_seconds=compute
-                + micro_batches * costs.step_seconds
-                + costs.update_flops * sum(layer.parameters for layer in layers) / speed,
-                memory_bytes=costs.base_memory_bytes
-                + workload.data_bytes
-                + state
-                + math.ceil(kept * workload.batch / micro_batches),
-                layer_range=(a, b),
+                step_seconds=m * _small_batch_seconds(costs) + work / (node.speed * costs.efficiency),
+                memory_bytes=own + workload.bytes_per_parameter * parameters + math.ceil(kept * workload.batch / m),
+                layer_range=span,
             )
         )
-    how = "whole batches" if micro_batches == 1 else f"{micro_batches} small batches a step"
+    how = "whole batches" if m == 1 else f"{m} small batches a step"
     return Estimate(
         strategy,
-        workload.steps * best.seconds,
+        workload.steps * made.cut.seconds,
         tuple(shares),
-        f"{workload.steps} steps of {human(best.seconds)} on {len(ranges)} stages, {how}",
+        f"{workload.steps} steps of {human(made.cut.seconds)} on {len(ranges)} stages, {how}",
     )
