@@ -47,7 +47,7 @@ MAX_STEP = 1 << 20
 """How far above everything seen a counter is still believed."""
 NEVER = float("inf")
 _HURRIED_TRIES = 5
-"""Campaigns at short intervals once the leader is known to be gone; afterwards it is back to the timeout."""
+"""Campaigns at short intervals once the leader is gone or silent; afterwards it is back to the timeout."""
 _RAISES = 3
 """Times one campaign raises its counter because a voter knows of a higher one."""
 
@@ -137,6 +137,8 @@ class Election:
         if self._may_stand and now < self._wait_until and len(self._known) > len(self._alive):
             self._stand_at = self._wait_until + self._rng.uniform(0, self._settings.heartbeat)
             return []
+        if self._leader is not None:
+            self._hurried = _HURRIED_TRIES
         effects = self._lose_leader()
         if self._may_stand:
             effects += self._stand(now)
@@ -171,15 +173,17 @@ class Election:
         if self._campaign is not None and not self._may_stand:
             self._campaign = None
         if self.leading:
-            effects = self._greet(fresh) if eligible else self._step_down(now)
+            effects = [*self._greet(fresh), *self._count(now)] if eligible else self._step_down(now)
         elif self._leader is not None:
             effects = [] if self._leader.node in alive else [*self._lose_leader(), *self._hasten(now)]
         else:
-            effects = [*self._disclaim(fresh), *(self._hasten(now) if lost else [])]
+            effects = [*self._disclaim(fresh), *self._count(now)]
+            if lost and not self.leading:
+                effects += self._hasten(now)
             idle = self._stand_at == NEVER or (not missing and self._stand_at > now + self._settings.timeout[1])
-            if self._may_stand and idle:
+            if self._may_stand and idle and not self.leading:
                 self._rearm(now)
-        return effects + self._count(now)
+        return effects
 
     def resign(self, now: float) -> list[Effect]:
         """Hand over on stop: do not lead or stand any more, but go on voting. Followers start an election at
@@ -243,7 +247,7 @@ class Election:
             if peer in self._known:
                 self._acks[peer] = now
             return []
-        if epoch.counter >= self._leader.counter:
+        if epoch.counter >= self._leader.counter and self._credible(epoch):
             self._hear(epoch)
             if self._bid_at == NEVER:
                 self._bid_at = now + 2 * self._settings.heartbeat
@@ -288,8 +292,11 @@ class Election:
             if peer in self._known:
                 campaign.grants[peer] = None
             return self._count(now)
+        if not self._credible(reply.highest):
+            return []
         self._hear(reply.highest)
-        if self._next_counter <= campaign.epoch.counter or campaign.raises >= _RAISES:
+        outdated = reply.highest.counter >= campaign.epoch.counter and reply.highest.node != self._me
+        if not outdated or campaign.raises >= _RAISES:
             return []
         return self._try(now, campaign.ends, campaign.raises + 1)
 
