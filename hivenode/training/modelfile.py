@@ -4,7 +4,9 @@ attempt from another, so that every member writes the same bytes."""
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import msgspec
@@ -79,6 +81,11 @@ def read(path: Path, limit_bytes: int) -> tuple[ModelCard, Vector]:
         layers = card.layers()
         if len(card.labels) != card.classes:
             raise ValueError(f"it has {card.classes} outputs and {len(card.labels)} labels")
+        used = card.normalisation
+        if len(used.mean) != len(used.scale) or len(used.mean) not in (0, prod(card.input_shape)):
+            raise ValueError("its normalisation does not fit its inputs")
+        if not all(math.isfinite(mean) for mean in used.mean) or not all(0 < scale < math.inf for scale in used.scale):
+            raise ValueError("its normalisation cannot be applied")
         return card, flatten(tensors, layers)
     except (KeyError, ValueError) as error:  # msgspec's errors are ValueErrors
         raise Corrupted(f"{path.name} is not a usable model file: {error}.", fix="Train the model again.") from error

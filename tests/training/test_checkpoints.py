@@ -1,0 +1,141 @@
+"""Checkpoints and model files: everything comes back, equal states are equal bytes, wrong files are refused."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hivenode.data.loading import Normalisation
+from hivenode.errors import Corrupted, InvalidInput
+from hivenode.models.zoo import declare
+from hivenode.spec.job import JobSpec, ModelSpec, PlacementSpec, TrainingSpec
+from hivenode.training import checkpoints, modelfile, tensorfiles
+from hivenode.training.checkpoints import State, Writer
+from hivenode.training.frameworks.model import initial_weights
+from hivenode.training.modelfile import ModelCard
+
+SPEC = JobSpec(name="one", model=ModelSpec(source="zoo:mlp"), training=TrainingSpec(optimizer="adam"))
+LAYERS = declare("zoo:mlp", {}, (1, 8, 8), 10)
+LIMIT = 10_000_000
+
+
+def state(step: int = 7) -> State:
+    weights = initial_weights(LAYERS, 3)
+    return State(step, weights, {"mean": weights * 2, "square": weights * 3}, {"power1": (0.9**7).hex()})
+
+
+def test_a_state_comes_back_to_the_bit_and_equal_states_are_equal_bytes(tmp_path: Path) -> None:
+    first, second = tmp_path / "a", tmp_path / "b"
+    checkpoints.write(first, state(), SPEC, LAYERS)
+    renamed = SPEC.model_copy(update={"name": "two", "placement": PlacementSpec(max_nodes=3)})
+    checkpoints.write(second, state().copy(), renamed, LAYERS)
+    assert first.read_bytes() == second.read_bytes()
+    back = checkpoints.read(first, renamed, LAYERS, LIMIT)
+    assert back.step == 7
+    assert back.weights.tobytes() == state().weights.tobytes()
+    assert {name: slot.tobytes() for name, slot in back.slots.items()} == {
+        name: slot.tobytes() for name, slot in state().slots.items()
+    }
+    assert dict(back.scalars) == dict(state().scalars)
+    back.weights[0] = 1.0  # training goes on in it
+
+
+def test_another_course_of_training_does_not_continue_it(tmp_path: Path) -> None:
+    checkpoints.write(tmp_path / "a", state(), SPEC, LAYERS)
+    for change in ({"training": TrainingSpec(optimizer="sgd")}, {"model": ModelSpec(source="zoo:logistic")}):
+        with pytest.raises(InvalidInput):
+            checkpoints.read(tmp_path / "a", SPEC.model_copy(update=change), LAYERS, LIMIT)
+
+
+def test_what_is_not_a_checkpoint_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    with pytest.raises(Corrupted):
+        checkpoints.read(path, SPEC, LAYERS, LIMIT)
+    tensorfiles.save(path, {}, {"format": checkpoints.FORMAT, "spec": checkpoints.spec_digest(SPEC), "step": "1"})
+    with pytest.raises(Corrupted):
+        checkpoints.read(path, SPEC, LAYERS, LIMIT)
+    modelfile.write(path, card(), state().weights)
+    with pytest.raises(Corrupted):
+        checkpoints.read(path, SPEC, LAYERS, LIMIT)
+
+
+def card(**changes: object) -> ModelCard:
+    values = {
+        "source": "zoo:mlp",
+        "params": {},
+        "input_shape": (1, 8, 8),
+        "classes": 10,
+        "labels": tuple("0123456789"),
+        "normalisation": Normalisation((0.1, 1 / 3) * 32, (1e-300, 2.0) * 32),
+        "accuracy": 0.1 + 0.2,
+    }
+    return ModelCard(**(values | changes))  # type: ignore[arg-type]
+
+
+def test_a_model_file_says_all_that_is_needed_to_use_it(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    weights = initial_weights(LAYERS, 3)
+    modelfile.write(path, card(), weights)
+    assert modelfile.read(path, LIMIT)[0] == card()
+    assert modelfile.read(path, LIMIT)[1].tobytes() == weights.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("format", "other"),
+        ("labels", '["a"]'),
+        ("classes", "11"),
+        ("params", '{"hidden":65}'),
+        ("input_shape", "[1,8,9]"),
+        ("input_shape", '"x"'),
+        ("normalisation", "{}"),
+        ("normalisation", '{"mean":[0.0],"scale":[1.0]}'),
+        ("accuracy", '"good"'),
+    ],
+)
+def test_a_model_file_that_contradicts_itself_is_refused(tmp_path: Path, key: str, value: str) -> None:
+    path = tmp_path / "m"
+    modelfile.write(path, card(), initial_weights(LAYERS, 3))
+    tensors, metadata = tensorfiles.load(path, LIMIT)
+    tensorfiles.save(path, tensors, metadata | {key: value})
+    with pytest.raises(Corrupted):
+        modelfile.read(path, LIMIT)
+
+
+def test_initial_weights_are_fixed_for_good() -> None:
+    weights = initial_weights(LAYERS, 0)
+    assert weights.tobytes() == initial_weights(LAYERS, 0).tobytes() != initial_weights(LAYERS, 1).tobytes()
+    hidden = weights[: 64 * 64]
+    assert abs(float(hidden.mean())) < 0.01
+    assert abs(float(hidden.var()) * 64 / 2 - 1) < 0.1  # variance 2 / fan-in
+    assert not weights[64 * 64 : 64 * 64 + 64].any()
+
+
+def test_the_writer_takes_what_was_submitted_not_what_became_of_it_and_skips_to_the_newest() -> None:
+    entered, go_on = threading.Event(), threading.Event()
+    written: list[State] = []
+    refused: list[int] = []
+
+    def write(one: State) -> None:
+        entered.set()
+        go_on.wait()
+        if one.step == 3:
+            raise OSError(28, "No space left on device")
+        written.append(one)
+
+    writer = Writer(write, lambda one, reason: refused.append(one.step))
+    live = state(1)
+    writer.submit(live)
+    entered.wait()
+    live.weights[:] = 0
+    writer.submit(state(2))
+    writer.submit(state(3))
+    go_on.set()
+    writer.close()
+    assert [one.step for one in written] == [1]
+    assert np.any(written[0].weights)
+    assert refused == [3]
