@@ -273,7 +273,10 @@ class JobLogFile:
             return text
         share = self.LINE_CHARACTERS // (8 * max(1, len(record)))
         short = {str(key)[:64]: _cut(value, share) for key, value in list(record.items())[:32]}
-        return to_json({**short, "cut": True})
+        text = to_json({**short, "cut": True})
+        if len(text) <= self.LINE_CHARACTERS:
+            return text
+        return to_json({"event": _cut(record.get("event", ""), share), "cut": True})
 
     def _tail(self, job: str) -> _Tail:
         name = _file_name(job)
@@ -285,7 +288,8 @@ class JobLogFile:
                 tail = _reopen(files[-1])
             else:
                 self._make_room()
-                tail = _Tail(self._directory / f"{name}.0.jsonl", 0, 0)
+                lines = tail.lines if tail is not None else 0  # forgotten meanwhile: its numbers go on
+                tail = _Tail(self._directory / f"{name}.{lines}.jsonl", 0, lines)
         self._open[name] = tail  # now the youngest
         if len(self._open) > 64:
             del self._open[next(iter(self._open))]

@@ -241,6 +241,13 @@ def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
         SqliteJournal.open(tmp_path / "nowhere" / "journal.db")
 
 
+async def test_commits_are_synced(path: Path) -> None:
+    journal = SqliteJournal.open(path)
+    assert journal._db.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert journal._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    await journal.close()
+
+
 async def test_the_journal_is_private(path: Path) -> None:
     journal = SqliteJournal.open(path)
     await journal.append(made(A, 1, 1))
@@ -283,7 +290,7 @@ def test_what_was_answered_survives_kill_9(path: Path) -> None:
 
 
 FILLING = """
-import asyncio, sys
+import asyncio, sys, time
 from pathlib import Path
 from hivenode.errors import Exhausted
 from hivenode.store.journal import SqliteJournal
@@ -293,6 +300,7 @@ async def main():
     journal = SqliteJournal.open(Path(sys.argv[1]))
     record = lambda n, size: Record("a" * 32, n, b"x" * size)
     await journal.append([record(1, 100)])
+    journal._writer.submit(time.sleep, 0.2)  # so that the two below go into one commit
     vote, big = await asyncio.gather(
         journal.set_cell("vote", b"1"),
         journal.append([record(2, 4_000_000)]),
