@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -47,7 +47,7 @@ class BlobStore(Protocol):
     def has(self, digest: str) -> bool: ...
 
     def path(self, digest: str) -> Path | None:
-        """The file of a blob that is held, else None. In simulation there are no paths: always None."""
+        """The file of a blob that is held, else None. In simulation a name that only the simulated workers can read."""
         ...
 
     def digests(self) -> Iterable[BlobRef]: ...
@@ -77,6 +77,4 @@ class BlobStore(Protocol):
 class AsyncBytes(Protocol):
     """An asynchronous stream of byte chunks."""
 
-    def __aiter__(self) -> AsyncBytes: ...
-
-    async def __anext__(self) -> bytes: ...
+    def __aiter__(self) -> AsyncIterator[bytes]: ...

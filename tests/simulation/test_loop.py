@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -55,9 +55,7 @@ def test_asyncio_s_own_tools_work() -> None:
             group.create_task(asyncio.sleep(0.5))
             seen.extend([await queue.get() for _ in range(3)])
         with pytest.raises(ExceptionGroup):
-            async with asyncio.TaskGroup() as group:
-                group.create_task(asyncio.sleep(100))
-                group.create_task(_fail())
+            await _together(asyncio.sleep(100), _fail())
         done, pending = await asyncio.wait(
             [asyncio.create_task(asyncio.sleep(s)) for s in (1, 2)], return_when=asyncio.FIRST_COMPLETED
         )
@@ -69,6 +67,12 @@ def test_asyncio_s_own_tools_work() -> None:
 
 async def _fail() -> None:
     raise ValueError
+
+
+async def _together(*work: Coroutine[Any, Any, None]) -> None:
+    async with asyncio.TaskGroup() as group:
+        for each in work:
+            group.create_task(each)
 
 
 def test_waiting_for_what_cannot_come_is_named() -> None:
