@@ -169,7 +169,7 @@ def fill(batch: int, paces: Sequence[Pace]) -> tuple[int, ...] | None:
     return tuple(given)
 
 
-def exchangehuman(count: int, gradient_bytes: int, round_trip: float, bandwidth: float, costs: Costs) -> float:
+def exchange_time(count: int, gradient_bytes: int, round_trip: float, bandwidth: float, costs: Costs) -> float:
     """Seconds of one exchange in which each of `count` nodes reduces a slice for all: everybody sends and receives
     2(n-1)/n of the vector in 2(n-1) messages, in two phases of one way each.
 
@@ -242,7 +242,7 @@ def data_parallel(
         if given is None:
             continue
         compute = max(pace.fixed + count * pace.sample for pace, count in zip(own, given, strict=True))
-        exchange = exchangehuman(len(given), workload.gradient_bytes, group.round_trip, group.bandwidth, costs)
+        exchange = exchange_time(len(given), workload.gradient_bytes, group.round_trip, group.bandwidth, costs)
         g = costs.overlap
         step = (compute**g + exchange**g) ** (1 / g)
         if best is None or (step, len(given)) < best[:2]:
@@ -285,7 +285,7 @@ def federated(
         if given is None:
             continue
         compute = max(pace.fixed + count * pace.sample for pace, count in zip(own, given, strict=True))
-        average = exchangehuman(len(given), workload.gradient_bytes, group.round_trip, group.bandwidth, costs)
+        average = exchange_time(len(given), workload.gradient_bytes, group.round_trip, group.bandwidth, costs)
         seconds = rounds * (local * compute + average)
         if best is None or (seconds, len(given)) < best[:2]:
             best = (seconds, len(given), group, given)
