@@ -159,10 +159,7 @@ class SqliteJournal:
             if work.done.set_running_or_notify_cancel():
                 batch.append(work)
         try:
-            answers = self._commit(batch)
-        except sqlite3.Error:
-            # One large call must not take the others down with it, a vote least of all.
-            answers = [self._commit_alone(work) for work in batch]
+            answers = self._answers(batch)
         except BaseException as defect:
             for work in batch:
                 work.done.set_exception(defect)
@@ -172,6 +169,13 @@ class SqliteJournal:
                 work.done.set_result(None)
             else:
                 work.done.set_exception(error)
+
+    def _answers(self, batch: Sequence[_Work]) -> list[HiveError | None]:
+        try:
+            return self._commit(batch)
+        except sqlite3.Error:
+            # One large call must not take the others down with it, a vote least of all.
+            return [self._commit_alone(work) for work in batch]
 
     def _commit_alone(self, work: _Work) -> HiveError | None:
         try:

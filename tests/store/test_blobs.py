@@ -6,6 +6,7 @@ import os
 import resource
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 
 from hivenode.errors import Corrupted, Exhausted, InvalidInput, NotFound, Unavailable
 from hivenode.spec.values import BlobRef
-from hivenode.store.blobs import FileBlobs
+from hivenode.store.blobs import FileBlobs, _Incoming
 
 DATA = bytes(range(256)) * 20_000  # 5 MB
 
@@ -152,6 +153,34 @@ async def test_a_cancelled_transfer_can_be_resumed(blobs: FileBlobs) -> None:
     assert blobs.partial_size(ref.digest) == 3_000_000
     await blobs.receive(ref, stream(DATA[3_000_000:]))
     assert blobs.has(ref.digest)
+
+
+async def test_a_cancelled_transfer_does_not_leave_its_file_to_a_thread(
+    blobs: FileBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next transfer of the same blob would write into it at the same time."""
+    ref, writing, go_on = ref_of(DATA), threading.Event(), threading.Event()
+    write = _Incoming.write
+
+    def slow(incoming: _Incoming, chunks: list[bytes]) -> None:
+        writing.set()
+        assert go_on.wait(10)
+        write(incoming, chunks)
+
+    monkeypatch.setattr(_Incoming, "write", slow)
+    task = asyncio.create_task(blobs.receive(ref, stream(DATA, 2_000_000)))
+    await asyncio.to_thread(writing.wait, 10)
+    task.cancel()
+    for _ in range(20):
+        await asyncio.sleep(0)
+        task.cancel()
+    assert not task.done()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert blobs.partial_size(ref.digest) == 2_000_000
+    await blobs.receive(ref, stream(DATA[2_000_000:]))
+    assert await blobs.read(ref.digest, limit=1 << 30) == DATA
 
 
 @pytest.mark.parametrize("wrong", [b"!" + DATA[1:], DATA + b"!", DATA[:-1] + b"!!"])
