@@ -1,0 +1,49 @@
+"""Showing a plan: what was chosen, why, for whom, and what else there was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich.console import Console, Group, RenderableType
+
+from hivenode.cli.output import clean, duration, size, styled, table
+from hivenode.spec.values import Plan
+
+
+def show_plan(out: Console, plan: Plan, names: Mapping[str, str]) -> None:
+    """Print it.
+
+    Args:
+        names: of nodes, by id.
+    """
+    out.print(picture(plan, names))
+
+
+def picture(plan: Plan, names: Mapping[str, str]) -> RenderableType:
+    heading = styled("Plan: ", "bold")
+    heading.append(plan.strategy.value, "bold cyan")
+    heading.append(f" on {len(plan.shares)} node(s), {duration(plan.predicted_seconds)} predicted")
+    if plan.explored:
+        heading.append(" (tried out, to learn how it does)", "yellow")
+    shares = table("NODE", "SHARE", "STEP", "MEMORY", right=("SHARE", "STEP", "MEMORY"))
+    for share in plan.shares:
+        shares.add_row(
+            styled(names.get(share.node, share.node[:8])),
+            f"{share.weight:.1%}",
+            f"{share.step_seconds * 1000:.1f} ms",
+            size(share.memory_bytes),
+        )
+    others = table(
+        "STRATEGY", "NODES", "PREDICTED", "LEARNED", "RUNS", "WHY", right=("NODES", "PREDICTED", "LEARNED", "RUNS")
+    )
+    for one in plan.candidates:
+        style = "bold" if one.strategy == plan.strategy else "" if one.feasible else "dim"
+        others.add_row(
+            styled(one.strategy.value, style),
+            str(one.nodes) if one.nodes else "-",
+            duration(one.predicted_seconds) if one.predicted_seconds is not None else "cannot run",
+            f"{one.residual:+.2f}" if one.visits else "-",
+            str(one.visits),
+            styled(one.reason, style),
+        )
+    return Group(heading, styled(f"  {clean(plan.reason)}"), shares, others)

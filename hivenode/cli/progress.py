@@ -1,0 +1,150 @@
+"""What is known of a running job, gathered from the event stream. Pure: notices in, lines worth telling out."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from hivenode.spec.status import JobDetail, JobSummary, Notice
+
+ENDED = ("finished", "failed", "cancelled")
+RATE_WINDOW_SECONDS = 15.0
+GONE = ("suspect", "dead", "left")
+
+
+@dataclass
+class Row:
+    """One node's worker."""
+
+    name: str
+    state: str
+    step: int = 0
+    loss: float | None = None
+    accuracy: float | None = None
+    samples_per_second: float = 0.0
+
+
+@dataclass
+class JobView:
+    """A job as seen from one node.
+
+    Args:
+        job: its id.
+        names: of nodes, by id.
+    """
+
+    job: str
+    names: dict[str, str]
+    summary: JobSummary | None = None
+    rows: dict[str, Row] = field(default_factory=dict)
+    """By node id."""
+    step: int = 0
+    steps: int = 0
+    epoch: int = 0
+    epochs: int = 0
+    loss: float | None = None
+    accuracy: float | None = None
+    _reached: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=256))
+
+    @property
+    def ended(self) -> bool:
+        return self.summary is not None and self.summary.state in ENDED
+
+    @property
+    def samples_per_second(self) -> float:
+        return sum(row.samples_per_second for row in self.rows.values() if row.state == "running")
+
+    def remaining_seconds(self, now: float) -> float | None:
+        """By the speed of the last seconds, None while it is not known."""
+        if not self.steps or len(self._reached) < 2:
+            return None
+        began, first = self._reached[0]
+        if self.step <= first or now <= began:
+            return None
+        return (self.steps - self.step) * (now - began) / (self.step - first)
+
+    def take(self, detail: JobDetail) -> list[str]:
+        """All that the node knows, asked anew."""
+        lines = self._summarise(detail.summary)
+        if detail.plan is not None:
+            members = {share.node for share in detail.plan.shares}
+            for node in [node for node in self.rows if node not in members]:
+                del self.rows[node]
+            for node in sorted(members, key=lambda node: self.names.get(node, node)):
+                self.rows.setdefault(node, Row(self.names.get(node, node[:8]), "starting"))
+        for worker in detail.workers:
+            row = self.rows.setdefault(worker.node, Row(worker.name, worker.state))
+            if row.state != "lost":
+                row.state = worker.state
+            row.step, row.loss, row.accuracy = worker.step, worker.loss, worker.accuracy
+            row.samples_per_second = worker.samples_per_second
+        return lines
+
+    def hear(self, notice: Notice, now: float) -> list[str]:
+        """A notice; returns what a person should be told.
+
+        Args:
+            now: any monotonic clock, seconds.
+        """
+        data = notice.data
+        match notice.kind:
+            case "progress" if data.get("job") == self.job:
+                self._advance(data, now)
+            case "job" if data.get("job") == self.job:
+                return self._summarise(msgspec.convert(data, type=JobSummary))
+            case "member":
+                return self._member(data)
+            case "coordinator" if data.get("node"):
+                return [f"{data.get('name')} coordinates now (epoch {data.get('epoch')})"]
+            case "coordinator":
+                return ["the coordinator is gone, the others elect"]
+        return []
+
+    def _advance(self, data: Mapping[str, Any], now: float) -> None:
+        row = self.rows.setdefault(data["node"], Row(str(data.get("name", "")), "running"))
+        row.state, row.step, row.loss, row.accuracy = data["state"], data["step"], data["loss"], data["accuracy"]
+        row.samples_per_second = data["samples_per_second"]
+        if data["step"] < self.step - 1 and all(
+            other.step <= data["step"] or other.state == "lost" for other in self.rows.values()
+        ):
+            self._reached.clear()  # another attempt goes on from an earlier step
+            self.step = data["step"]
+        if data["step"] >= self.step:
+            self.step, self.steps = data["step"], data["steps"]
+            self.epoch, self.epochs = data["epoch"], data["epochs"]
+            self.loss = data["loss"]
+            self.accuracy = data["accuracy"] if data["accuracy"] is not None else self.accuracy
+            self._reached.append((now, self.step))
+            while now - self._reached[0][0] > RATE_WINDOW_SECONDS:
+                self._reached.popleft()
+
+    def _member(self, data: Mapping[str, Any]) -> list[str]:
+        name, state = str(data.get("name", "")), str(data.get("state", ""))
+        self.names[str(data.get("node", ""))] = name
+        row = self.rows.get(str(data.get("node", "")))
+        if row is not None and state == "dead":
+            row.state, row.samples_per_second = "lost", 0.0
+        if state in GONE:
+            return [f"{name} is {state}"]
+        return [f"{name} is back"] if data.get("was") in GONE else []
+
+    def _summarise(self, summary: JobSummary) -> list[str]:
+        before, self.summary = self.summary, summary
+        if summary.step >= self.step or summary.state in ENDED:
+            self.step, self.steps = max(self.step, summary.step), summary.steps or self.steps
+            self.epoch, self.epochs = summary.epoch or self.epoch, summary.epochs or self.epochs
+        self.loss = summary.loss if summary.loss is not None else self.loss
+        self.accuracy = summary.accuracy if summary.accuracy is not None else self.accuracy
+        if summary.state in ENDED:
+            return []
+        lines = []
+        if before is not None and summary.attempt > max(1, before.attempt):
+            lines.append(f"attempt {summary.attempt} begins, from the last checkpoint")
+            self.rows.clear()
+        if summary.reason and summary.state != "planned" and (before is None or summary.reason != before.reason):
+            lines.append(f"{summary.state}: {summary.reason}")
+        return lines
