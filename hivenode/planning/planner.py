@@ -22,6 +22,8 @@ from hivenode.spec.values import Candidate, Plan, Strategy
 
 EPSILON = 0.1
 EXPLORED_WITHIN = 1.5
+CURIOUS_RUNS = 10
+"""Runs of a strategy in a row of the table after which trying it has half the chance."""
 LISTED = 4
 """Nodes named in a sentence before "and N more"."""
 
@@ -51,7 +53,7 @@ def plan(
         workload: the job in numbers.
         spec_placement: what the person asked for: strategy, nodes, how many.
         rng: seeded by the caller, so that a choice can be repeated.
-        epsilon: chance to try another strategy than the best.
+        epsilon: chance to try another strategy than the best; less where that one has been seen often.
         runnable: strategies that this build can run for the job's framework.
         exclude: ids of nodes to leave out of this plan.
 
@@ -182,8 +184,11 @@ def _choose(
     near = [
         o for o in feasible if o is not best and scores[o.strategy] - scores[best.strategy] <= math.log(EXPLORED_WITHIN)
     ]
-    if near and rng.random() < epsilon:
-        return rng.choice(near), True
+    if near:
+        other = rng.choice(near)
+        seen = table.correction(state, other.strategy).visits
+        if rng.random() < epsilon * CURIOUS_RUNS / (CURIOUS_RUNS + seen):
+            return other, True
     return best, False
 
 

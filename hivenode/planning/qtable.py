@@ -4,10 +4,12 @@ Shape (4, 3, 4, 3, 5): complexity, data set, nodes and latency buckets by the fi
 residual ln(measured / predicted), not a reward: the prediction already knows the job and the machines, the table
 corrects it. Runs are one-step episodes, so there is nothing to bootstrap from one job to the next (gamma = 0).
 
-The correction of a cell is a sum of four effects, each shrunk towards the one before by n / (n + k0): what all runs
-have in common, the job's row, the strategy, and the cell itself. What is common to all strategies of a row cancels
-when they are compared, so a machine that is slower than it measured does not push the choice to strategies that
-have never been tried.
+The correction of a cell is a sum of four effects: what all runs have in common, the job's row, the strategy, and the
+cell itself. They are estimated together by ridge regression (the best linear unbiased prediction of a model with
+random effects; Henderson, Biometrics 31, 1975): each is drawn to zero by its own prior, n / (n + k0) of what is left
+for it. What is common or of the row cancels when strategies are compared, so a machine that is slower than it
+measured does not by itself push the choice to strategies that were never tried; and what only one strategy has shown
+is put down to that strategy in part, so a strategy that is worse than predicted does not hide behind the rest.
 
 Newer runs count more (discount d per run in the same cell, so that at most 1 / (1 - d) runs count: a learning rate
 with a floor of 1 - d), and no author counts for more than all others together, beyond a floor.
@@ -35,8 +37,16 @@ _Cell = tuple[int, int, int, int, int]
 class Learning:
     """How the table learns."""
 
-    prior: float = 1.0
-    """k0: runs' worth of belief that the cost model, or the wider effect, is right."""
+    common_prior: float = 3.0
+    """k0, runs' worth of belief that an effect is zero: of what all runs have in common."""
+    state_prior: float = 3.0
+    """Of a row's effect."""
+    action_prior: float = 0.5
+    """Of a strategy's effect."""
+    cell_prior: float = 0.5
+    """Of a cell's own effect."""
+    sweeps: int = 16
+    """Rounds of the regression (Gauss-Seidel); a fixed number, so that equal runs give equal bytes."""
     discount: float = 0.92
     """Weight of a run after one more in the same cell."""
     author_floor: float = 16.0
@@ -178,29 +188,41 @@ class Experience:
 
 
 def _table(sums: Mapping[_Cell, _Sums], learning: Learning, runs: int) -> Table:
-    prior = learning.prior
-    left: dict[_Cell, tuple[float, float]] = {cell: sums[cell].capped(learning.author_floor) for cell in sorted(sums)}
-
-    def shrunk(entries: Iterable[tuple[float, float]]) -> float:
-        pairs = list(entries)
-        return math.fsum(w * x for w, x in pairs) / (math.fsum(w for w, _ in pairs) + prior)
-
-    def explain(key: Mapping[_Cell, float]) -> None:
-        for cell, (weight, mean) in left.items():
-            left[cell] = (weight, mean - key[cell])
-
-    common = shrunk(left.values())
-    explain(dict.fromkeys(left, common))
-    states: dict[State, float] = {}
-    for state in dict.fromkeys((c[0], c[1], c[2], c[3]) for c in left):
-        states[state] = shrunk(pair for cell, pair in left.items() if cell[:4] == state)
-    explain({cell: states[(cell[0], cell[1], cell[2], cell[3])] for cell in left})
-    actions: dict[int, float] = {}
-    for action in dict.fromkeys(cell[4] for cell in left):
-        actions[action] = shrunk(pair for cell, pair in left.items() if cell[4] == action)
-    explain({cell: actions[cell[4]] for cell in left})
-    cells = {cell: shrunk([pair]) for cell, pair in left.items()}
-    return Table(common, states, actions, cells, {cell: sums[cell].visits for cell in left}, runs)
+    ordered = sorted(sums)
+    data = [sums[cell].capped(learning.author_floor) for cell in ordered]
+    everything: dict[object, list[int]] = {0: list(range(len(ordered)))}
+    by_state: dict[object, list[int]] = {}
+    by_action: dict[object, list[int]] = {}
+    by_cell: dict[object, list[int]] = {}
+    for place, cell in enumerate(ordered):
+        by_state.setdefault(cell[:4], []).append(place)
+        by_action.setdefault(cell[4], []).append(place)
+        by_cell.setdefault(cell, []).append(place)
+    levels = (
+        (everything, learning.common_prior),
+        (by_state, learning.state_prior),
+        (by_action, learning.action_prior),
+        (by_cell, learning.cell_prior),
+    )
+    effects: list[dict[object, float]] = [dict.fromkeys(groups, 0.0) for groups, _ in levels]
+    left = [mean for _, mean in data]
+    for _ in range(learning.sweeps if data else 0):
+        for (groups, prior), effect in zip(levels, effects, strict=True):
+            for key, places in groups.items():
+                before = effect[key]
+                weight = math.fsum(data[place][0] for place in places)
+                toward = math.fsum(data[place][0] * (left[place] + before) for place in places)
+                effect[key] = toward / (weight + prior)
+                for place in places:
+                    left[place] += before - effect[key]
+    return Table(
+        common=effects[0][0],
+        states={(c[0], c[1], c[2], c[3]): effects[1][c[:4]] for c in ordered},
+        actions={c[4]: effects[2][c[4]] for c in ordered},
+        cells={c: effects[3][c] for c in ordered},
+        visits={c: sums[c].visits for c in ordered},
+        runs=runs,
+    )
 
 
 def _sane(body: ExperienceRecorded) -> bool:
