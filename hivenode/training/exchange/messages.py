@@ -1,0 +1,145 @@
+"""What workers say to each other beside the numbers. Typed and bounded; msgpack on the wire.
+
+A connection is made by two ephemeral certificates that live for one attempt of one job, so the certificate is the
+attempt's tag and nothing of another attempt can arrive here.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import msgspec
+
+PROTOCOL = 1
+MAX_MEMBERS = 512
+
+Rank = Annotated[int, msgspec.Meta(ge=0, le=4096)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+
+
+class ViewId(msgspec.Struct, frozen=True, order=True, array_like=True):
+    """Totally ordered: number first, then the rank of the member that formed the view. Nobody forms two views of
+    one number."""
+
+    number: Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
+    leader: Rank
+
+
+FIRST = ViewId(0, 0)
+
+
+class Reason(StrEnum):
+    """Why a member is put out."""
+
+    lost = "lost"
+    silent = "silent"
+    told = "told"
+    unreachable = "unreachable"
+    unknown = "unknown"
+    malformed = "malformed"
+    nonfinite = "nonfinite"
+    left = "left"
+    paused = "paused"
+    behind = "behind"
+
+
+class Accusation(msgspec.Struct, frozen=True, array_like=True):
+    rank: Rank
+    by: Rank
+    reason: Reason
+    round: Count = 0
+    """Of `nonfinite`: the round it was in."""
+
+
+Members = Annotated[tuple[Rank, ...], msgspec.Meta(min_length=1, max_length=MAX_MEMBERS)]
+Accusations = Annotated[tuple[Accusation, ...], msgspec.Meta(max_length=MAX_MEMBERS)]
+
+
+class _Control(msgspec.Struct, frozen=True, tag_field="t"):
+    pass
+
+
+class Hello(_Control, frozen=True, tag="hello"):
+    """First on each connection. `upward`: the dialling side sends on this one, else the accepting side does."""
+
+    protocol: int
+    rank: Rank
+    upward: bool
+    token: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+    """The same on both connections of one link; random."""
+
+
+class Begin(_Control, frozen=True, tag="begin"):
+    """I have called round `round` in `view`, my buffers are ready: send me your part of my slice."""
+
+    view: ViewId
+    round: Count
+    count: Count
+    """Length of the vector, float32 elements."""
+    weight: float
+    layout: Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
+    """CRC-32 of the slice bounds; all members must cut alike."""
+
+
+class Completed(_Control, frozen=True, tag="completed"):
+    """I hold the result of this round, and this is its digest."""
+
+    round: Count
+    digest: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+
+class Flush(_Control, frozen=True, tag="flush"):
+    """I have stopped taking part in `view`: these are out by what I know, this is the last round I completed."""
+
+    view: ViewId
+    parent: ViewId
+    members: Members
+    accused: Accusations
+    completed: Count
+
+
+class Install(_Control, frozen=True, tag="install"):
+    """The next view after `parent`. Whoever is not among `members` is excluded. Members that lack round
+    `completed` fetch its result from `source`; every later round is void."""
+
+    view: ViewId
+    parent: ViewId
+    members: Members
+    accused: Accusations
+    completed: Count
+    source: Rank
+
+
+class Want(_Control, frozen=True, tag="want"):
+    """Send me the result of this round."""
+
+    view: ViewId
+    round: Count
+
+
+class Result(_Control, frozen=True, tag="result"):
+    """The numbers of this round follow."""
+
+    view: ViewId
+    round: Count
+    total_weight: float
+
+
+class Leave(_Control, frozen=True, tag="leave"):
+    """I am finished, and have sent all I ever will."""
+
+
+Control = Hello | Begin | Completed | Flush | Install | Want | Result | Leave
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[Control] = msgspec.msgpack.Decoder(Control)
+
+
+def encode(message: Control) -> bytes:
+    return _encoder.encode(message)
+
+
+def decode(data: bytes | bytearray) -> Control:
+    """Raises msgspec.MsgspecError when the bytes are not one of these messages."""
+    return _decoder.decode(data)

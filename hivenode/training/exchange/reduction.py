@@ -1,0 +1,100 @@
+"""The arithmetic of a round: how a vector is cut, how a slice is reduced, how a result is summarised.
+
+All of it is deterministic to the bit: the same contributions give the same result on every machine with IEEE 754
+float32, whatever the order in which they arrived.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+Vector = npt.NDArray[np.float32]
+
+BLOCK = 64 * 1024
+"""Elements reduced at a time: accumulator, scratch and input stay in a 1 MiB cache."""
+
+
+def cut(count: int, ranks: Sequence[int], shares: Mapping[int, float] | None = None) -> tuple[int, ...]:
+    """Bounds of the slices of a vector of `count` elements: member `ranks[k]` owns `[bounds[k], bounds[k + 1])`.
+
+    Args:
+        count: length of the vector.
+        ranks: the members, ascending.
+        shares: relative size of each member's slice (its bandwidth in any unit); equal where absent.
+    """
+    weights = [1.0 if shares is None else float(shares.get(rank, 1.0)) for rank in ranks]
+    total = math.fsum(weights)
+    bounds, running = [0], 0.0
+    for weight in weights[:-1]:
+        running += weight
+        bounds.append(min(count, max(bounds[-1], int(count * (running / total)))))
+    bounds.append(count)
+    return tuple(bounds)
+
+
+def layout(bounds: Sequence[int]) -> int:
+    """CRC-32 by which members see that they cut alike."""
+    return zlib.crc32(",".join(map(str, bounds)).encode())
+
+
+def total_of(weights: Sequence[float]) -> np.float32:
+    """Sum of the weights, in float32, in the order given."""
+    total = np.float32(0.0)
+    for weight in weights:
+        total = np.float32(total + np.float32(weight))
+    return total
+
+
+def reduce_into(out: Vector, inputs: Sequence[Vector], weights: Sequence[float]) -> tuple[int, ...]:
+    """Write the weighted mean of the inputs to `out`: float32 throughout, added in the order given.
+
+    `out[k] = (((w0 * x0[k]) + w1 * x1[k]) + ...) / (((0 + w0) + w1) + ...)`; zeros when all weights are zero.
+
+    Returns:
+        Indices of the inputs that hold a NaN or an infinity (then `out` is of no use); empty when all are finite.
+        A sum of finite values that overflows stays infinite: nobody is to blame.
+    """
+    scales = [np.float32(weight) for weight in weights]
+    total = total_of(weights)
+    scratch = np.empty(min(BLOCK, max(1, out.size)), np.float32)
+    with np.errstate(all="ignore"):
+        for start in range(0, out.size, BLOCK):
+            stop = min(start + BLOCK, out.size)
+            block, product = out[start:stop], scratch[: stop - start]
+            np.multiply(inputs[0][start:stop], scales[0], out=block)
+            for values, scale in zip(inputs[1:], scales[1:], strict=True):
+                np.multiply(values[start:stop], scale, out=product)
+                np.add(block, product, out=block)
+            if not np.isfinite(block).all():
+                culprits = tuple(
+                    index for index, values in enumerate(inputs) if not np.isfinite(values[start:stop]).all()
+                )
+                if culprits:
+                    return culprits
+            if total == 0.0:
+                block.fill(0.0)
+            else:
+                np.divide(block, total, out=block)
+    return ()
+
+
+def digest_of(values: Vector, copy_to: Vector | None = None) -> int:
+    """A 63-bit summary of the exact bits, to notice accidents (not malice) at memory speed: BLAKE2b over the
+    wrapping 64-bit sums of blocks. Copies the values on the way when asked, while they are in the cache."""
+    summary = hashlib.blake2b(digest_size=8)
+    for start in range(0, values.size, BLOCK):
+        block = values[start : start + BLOCK]
+        if copy_to is not None:
+            copy_to[start : start + BLOCK] = block
+        bits = block.view(np.uint32)
+        even = bits.size & ~1
+        sums = np.add.reduceat(bits[:even].view(np.uint64), np.arange(0, even // 2, 512)) if even else bits[:0]
+        summary.update(sums.tobytes())
+        summary.update(bits[even:].tobytes())
+    return int.from_bytes(summary.digest(), "little") >> 1
