@@ -144,8 +144,13 @@ class Training:
                 self._progress(accuracy)
             if self.leads and self.step % self.spec.checkpoint_every_steps == 0 and self.step < steps:
                 self.save(self.state())
-        if steps == 0 or accuracy is None:  # resumed after the last step
+        if accuracy is None:  # resumed after the last step
             accuracy, test_loss = self._evaluate()
+        try:
+            self.collective.finish()
+        except Exception:
+            self._heed()
+            raise
         return Result(self.step, loss, accuracy, test_loss)
 
     def _train_step(self, batch: Indices) -> None:
@@ -201,14 +206,16 @@ class Training:
         """Have `compute` fill `vector` and return its weight, and replace it by the mean; again while members go."""
         while True:
             weight = compute()
+            again = False
             try:
                 self.collective.mean(vector, float(weight))
             except MembersChanged:
-                self._look_around()
+                again = True
             except Exception:
                 self._heed()
                 raise
-            else:
+            self._look_around()
+            if not again:
                 return
 
     def _heed(self) -> None:

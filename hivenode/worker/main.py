@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import traceback
 
 from hivenode.net.framing import Channel
@@ -14,6 +15,8 @@ from hivenode.worker.train import TrainingAssignment
 
 EXIT_FAILED = 1
 MAX_TRACEBACK = 2000
+THREAD_STACK_BYTES = 1024 * 1024
+"""Stacks count towards the memory limit whether used or not, and an exchange has threads for each peer."""
 
 
 def run(sock: socket.socket, limits: WorkerLimits) -> int:
@@ -22,6 +25,7 @@ def run(sock: socket.socket, limits: WorkerLimits) -> int:
     Returns:
         the exit status: 0 when it was done or never given, 1 after `Failed`.
     """
+    threading.stack_size(THREAD_STACK_BYTES)
     channel = Channel(sock)
     first = channel.receive()
     failure: Failed | None = None

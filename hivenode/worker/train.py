@@ -16,12 +16,14 @@ from hivenode.spec.job import JobSpec
 from hivenode.spec.values import Strategy
 from hivenode.training import checkpoints, modelfile
 from hivenode.training.checkpoints import State
+from hivenode.training.exchange import Seat
 from hivenode.training.frameworks.model import initial_weights
 from hivenode.training.frameworks.torch_framework import TorchModel
 from hivenode.training.loop import Cancelled, Result, Training
 from hivenode.training.modelfile import ModelCard
 from hivenode.training.optimizers import Optimizer
 from hivenode.training.strategies.collective import Collective
+from hivenode.training.strategies.data_parallel import Together
 from hivenode.training.strategies.single import Alone
 from hivenode.worker.orders import Orders
 
@@ -152,4 +154,5 @@ def _collective(begin: Begin) -> Collective:
         )
     if len(begin.plan.shares) == 1:
         return Alone(begin.node)
-    raise NotImplementedError
+    rank = next(share.rank for share in begin.plan.shares if share.node == begin.node)
+    return Together(Seat(begin.node, rank, begin.host, begin.ports))

@@ -100,15 +100,24 @@ def begin(job: JobSpec, plan: Plan, rank: int, directory: Path, resume: str | No
 
 
 async def attempt(
-    host: WorkerHost, job: JobSpec, weights: Sequence[float], directory: Path, resume: str | None = None
+    host: WorkerHost,
+    job: JobSpec,
+    weights: Sequence[float],
+    directory: Path,
+    resume: str | None = None,
+    absent: Sequence[int] = (),
 ) -> list[Member]:
-    """Workers of an attempt, all told to begin."""
+    """Workers of an attempt, all told to begin; those of the ranks in `absent` are killed before."""
     planned = plan(weights)
     members = [await Member.start(host) for _ in weights]
     for rank, member in enumerate(members):
         member.handle.send(begin(job, planned, rank, directory, resume))
     ready = [await member.expect(Ready) for member in members]
-    peers = [Peer(node(rank), rank, "127.0.0.1", r.port, r.certificate) for rank, r in enumerate(ready)]
+    for rank in absent:
+        members[rank].handle.kill()
+        await members[rank].exit()
+    everyone = [Peer(node(rank), rank, "127.0.0.1", r.port, r.certificate) for rank, r in enumerate(ready)]
+    peers = [peer for peer in everyone if peer.rank not in absent]
     for rank, member in enumerate(members):
         member.handle.send(PeersReady(peers=tuple(peer for peer in peers if peer.rank != rank)))
     return members

@@ -36,11 +36,20 @@ class Collective(Protocol):
         ...
 
     def mean(self, vector: Vector, weight: float) -> None:
-        """Replace `vector` by the weighted mean over all members, the same bits on each.
+        """Replace `vector` by the weighted mean over all members, the same bits on each. `members` may be fewer
+        after it.
 
         Raises:
             MembersChanged: give it again.
             HiveError: this member cannot go on.
+        """
+        ...
+
+    def finish(self) -> None:
+        """Wait until every member has every result, so that all may leave.
+
+        Raises:
+            HiveError: this member is out, or another holds different results.
         """
         ...
 

@@ -25,6 +25,9 @@ class Alone:
     def mean(self, vector: Vector, weight: float) -> None:
         """The mean of one vector is that vector."""
 
+    def finish(self) -> None:
+        """Nobody else needs the results."""
+
     def lost(self, node: str) -> None:
         """Nobody is waited for."""
 

@@ -1,0 +1,52 @@
+"""Training by several nodes at once: synchronous data parallelism over the exchange between workers."""
+
+from __future__ import annotations
+
+from hivenode.net.local import Peer
+from hivenode.training.exchange import Exchange, Seat, ViewChanged, WorkerKey
+from hivenode.training.frameworks.model import Vector
+from hivenode.training.strategies.collective import MembersChanged
+
+
+class Together:
+    """`Collective` of workers on several nodes. Listens from its creation on.
+
+    Args:
+        seat: this worker's node, rank and address.
+
+    Raises:
+        Conflict: there is no port to listen on.
+    """
+
+    def __init__(self, seat: Seat) -> None:
+        self._exchange = Exchange(seat, WorkerKey.create())
+
+    @property
+    def port(self) -> int:
+        return self._exchange.port
+
+    @property
+    def certificate(self) -> str:
+        return self._exchange.certificate
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        return self._exchange.view.members
+
+    def connect(self, peers: tuple[Peer, ...]) -> None:
+        self._exchange.connect(peers)
+
+    def mean(self, vector: Vector, weight: float) -> None:
+        try:
+            self._exchange.all_reduce(vector, weight)
+        except ViewChanged as changed:
+            raise MembersChanged from changed
+
+    def finish(self) -> None:
+        self._exchange.barrier()
+
+    def lost(self, node: str) -> None:
+        self._exchange.lost(node)
+
+    def close(self) -> None:
+        self._exchange.close()

@@ -1,0 +1,129 @@
+"""Several real workers train one model together, over their own connections on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from hivenode.jobs.workers import ForkWorkers
+from hivenode.net.local import Cancel, CheckpointWritten, Failed, Finished, PeerLost, ViewChanged, WorkerProgress
+from tests.worker.members import Member, attempt, node, spec
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+def digest(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+async def finish(members: list[Member]) -> list[Finished]:
+    finished = [await member.expect(Finished) for member in members]
+    for member in members:
+        assert await member.exit() == "exit 0"
+    return finished
+
+
+def difference(one: str, other: str) -> float:
+    """Largest between the weights of two models."""
+    first, second = load_file(one), load_file(other)
+    assert first.keys() == second.keys()
+    return max(float(np.abs(first[name] - second[name]).max()) for name in first)
+
+
+async def test_three_workers_give_the_model_of_one(host: ForkWorkers, tmp_path: Path) -> None:
+    job = spec(epochs=1, max_steps=20, learning_rate=0.05, batch_size=64)
+    alone = await finish(await attempt(host, job, [1.0], tmp_path / "one"))
+    together = await finish(await attempt(host, job, [0.5, 0.3, 0.2], tmp_path / "three"))
+    assert len({digest(done.path) for done in together}) == 1
+    assert difference(alone[0].path, together[0].path) < 1e-5
+    assert [done.lead for done in together] == [True, False, False]
+    assert [done.step for done in together] == [20, 20, 20]
+    assert len({done.metrics["accuracy"] for done in [*alone, *together]}) == 1
+
+
+async def test_batches_smaller_than_the_number_of_workers(host: ForkWorkers, tmp_path: Path) -> None:
+    job = spec(model="zoo:logistic", source="sklearn:iris", epochs=1, batch_size=2, learning_rate=0.01)
+    alone = await finish(await attempt(host, job, [1.0], tmp_path / "one"))
+    together = await finish(await attempt(host, job, [0.4, 0.3, 0.3], tmp_path / "three"))
+    assert len({digest(done.path) for done in together}) == 1
+    assert difference(alone[0].path, together[0].path) < 1e-5
+
+
+async def test_a_killed_worker_costs_no_sample_and_the_others_finish(host: ForkWorkers, tmp_path: Path) -> None:
+    job = spec(epochs=8, batch_size=64, learning_rate=0.05, momentum=0.5, checkpoint_every_steps=20)
+    alone = await finish(await attempt(host, job, [1.0], tmp_path / "one"))
+    members = await attempt(host, job, [0.4, 0.3, 0.3], tmp_path / "three")
+    await members[2].expect(WorkerProgress, 2)
+    members[0].handle.kill()
+    await members[0].exit()
+    survivors = members[1:]
+    finished = await finish(survivors)
+    assert len({digest(done.path) for done in finished}) == 1
+    assert [done.lead for done in finished] == [True, False]
+    assert difference(alone[0].path, finished[0].path) < 1e-2
+    assert finished[0].metrics["accuracy"] >= 0.95
+    for member in survivors:
+        (changed,) = member.all(ViewChanged)
+        assert (changed.members, changed.lost) == ((node(1), node(2)), (node(0),))
+        assert member.all(WorkerProgress)[-1].members == (node(1), node(2))
+    change = survivors[0].all(ViewChanged)[0].step
+    steps = [c.step for c in members[0].all(CheckpointWritten)] + [c.step for c in survivors[0].all(CheckpointWritten)]
+    assert [step for step in range(20, 184, 20) if step > change] == [step for step in steps if step > change]
+    assert not survivors[1].all(CheckpointWritten)
+
+
+async def test_a_checkpoint_of_three_goes_on_with_two(host: ForkWorkers, tmp_path: Path) -> None:
+    job = spec(epochs=2, learning_rate=0.01, optimizer="adam", checkpoint_every_steps=30)
+    members = await attempt(host, job, [0.4, 0.3, 0.3], tmp_path / "three")
+    whole = await finish(members)
+    (checkpoint,) = members[0].all(CheckpointWritten)
+    rest = await finish(await attempt(host, job, [0.5, 0.5], tmp_path / "two", resume=checkpoint.path))
+    assert digest(rest[0].path) == digest(rest[1].path)
+    assert difference(whole[0].path, rest[0].path) < 1e-3
+    assert rest[0].step == whole[0].step == 46
+
+
+async def test_a_node_that_was_lost_before_it_began_is_left_out(host: ForkWorkers, tmp_path: Path) -> None:
+    job = spec(epochs=1, max_steps=10)
+    alone = await finish(await attempt(host, job, [1.0], tmp_path / "one"))
+    members = await attempt(host, job, [0.4, 0.3, 0.3], tmp_path / "three", absent=(1,))
+    finished = await finish([members[0], members[2]])
+    assert members[0].all(ViewChanged)[0].lost == (node(1),)
+    assert members[0].all(ViewChanged)[0].step == 0
+    assert difference(alone[0].path, finished[0].path) < 1e-5
+
+
+async def test_a_stopped_worker_is_left_behind_on_the_daemons_word(host: ForkWorkers, tmp_path: Path) -> None:
+    import os
+    import signal
+
+    job = spec(epochs=8, learning_rate=0.05)
+    members = await attempt(host, job, [0.4, 0.3, 0.3], tmp_path)
+    await members[0].expect(WorkerProgress)
+    os.kill(members[1].handle.pid, signal.SIGSTOP)
+    for survivor in (members[0], members[2]):
+        survivor.handle.send(PeerLost(node=node(1)))
+    finished = await finish([members[0], members[2]])
+    assert len({digest(done.path) for done in finished}) == 1
+    os.kill(members[1].handle.pid, signal.SIGCONT)
+    failed = await members[1].expect(Failed)
+    assert (failed.code, failed.retry) == ("unavailable", True)
+    await members[1].exit()
+
+
+async def test_a_cancel_ends_all_of_them(host: ForkWorkers, tmp_path: Path) -> None:
+    members = await attempt(host, spec(epochs=100_000, checkpoint_every_steps=10**9), [0.5, 0.5], tmp_path)
+    for member in members:
+        await member.expect(WorkerProgress)
+    for member in members:
+        member.handle.send(Cancel(reason="enough"))
+    failures = [await member.expect(Failed) for member in members]
+    await asyncio.gather(*(member.exit() for member in members))
+    assert failures[0].code == "cancelled"
+    assert {failed.retry for failed in failures} == {True}
+    assert len(members[0].all(CheckpointWritten)) == 1
