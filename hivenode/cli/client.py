@@ -53,6 +53,13 @@ class AdminClient:
     def get(self, path: str, form: type[T]) -> T:
         return self._decode(self.ask("GET", path), form)
 
+    def get_if_there(self, path: str, form: type[T]) -> T | None:
+        """As `get`; None when the daemon has just gone. For those who `follow`: they hear when it is back, or not."""
+        try:
+            return self.get(path, form)
+        except Unavailable:
+            return None
+
     def post(self, path: str, form: type[T], body: object = None) -> T:
         return self._decode(self.ask("POST", path, body), form)
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from hivenode.cli.options import JsonOption
-
-if TYPE_CHECKING:
-    from hivenode.cli.show import Outcome
 
 DIGITS: dict[str, Any] = {
     "name": "digits",
@@ -40,13 +37,9 @@ def demo(
     from hivenode.cli.show import Show
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as with Ctrl-C: stop what was started
-    out = console(stderr=as_json)
-    show = Show(out, nodes, keep=keep)
+    show = Show(console(stderr=as_json), nodes, keep=keep)
     try:
-        outcome: Outcome = show.run()
-    except BaseException:
+        show.run()
+    finally:
         if as_json:
             print_json_line(show.outcome)
-        raise
-    if as_json:
-        print_json_line(outcome)

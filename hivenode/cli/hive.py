@@ -127,7 +127,8 @@ def join(
     result = client.post("/v1/join", JoinResult, {"token": token})
     # The node takes itself down and up in the new hive; that its stream is there again tells that it is done.
     for notice in client.follow(patience=REJOIN_SECONDS):
-        if notice is None and client.get("/v1/status", Status).hive == result.hive:
+        now = client.get_if_there("/v1/status", Status) if notice is None else None
+        if now is not None and now.hive == result.hive:
             break
     if as_json:
         print_json(result)

@@ -191,11 +191,15 @@ def logs(
     if follow and detail.summary.state not in ENDED:
         asked_at = float("-inf")
         for notice in client.follow(f"?kind=job&kind=progress&job={detail.summary.job}"):
-            ended = notice is not None and notice.data.get("state") in ENDED and notice.kind == "job"
-            if ended or (notice is None and client.get(path, JobDetail).summary.state in ENDED):
+            if notice is None:
+                now = client.get_if_there(path, JobDetail)
+                ended = now is not None and now.summary.state in ENDED
+            else:
+                ended = notice.kind == "job" and notice.data.get("state") in ENDED
+            if ended:
                 break
-            if time.monotonic() - asked_at >= LOGS_SECONDS:
-                book.print(client.get(f"{path}/logs", JobLogs))
+            if time.monotonic() - asked_at >= LOGS_SECONDS and (some := client.get_if_there(f"{path}/logs", JobLogs)):
+                book.print(some)
                 asked_at = time.monotonic()
     answer = client.get(f"{path}/logs", JobLogs)
     book.print(answer)

@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except HiveError as error:
-        _report(error, as_json="--json" in given)
+        _report(error, as_json="--json" in given and "demo" not in given)  # the demo's line says how it went
         return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED

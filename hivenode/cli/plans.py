@@ -44,6 +44,6 @@ def picture(plan: Plan, names: Mapping[str, str]) -> RenderableType:
             duration(one.predicted_seconds) if one.predicted_seconds is not None else "cannot run",
             f"{one.residual:+.2f}" if one.visits else "-",
             str(one.visits),
-            styled(one.reason, style),
+            styled(one.reason.removeprefix(f"{one.strategy.value}: "), style),
         )
     return Group(heading, styled(f"  {clean(plan.reason)}"), shares, others)

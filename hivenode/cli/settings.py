@@ -40,7 +40,8 @@ def show(
     plain = settings.model_dump(mode="json")
     usual = Settings().model_dump(mode="json")
     for section, values in plain.items():
-        out.print(styled(f"\n[{section}]", "bold"))
+        out.print()
+        out.print(styled(f"[{section}]", "bold"))
         for key, value in values.items():
             changed = usual[section][key] != value
             line = f"{key} = {_toml(value)}"

@@ -56,8 +56,12 @@ class Show:
         self._keep = keep
         self._began = time.monotonic()
 
-    def run(self) -> Outcome:
-        """Raises a HiveError when it does not end well. Whatever happens, nothing it started is left."""
+    def run(self) -> None:
+        """Play it; `outcome` says how it went. Whatever happens, nothing that it started is left.
+
+        Raises:
+            HiveError: it did not end well.
+        """
         _check_installed()
         with Stage(self.outcome.nodes, keep=self._keep) as stage:
             try:
@@ -66,7 +70,6 @@ class Show:
             finally:
                 self.outcome.seconds = round(time.monotonic() - self._began, 2)
             self._farewell(stage)
-        return self.outcome
 
     def _play(self, stage: Stage) -> None:
         self._chapter(f"{self.outcome.nodes} daemons start, each with a home and ports of its own")
@@ -152,7 +155,8 @@ class Show:
 
     def _farewell(self, stage: Stage) -> None:
         took = duration(self.outcome.seconds)
-        self._out.print(styled(f"\nDone in {took}. ", "bold green"), end="")
+        self._out.print()
+        self._out.print(styled(f"Done in {took}. ", "bold green"), end="")
         if self._keep:
             self._out.print(
                 f"Homes and logs are in {stage.root}; start one with `hivenode up --home {stage.root}/ash`."
@@ -164,7 +168,8 @@ class Show:
         self._out.print(f"  hivenode submit {job if job.exists() else 'FILE'} --wait")
 
     def _chapter(self, title: str) -> None:
-        self._out.print(styled(f"\n{title}", "bold"))
+        self._out.print()
+        self._out.print(styled(title, "bold"))
 
     def _say(self, line: str) -> None:
         self._out.print(styled(f"  {line}"))

@@ -9,6 +9,7 @@ from hivenode.cli.client import AdminClient, segment
 from hivenode.cli.live import Display
 from hivenode.cli.plans import picture
 from hivenode.cli.progress import JobView
+from hivenode.errors import Unavailable
 from hivenode.spec.status import JobDetail, Notice, Status
 
 if TYPE_CHECKING:
@@ -33,21 +34,21 @@ def watch(client: AdminClient, job: str, out: Console) -> JobDetail:
         for notice in client.follow(f"?job={segment(job)}"):
             for line in view.hear(notice, time.monotonic()) if notice is not None else ():
                 display.tell(line, "yellow" if notice is not None and notice.kind == "member" else "")
-            if _asks(notice, view, planned):
-                detail = client.get(path, JobDetail)
+            detail = client.get_if_there(path, JobDetail) if _asks(notice, view, planned) else None
+            if detail is not None:
                 for line in view.take(detail):
                     display.tell(line)
                 if detail.plan is not None and detail.summary.attempt > planned:
                     planned = detail.summary.attempt
                     out.print(picture(detail.plan, view.names))
             display.update()
-            if view.ended:
-                break
-    return client.get(path, JobDetail)
+            if detail is not None and view.ended:
+                return detail
+    raise Unavailable(f"The daemon for {client.home} has stopped.", fix="Start it again with `hivenode up`.")
 
 
 def _asks(notice: Notice | None, view: JobView, planned: int) -> bool:
-    """Whether it is time to look at the whole job: the stream is new, or there is an attempt not shown yet."""
+    """Whether to look at the whole job: the stream is new, there is an attempt not shown yet, or it ended."""
     if notice is None:
         return True
-    return notice.kind == "job" and view.summary is not None and view.summary.attempt > planned
+    return notice.kind == "job" and view.summary is not None and (view.ended or view.summary.attempt > planned)

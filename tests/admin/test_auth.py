@@ -9,10 +9,13 @@ from hivenode.admin.auth import is_local
 from tests.admin.memory import MemoryNode
 
 PROTECTED = [
-    ("GET", "/v1/jobs"), ("GET", "/v1/jobs/x"), ("GET", "/v1/jobs/x/logs"), ("GET", "/v1/models"),
-    ("GET", "/v1/events"), ("POST", "/v1/jobs"), ("POST", "/v1/plan"), ("POST", "/v1/jobs/x/cancel"), ("POST", "/v1/models/x/predict"),
-    ("POST", "/v1/invites"), ("POST", "/v1/join"), ("POST", "/v1/stop"), ("POST", "/v1/status"), ("GET", "/v1/nothing"),
-]  # fmt: skip
+    *[
+        ("GET", path)
+        for path in ("/v1/jobs", "/v1/jobs/x", "/v1/jobs/x/logs", "/v1/models", "/v1/events", "/v1/nothing")
+    ],
+    *[("POST", path) for path in ("/v1/jobs", "/v1/plan", "/v1/jobs/x/cancel", "/v1/models/x/predict", "/v1/invites")],
+    *[("POST", path) for path in ("/v1/join", "/v1/stop", "/v1/status")],
+]
 
 
 @pytest.mark.parametrize(("method", "path"), PROTECTED)
