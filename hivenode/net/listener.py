@@ -155,6 +155,7 @@ class Listener:
         self._limits = limits
         self._tasks = tasks
         self._sockets: list[socket.socket] = []
+        self._accepting: list[asyncio.Task[None]] = []
         self._anonymous = Gate(limits.unauthenticated, limits.unauthenticated_per_address)
         self._known = Gate(limits.authenticated, limits.authenticated_per_peer)
         self.refused = 0
@@ -162,11 +163,14 @@ class Listener:
 
     def start(self, sockets: list[socket.socket]) -> None:
         self._sockets = sockets
-        for listening in sockets:
-            self._tasks.spawn(self._accept(listening), "listener: accept")
+        self._accepting = [self._tasks.spawn(self._accept(one), "listener: accept") for one in sockets]
 
-    def close(self) -> None:
-        """Close the listening sockets; the accepting tasks are ended by their owner."""
+    async def close(self) -> None:
+        """Stop listening. Connections that are there stay."""
+        # In this order: the loop must have let go of a socket before its number can be used again.
+        for accepting in self._accepting:
+            accepting.cancel()
+        await asyncio.gather(*self._accepting, return_exceptions=True)
         for listening in self._sockets:
             listening.close()
 

@@ -45,8 +45,6 @@ PEER: web.RequestKey[str] = web.RequestKey("peer", str)
 JOIN_PATH = "/join"
 MAX_SEEDS = 64
 MAX_BODY = 8 * 1024
-STOP_SECONDS = 3.0
-"""For the goodbyes to all peers."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +57,8 @@ class TransportLimits:
     dial: DialLimits = field(default_factory=DialLimits)
     links: int = 256
     """Links at most; further ones are declined."""
+    stop_seconds: float = 3.0
+    """For the goodbyes to all peers."""
 
 
 class PeerTransport:
@@ -102,6 +102,7 @@ class PeerTransport:
         self._allowed = allowed
         self._limits = limits or TransportLimits()
         self._tasks = TaskGroup(_task_failed)
+        self._dials = TaskGroup(_task_failed)
         self._links = Links(self.id, self._hive, build_version, self._limits.link, on_up=self._up, on_down=self._down)
         self._wanted: dict[str, tuple[Wanted, asyncio.Task[None] | None]] = {}
         self._seeds: dict[str, str] = {}
@@ -143,17 +144,18 @@ class PeerTransport:
         self._listener.start(sockets)
         self._running = True
         for peer, (wanted, _) in list(self._wanted.items()):
-            self._wanted[peer] = (wanted, self._tasks.spawn(wanted.run(), f"dial {peer}"))
+            self._wanted[peer] = (wanted, self._dials.spawn(wanted.run(), f"dial {peer}"))
         for address in self._seeds:
-            self._tasks.spawn(self._keep_seed(address), f"seed {address}")
+            self._dials.spawn(self._keep_seed(address), f"seed {address}")
         return addresses
 
     async def stop(self) -> None:
         if not self._running:
             return
         self._running = False
-        self._listener.close()
-        await self._links.close(STOP_SECONDS)
+        await self._dials.close()  # first: a link that ends is dialled again
+        await self._listener.close()
+        await self._links.close(self._limits.stop_seconds)
         await self._tasks.close()
         await self._runner.cleanup()
         await self._dialer.close()
@@ -176,7 +178,7 @@ class PeerTransport:
             limits=self._limits.dial,
             rng=self._rng,
         )
-        task = self._tasks.spawn(wanted.run(), f"dial {peer}") if self._running else None
+        task = self._dials.spawn(wanted.run(), f"dial {peer}") if self._running else None
         self._wanted[peer] = (wanted, task)
 
     def redial(self, peer: str) -> None:
@@ -193,7 +195,7 @@ class PeerTransport:
             if address not in self._seeds and len(self._seeds) < MAX_SEEDS:
                 self._seeds[address] = ""
                 if self._running:
-                    self._tasks.spawn(self._keep_seed(address), f"seed {address}")
+                    self._dials.spawn(self._keep_seed(address), f"seed {address}")
 
     def drop(self, peer: str, why: LinkEnd) -> None:
         if peer in self._links.live:
@@ -228,7 +230,7 @@ class PeerTransport:
 
     async def _attempt(self, expected: str, address: str) -> bool:
         """One dial. It has a task of its own so that it can give way to the peer's. False if it led to ourselves."""
-        task = self._tasks.spawn(self._dial(expected, address), f"dial {expected or 'seed'} at {address}")
+        task = self._dials.spawn(self._dial(expected, address), f"dial {expected or 'seed'} at {address}")
         try:
             await asyncio.wait({task})
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -51,10 +52,14 @@ class Proxy:
 
 
 @asynccontextmanager
-async def proxy(target: str, cuts: Sequence[int] = ()) -> AsyncIterator[Proxy]:
+async def proxy(target: str, cuts: Sequence[int] = (), receive_buffer: int = 0) -> AsyncIterator[Proxy]:
+    """`receive_buffer`: bytes that the system takes from a client ahead of the proxy; 0 leaves it to the system."""
     one = Proxy(target, cuts)
-    server = await asyncio.start_server(one.serve, "127.0.0.1", 0)
-    one.port = server.sockets[0].getsockname()[1]
+    listening = socket.create_server(("127.0.0.1", 0))
+    if receive_buffer:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    server = await asyncio.start_server(one.serve, sock=listening)
+    one.port = listening.getsockname()[1]
     try:
         yield one
     finally:

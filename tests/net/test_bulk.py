@@ -114,6 +114,16 @@ async def test_a_spoilt_partial_file_does_not_spoil_the_blob(tmp_path: Path) -> 
         assert await a.blobs.read(ref.digest, limit=SIZE) == content()
 
 
+async def test_too_much_of_a_blob_does_not_spoil_it(tmp_path: Path) -> None:
+    async with node(1, tmp_path) as a, node(2, tmp_path) as b:
+        await linked(a, b)
+        ref = await b.blobs.put_bytes(b"short")
+        with pytest.raises(RuntimeError):
+            await a.blobs.receive(BlobRef(ref.digest, 10_000), _broken(b"longer than that"))
+        await a.transport.fetch(b.id, ref, a.blobs)
+        assert await a.blobs.read(ref.digest, limit=5) == b"short"
+
+
 async def test_more_transfers_than_allowed_wait_their_turn(tmp_path: Path) -> None:
     one_at_a_time = with_limits(bulk=BulkLimits(outgoing_per_peer=1))
     async with node(1, tmp_path) as a, node(2, tmp_path, limits=one_at_a_time) as b:

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from hivenode.errors import Conflict
-from hivenode.net.messages import Gossip, Heartbeat, Ping
+from hivenode.net.link import LinkLimits
+from hivenode.net.messages import Event, FeedDelta, Gossip, Heartbeat, Ping
 from hivenode.net.transport import LinkEnd
 from hivenode.spec.values import Epoch
-from tests.net.nodes import linked, node, pair_by_id
+from tests.net.nodes import PATIENCE, linked, node, pair_by_id, with_limits
+from tests.net.proxy import proxy
 
 
 async def test_two_nodes_link_and_talk_both_ways(tmp_path: Path) -> None:
@@ -68,15 +70,40 @@ async def test_the_dial_of_the_smaller_id_stays(tmp_path: Path) -> None:
 
 
 async def test_a_stopped_node_says_goodbye_and_what_was_sent_before_arrives(tmp_path: Path) -> None:
-    async with node(1, tmp_path) as a:
-        async with node(2, tmp_path) as b:
-            await linked(a, b)
-            for number in range(200):
-                assert b.transport.send(a.id, Ping(sequence=number))
+    async with node(1, tmp_path) as a, proxy(a.address, receive_buffer=4096) as between:
+        patient = with_limits(link=LinkLimits(goodbye_seconds=PATIENCE), stop_seconds=PATIENCE)
+        async with node(2, tmp_path, limits=patient) as b:
+            b.transport.want(a.id, (between.address,))
+            await b.handler.one("up")
+            # More than fits into the buffers of the connection.
+            for number in range(1, 61):
+                event = Event(b.id, number, bytes(32), 0, bytes(60_000), bytes(64))
+                assert b.transport.send(a.id, FeedDelta(events=(event,)))
         assert await a.handler.one("down") == (b.id, LinkEnd.closed)
-        assert [m.sequence for m in a.handler.messages if isinstance(m, Ping)] == list(range(200))
-        a.transport.redial(b.id)
+        arrived = [m.events[0].seq for m in a.handler.messages if isinstance(m, FeedDelta)]
+        assert arrived == list(range(1, 61))
+        a.transport.want(b.id, (b.address,))
         assert (await a.handler.one("failed"))[2] is LinkEnd.refused
+
+
+async def test_what_was_sent_before_a_link_is_dropped_arrives(tmp_path: Path) -> None:
+    patient = with_limits(link=LinkLimits(goodbye_seconds=PATIENCE))
+    async with (
+        node(1, tmp_path) as a,
+        proxy(a.address, receive_buffer=4096) as between,
+        node(2, tmp_path, limits=patient) as b,
+    ):
+        b.transport.want(a.id, (between.address,))
+        await b.handler.one("up")
+        b.transport.forget(a.id)
+        for number in range(1, 61):
+            event = Event(b.id, number, bytes(32), 0, bytes(60_000), bytes(64))
+            assert b.transport.send(a.id, FeedDelta(events=(event,)))
+        b.transport.drop(a.id, LinkEnd.local)
+        assert not b.transport.send(a.id, Ping(sequence=1))
+        assert await a.handler.one("down") == (b.id, LinkEnd.closed)
+        arrived = [m.events[0].seq for m in a.handler.messages if isinstance(m, FeedDelta)]
+        assert arrived == list(range(1, 61))
 
 
 async def test_urgent_messages_overtake_and_order_within_a_priority_holds(tmp_path: Path) -> None:

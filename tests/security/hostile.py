@@ -18,6 +18,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from hivenode.net.link import Hello, encode_hello
 from hivenode.net.messages import PROTOCOL
+from hivenode.trust.authority import Authority
 from hivenode.trust.credentials import Credentials
 from tests.net.nodes import AUTHORITY, PATIENCE, Node
 
@@ -79,16 +80,16 @@ def certificate(
     key: Ed25519PrivateKey,
     names: list[str],
     *,
-    issuer: Credentials | None = None,
+    authority: Authority = AUTHORITY,
     signer: Ed25519PrivateKey | None = None,
 ) -> str:
-    """A leaf with these URIs, signed by the tests' authority unless another signer is given."""
-    authority_key = signer or AUTHORITY._key
+    """A leaf with these URIs, issued by `authority`, and signed by it unless another signer is given."""
+    authority_key = signer or authority._key
     now = datetime.now(UTC)
     builder = (
         x509.CertificateBuilder()
         .subject_name(x509.Name([]))
-        .issuer_name(x509.load_pem_x509_certificate(AUTHORITY.certificate_pem.encode()).subject)
+        .issuer_name(x509.load_pem_x509_certificate(authority.certificate_pem.encode()).subject)
         .public_key(key.public_key())
         .serial_number(4711)
         .not_valid_before(now - timedelta(days=1))

@@ -160,12 +160,11 @@ async def test_connections_that_say_nothing_or_dribble_are_closed(tmp_path: Path
 
 
 async def test_one_member_cannot_take_all_the_connections(tmp_path: Path) -> None:
-    limits = with_limits(listen=ListenLimits(authenticated_per_peer=3))
+    limits = with_limits(listen=ListenLimits(authenticated_per_peer=3, handshake_seconds=60.0))
     async with node(1, tmp_path, limits=limits) as a, node(2, tmp_path) as b:
-        kept = []
-        for _ in range(3):
-            kept.append(await asyncio.open_connection("127.0.0.1", a.transport.port, ssl=MALLORY.client_context()))
-        reader, writer = await asyncio.open_connection("127.0.0.1", a.transport.port, ssl=MALLORY.client_context())
+        context = MALLORY.client_context()
+        kept = [await asyncio.open_connection("127.0.0.1", a.transport.port, ssl=context) for _ in range(3)]
+        reader, writer = await asyncio.open_connection("127.0.0.1", a.transport.port, ssl=context)
         assert await _ended(reader)
         await linked(b, a)
         for _, open_writer in [*kept, (reader, writer)]:

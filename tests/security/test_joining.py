@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -21,7 +22,7 @@ from hivenode.trust.authority import Authority, open_grant
 from hivenode.trust.identity import Identity
 from hivenode.trust.invites import Invite
 from tests.net.nodes import AUTHORITY, PATIENCE, STRANGERS, credentials_of, linked, node
-from tests.security.hostile import anonymous, http
+from tests.security.hostile import anonymous, certificate, http, key_of
 
 SECRET = b"sixteen bytes ok"
 NOW = datetime.now(UTC)
@@ -128,9 +129,13 @@ async def test_a_man_in_the_middle_with_an_authority_of_his_own_gets_nothing() -
 
 
 async def test_a_man_in_the_middle_who_shows_the_true_authority_gets_nothing() -> None:
-    context = credentials_of(7, STRANGERS).server_context()
+    # His own authority issues a certificate that claims the invite's hive, and he appends that authority to the true
+    # one, in the hope that both will be trusted.
+    mallory = credentials_of(7, STRANGERS)
+    claim = f"spiffe://{AUTHORITY.hive_id}/node/{mallory.identity.node_id}"
+    forged = dataclasses.replace(mallory, certificate_pem=certificate(key_of(mallory), [claim], authority=STRANGERS))
     for pem in (AUTHORITY.certificate_pem, AUTHORITY.certificate_pem + STRANGERS.certificate_pem):
-        async with impostor(context, pem) as (address, heard):
+        async with impostor(forged.server_context(), pem) as (address, heard):
             with pytest.raises(Refused, match="not of the invite's hive"):
                 await join(invite(address), NEWCOMER, "newcomer", NOW)
             assert heard == []
