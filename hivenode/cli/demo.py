@@ -13,10 +13,11 @@ DIGITS: dict[str, Any] = {
     "model": {"source": "zoo:cnn"},
     "data": {"source": "sklearn:digits", "test_fraction": 0.2, "seed": 0},
     "training": {
-        "epochs": 40,
+        "epochs": 60,
         "batch_size": 64,
         "optimizer": "sgd",
-        "learning_rate": 0.1,
+        "learning_rate": 0.02,
+        "momentum": 0.9,
         "seed": 0,
         "checkpoint_every_steps": 50,
     },

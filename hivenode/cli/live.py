@@ -53,7 +53,7 @@ class Display:
         """The view has changed."""
         now = time.monotonic()
         view = self._view
-        if self._live is None and view.step != self._line_step and now - self._line_at >= LINE_SECONDS:
+        if self._live is None and view.steps and view.step != self._line_step and now - self._line_at >= LINE_SECONDS:
             self._line_at, self._line_step = now, view.step
             self.tell(self._line(now))
 
@@ -73,6 +73,8 @@ class Display:
         view = self._view
         if view.summary is None or not view.rows:
             return styled(f"  {view.summary.reason or view.summary.state}" if view.summary else "  ...", "dim")
+        if not view.steps:
+            return styled("  workers start on " + ", ".join(row.name for row in view.rows.values()) + " ...", "dim")
         left = view.remaining_seconds(time.monotonic())
         head = styled(bar(view.step / view.steps if view.steps else 0.0, 32), "cyan")
         head.append(f" {view.step / view.steps:4.0%}" if view.steps else "   ?", "bold")

@@ -16,6 +16,25 @@ RATE_WINDOW_SECONDS = 15.0
 GONE = ("suspect", "dead", "left")
 
 
+class Report(msgspec.Struct, frozen=True):
+    """Data of a `progress` notice: how one node's worker is getting on."""
+
+    job: str
+    node: str
+    step: int
+    steps: int
+    epoch: int
+    epochs: int
+    loss: float
+    accuracy: float | None
+    samples_per_second: float
+    members: int
+    """Workers in its group."""
+    attempt: int = 1
+    name: str = ""
+    state: str = "running"
+
+
 @dataclass
 class Row:
     """One node's worker."""
@@ -93,7 +112,7 @@ class JobView:
         data = notice.data
         match notice.kind:
             case "progress" if data.get("job") == self.job:
-                self._advance(data, now)
+                self._advance(msgspec.convert(data, type=Report), now)
             case "job" if data.get("job") == self.job:
                 return self._summarise(msgspec.convert(data, type=JobSummary))
             case "member":
@@ -104,20 +123,19 @@ class JobView:
                 return ["the coordinator is gone, the others elect"]
         return []
 
-    def _advance(self, data: Mapping[str, Any], now: float) -> None:
-        row = self.rows.setdefault(data["node"], Row(str(data.get("name", "")), "running"))
-        row.state, row.step, row.loss, row.accuracy = data["state"], data["step"], data["loss"], data["accuracy"]
-        row.samples_per_second = data["samples_per_second"]
-        if data["step"] < self.step - 1 and all(
-            other.step <= data["step"] or other.state == "lost" for other in self.rows.values()
-        ):
+    def _advance(self, report: Report, now: float) -> None:
+        row = self.rows.setdefault(report.node, Row(report.name, report.state))
+        row.state, row.step, row.loss, row.accuracy = report.state, report.step, report.loss, report.accuracy
+        row.samples_per_second = report.samples_per_second
+        others = (other for other in self.rows.values() if other.state != "lost")
+        if report.step < self.step - 1 and all(other.step <= report.step for other in others):
             self._reached.clear()  # another attempt goes on from an earlier step
-            self.step = data["step"]
-        if data["step"] >= self.step:
-            self.step, self.steps = data["step"], data["steps"]
-            self.epoch, self.epochs = data["epoch"], data["epochs"]
-            self.loss = data["loss"]
-            self.accuracy = data["accuracy"] if data["accuracy"] is not None else self.accuracy
+            self.step = report.step
+        if report.step >= self.step:
+            self.step, self.steps = report.step, report.steps
+            self.epoch, self.epochs = report.epoch, report.epochs
+            self.loss = report.loss
+            self.accuracy = report.accuracy if report.accuracy is not None else self.accuracy
             self._reached.append((now, self.step))
             while now - self._reached[0][0] > RATE_WINDOW_SECONDS:
                 self._reached.popleft()
@@ -140,6 +158,8 @@ class JobView:
         self.loss = summary.loss if summary.loss is not None else self.loss
         self.accuracy = summary.accuracy if summary.accuracy is not None else self.accuracy
         if summary.state in ENDED:
+            for row in self.rows.values():
+                row.state = summary.state if row.state == "running" else row.state
             return []
         lines = []
         if before is not None and summary.attempt > max(1, before.attempt):

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 from rich.console import Console
 
 from hivenode.cli.demo import DIGITS
@@ -14,7 +15,7 @@ from hivenode.cli.live import Display
 from hivenode.cli.models import show as show_prediction
 from hivenode.cli.output import duration, short, styled
 from hivenode.cli.plans import picture
-from hivenode.cli.progress import GONE, JobView
+from hivenode.cli.progress import GONE, JobView, Report
 from hivenode.cli.stage import Heard, Machine, Stage
 from hivenode.errors import JobFailed, Unavailable
 from hivenode.spec.status import JobDetail, ModelSummary, Prediction, Status
@@ -239,17 +240,16 @@ class _Training:
 
     def _recovered(self, heard: Heard) -> bool:
         """A survivor's worker has made a step since the kill, in a group without the victim."""
-        data = heard.notice.data
-        return bool(
-            data["node"] != self._victim.node
-            and data["members"] < self._outcome.nodes
-            and data["step"] > self._step_at_kill
+        report = msgspec.convert(heard.notice.data, type=Report)
+        return (
+            report.node != self._victim.node
+            and report.members < self._outcome.nodes
+            and report.step > self._step_at_kill
         )
 
     def _kill(self) -> None:
         self._step_at_kill = self._view.step
-        others = self._victim.kill()
-        self._killed_at = time.monotonic()
+        self._killed_at, others = self._victim.kill()
         self._outcome.killed = self._victim.name
         row = self._view.rows.get(self._victim.node)
         if row is not None:

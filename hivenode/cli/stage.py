@@ -78,14 +78,19 @@ class Machine:
         except psutil.NoSuchProcess:
             return []
 
-    def kill(self) -> int:
-        """SIGKILL for all of them, as when the power goes; returns how many workers and helpers died with it."""
+    def kill(self) -> tuple[float, int]:
+        """SIGKILL for all of them, as when the power goes.
+
+        Returns:
+            when the first was sent (monotonic seconds), and how many processes died with the daemon.
+        """
         doomed = self.processes()
+        began = time.monotonic()
         for process in doomed:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGKILL)
         self.daemon.process.wait()
-        return max(0, len(doomed) - 1)
+        return began, max(0, len(doomed) - 1)
 
     def stop(self) -> None:
         """SIGTERM, and SIGKILL for what is still there after a while."""
