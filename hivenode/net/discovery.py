@@ -53,7 +53,8 @@ def interfaces() -> tuple[Interface, ...]:
 
 def choose_addresses(found: Iterable[Interface], listen_host: str, port: int) -> tuple[str, ...]:
     """Addresses under which others can dial a node that listens on `listen_host`: IPv4 before IPv6, no bridges or
-    container interfaces, loopback only if that is where it listens. Pure."""
+    container interfaces. Loopback only if that is where it listens, or if there is nothing else: a machine without a
+    network is still a hive of one. Pure."""
     return tuple(join_address(host, port) for host in choose_hosts(found, listen_host))
 
 
@@ -73,7 +74,7 @@ def choose_hosts(found: Iterable[Interface], listen_host: str) -> tuple[str, ...
             candidates.append(address)
     # Stable: IPv4 first, each family in the order of the interfaces.
     chosen = dict.fromkeys(str(a) for a in sorted(candidates, key=lambda address: address.version))
-    return tuple(chosen)[:MAX_ADDRESSES]
+    return tuple(chosen)[:MAX_ADDRESSES] or ("127.0.0.1",)
 
 
 class Discovery:

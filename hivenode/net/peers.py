@@ -13,7 +13,7 @@ from aiohttp.typedefs import Handler
 
 from hivenode.errors import Refused, Unavailable
 from hivenode.logs import get_logger
-from hivenode.net.addresses import join_address
+from hivenode.net.addresses import is_loopback, join_address, split_address
 from hivenode.net.bulk import BULK_PATH, BulkClient, BulkLimits, BulkServer
 from hivenode.net.codec import ProtocolError
 from hivenode.net.dialing import LINK_PATH, Dialer, DialError, connected_to, explain
@@ -137,8 +137,11 @@ class PeerTransport:
             self._runner.server, lambda: self._context, self._hive, self._limits.listen, self._tasks
         )
         addresses = self._advertise or choose_addresses(interfaces(), self._listen_host, self.port)
-        if not addresses:
-            log.warning("no address that others could dial", fix="Set network.advertise, or connect the machine.")
+        reachable = self._advertise or is_loopback(self._listen_host)
+        if not reachable and all(is_loopback(split_address(address)[0]) for address in addresses):
+            log.warning(
+                "no address that others could dial", fix="Connect the machine, or set network.advertise; then restart."
+            )
         self._links.handler = self._handler = handler
         self._links.addresses = addresses
         self._listener.start(sockets)

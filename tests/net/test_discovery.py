@@ -42,6 +42,12 @@ def test_addresses_that_others_can_use_are_given_out(listen: str, expected: tupl
     assert choose_addresses(INTERFACES, listen, 7700) == expected
 
 
+def test_a_machine_without_a_network_still_has_an_address() -> None:
+    assert choose_addresses([Interface("lo", "127.0.0.1"), Interface("docker0", "172.17.0.1")], "", 7700) == (
+        "127.0.0.1:7700",
+    )
+
+
 def test_a_machine_with_many_addresses_gives_out_a_few() -> None:
     many = [Interface("eth0", f"10.0.0.{n}") for n in range(1, 50)]
     assert len(choose_addresses(many, "", 1)) == 8

@@ -76,12 +76,12 @@ async def test_a_stopped_node_says_goodbye_and_what_was_sent_before_arrives(tmp_
             b.transport.want(a.id, (between.address,))
             await b.handler.one("up")
             # More than fits into the buffers of the connection.
-            for number in range(1, 61):
+            for number in range(1, 70):
                 event = Event(b.id, number, bytes(32), 0, bytes(60_000), bytes(64))
                 assert b.transport.send(a.id, FeedDelta(events=(event,)))
         assert await a.handler.one("down") == (b.id, LinkEnd.closed)
         arrived = [m.events[0].seq for m in a.handler.messages if isinstance(m, FeedDelta)]
-        assert arrived == list(range(1, 61))
+        assert arrived == list(range(1, 70))
         a.transport.want(b.id, (b.address,))
         assert (await a.handler.one("failed"))[2] is LinkEnd.refused
 
@@ -96,14 +96,14 @@ async def test_what_was_sent_before_a_link_is_dropped_arrives(tmp_path: Path) ->
         b.transport.want(a.id, (between.address,))
         await b.handler.one("up")
         b.transport.forget(a.id)
-        for number in range(1, 61):
+        for number in range(1, 70):
             event = Event(b.id, number, bytes(32), 0, bytes(60_000), bytes(64))
             assert b.transport.send(a.id, FeedDelta(events=(event,)))
         b.transport.drop(a.id, LinkEnd.local)
         assert not b.transport.send(a.id, Ping(sequence=1))
         assert await a.handler.one("down") == (b.id, LinkEnd.closed)
         arrived = [m.events[0].seq for m in a.handler.messages if isinstance(m, FeedDelta)]
-        assert arrived == list(range(1, 61))
+        assert arrived == list(range(1, 70))
 
 
 async def test_urgent_messages_overtake_and_order_within_a_priority_holds(tmp_path: Path) -> None:
