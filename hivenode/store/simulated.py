@@ -7,7 +7,7 @@ import asyncio
 import hashlib
 import random
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -39,6 +39,7 @@ class SimulatedDisk:
 
     Attributes:
         full: set it, and nothing more can be written.
+        damaged: what the next journal to be opened has to report.
         files: what workers have written, by name; not synced by anybody.
     """
 
@@ -50,6 +51,7 @@ class SimulatedDisk:
         self._torn = torn
         self._log: list[bytes] = []
         self._pending: list[bytes] = []
+        self.damaged: dict[str, int] = {}
         self.full = False
         self.blobs: dict[str, bytes] = {}
         self.partial: dict[str, bytes] = {}
@@ -67,6 +69,25 @@ class SimulatedDisk:
             self.partial[digest] = data[: self._rng.randint(0, len(data))]
         self.files.clear()
 
+    def damage(self, author: str, first: int) -> None:
+        """Bits have turned over: the author's records from `first` on are found unreadable at the next start."""
+        kept = [
+            msgspec.structs.replace(
+                batch, records=tuple(r for r in batch.records if r.author != author or r.number < first)
+            )
+            for batch in self.load()
+        ]
+        self._log = [_frame(batch) for batch in kept]
+        self.damaged[author] = first
+
+    def backup(self) -> tuple[bytes, ...]:
+        """The journal as it is now."""
+        return tuple(self._log)
+
+    def restore(self, backup: Sequence[bytes]) -> None:
+        """Put an earlier journal in place of this one, as a person does with the folder of a node that is down."""
+        self._log = list(backup)
+
     def load(self) -> list[_Batch]:
         """All that is whole, up to the first damage; the rest is cut off."""
         found: list[_Batch] = []
@@ -80,8 +101,7 @@ class SimulatedDisk:
     async def write(self, batch: _Batch) -> None:
         """Durable on return. Raises Exhausted."""
         self.check_room()
-        body = _encode(batch)
-        frame = zlib.crc32(body).to_bytes(4, "big") + body
+        frame = _frame(batch)
         self._pending.append(frame)
         await self.sync()
         self._pending.remove(frame)
@@ -96,6 +116,11 @@ class SimulatedDisk:
             raise Exhausted("The disk is full.", fix="Make room.")
 
 
+def _frame(batch: _Batch) -> bytes:
+    body = _encode(batch)
+    return zlib.crc32(body).to_bytes(4, "big") + body
+
+
 class SimulatedJournal:
     """`Journal` on a simulated disk, as its last life left it."""
 
@@ -106,6 +131,7 @@ class SimulatedJournal:
         self._cells: dict[str, bytes] = {}
         for batch in disk.load():
             self._take(batch)
+        self._damaged, disk.damaged = disk.damaged, {}
 
     def records(self) -> Iterator[Record]:
         for author in sorted(self._feeds):
@@ -113,6 +139,10 @@ class SimulatedJournal:
 
     def cell(self, name: str) -> bytes | None:
         return self._cells.get(name)
+
+    @property
+    def damaged(self) -> Mapping[str, int]:
+        return self._damaged
 
     async def append(self, records: Sequence[Record]) -> None:
         async with self._lock:

@@ -38,6 +38,7 @@ async def end(world: World, jobs: Iterable[str] = (), seconds: float = 300) -> N
         await world.until(lambda job=job: world.ended(job), seconds, f"the end of {job}")
     await world.formed(seconds=120)
     await world.settled()
+    await world.until(lambda: not any(world.working(job) for job in jobs), 60, "the end of all workers")
     for job in jobs:
         held = world.job(world.up[0].name, job)
         assert held is not None
@@ -58,6 +59,7 @@ def test_a_hive_forms_and_a_job_is_done(seed: int) -> None:
         held = world.job("ann", job)
         assert held is not None
         assert len(held.attempts) == 1
+        assert world.registrations(job) == 1
 
     run(main, seed=seed)
 
@@ -77,6 +79,7 @@ def test_a_killed_worker_node_costs_no_new_attempt(seed: int) -> None:
         assert [attempt.number for attempt in held.attempts.values()] == [1]
         assert held.current is not None
         assert len(held.current.members) == len(held.current.plan.shares) - 1
+        assert world.registrations(job) == 1
 
     run(main, seed=seed)
 
@@ -198,6 +201,19 @@ def test_a_paused_coordinator_comes_back_to_a_hive_that_has_another(seed: int) -
     run(main, seed=seed)
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_the_late_orders_of_a_coordinator_paused_mid_plan_are_refused(seed: int) -> None:
+    async def main(rng: random.Random) -> None:
+        world = await hive(rng)
+        first = world.coordinator()
+        job = await world.submit(rest(world, first)[0], min_nodes=3)
+        await asyncio.sleep(rng.uniform(0, 1.0))
+        await world.pause(first, rng.uniform(5, 20))
+        await end(world, [job])
+
+    run(main, seed=seed)
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_short_pause_of_a_node_kills_nobody(seed: int) -> None:
     async def main(rng: random.Random) -> None:
@@ -299,6 +315,39 @@ def test_a_full_disk_on_one_node_harms_no_other(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+def test_a_home_restored_from_an_old_backup_forks_no_feed(seed: int) -> None:
+    async def main(rng: random.Random) -> None:
+        world = await hive(rng)
+        backup = world.machines["cid"].disk.backup()
+        jobs = [await world.submit("cid", min_nodes=2) for _ in range(2)]
+        await world.until(lambda: all(world.ended(job) for job in jobs), 120)
+        world.kill("cid")
+        world.machines["cid"].disk.restore(backup)
+        await asyncio.sleep(rng.uniform(0, 20))
+        await world.restart("cid")
+        jobs.append(await world.submit("cid", min_nodes=2))
+        await end(world, jobs)
+
+    run(main, seed=seed)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_damaged_journal_is_made_whole_from_the_other_members(seed: int) -> None:
+    async def main(rng: random.Random) -> None:
+        world = await hive(rng)
+        jobs = [await world.submit("cid", min_nodes=2)]
+        await world.until(lambda: world.ended(jobs[0]), 120)
+        world.kill("cid")
+        cid = world.machines["cid"]
+        cid.disk.damage(cid.id, 2)
+        await world.restart("cid")
+        jobs.append(await world.submit("cid", min_nodes=2))
+        await end(world, jobs)
+
+    run(main, seed=seed)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_clocks_that_are_hours_apart_change_nothing(seed: int) -> None:
     async def main(rng: random.Random) -> None:
         world = World(rng)
@@ -313,7 +362,8 @@ def test_clocks_that_are_hours_apart_change_nothing(seed: int) -> None:
 
 async def chaos(rng: random.Random) -> str:
     """Two minutes of everything, over a poor network; returns the hash of the trace."""
-    world = World(rng, quality=Quality(delay_seconds=(0.001, 0.03), loss=0.02), torn=True)
+    disk = rng.choice([(0.0005, 0.003), (0.005, 0.3)])
+    world = World(rng, quality=Quality(delay_seconds=(0.001, 0.03), loss=0.02), torn=True, sync_seconds=disk)
     for name in NAMES:
         await world.start_node(name, roles=WORKER_ONLY if name == "eve" else ALL_ROLES)
     await world.formed()

@@ -49,6 +49,7 @@ from hivenode.store.simulated import SimulatedDisk, open_file
 class Part(msgspec.Struct, frozen=True, array_like=True):
     """Samples [start, stop) of one step's batch, computed by one node."""
 
+    step: int
     node: str
     start: int
     stop: int
@@ -67,6 +68,7 @@ class Lineage(msgspec.Struct, frozen=True, array_like=True):
         for number, parts in enumerate(self.steps):
             at = 0
             for part in sorted(parts, key=lambda part: (part.start, part.stop)):
+                assert part.step == number, f"step {part.step} in the place of {number}"
                 assert part.start == at, f"step {number}: samples {at}-{part.start} of {parts}"
                 at = part.stop
             assert at == size.batch(number), f"step {number} computed {at} of {size.batch(number)} samples"
@@ -367,7 +369,7 @@ class Fabric:
         while ahead.step < size.steps:
             await asyncio.sleep(self.between(self.pace.step))
             if await self._whole(members):
-                parts = _parts(members, size.batch(ahead.step))
+                parts = _parts(members, ahead.step, size.batch(ahead.step))
                 for worker in members:
                     worker.advance(parts)
             else:
@@ -426,12 +428,12 @@ class Fabric:
         return self.network.reachable(a.host, b.host) and b.node not in a.lost and a.node not in b.lost
 
 
-def _parts(members: list[SimulatedWorker], total: int) -> tuple[Part, ...]:
+def _parts(members: list[SimulatedWorker], step: int, total: int) -> tuple[Part, ...]:
     begin = members[0].begin
     assert begin is not None
     weights = {share.node: share.weight for share in begin.plan.shares}
     ranges = split(total, [weights[worker.node] for worker in members])
-    return tuple(Part(w.node, r.start, r.stop) for w, r in zip(members, ranges, strict=True))
+    return tuple(Part(step, w.node, r.start, r.stop) for w, r in zip(members, ranges, strict=True))
 
 
 class SimulatedWorkers:

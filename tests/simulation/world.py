@@ -30,6 +30,7 @@ from hivenode.net.local import WorkerLimits
 from hivenode.net.messages import ProfileReply
 from hivenode.net.simulated import Quality, SimulatedNetwork, SimulatedTransport, Trace
 from hivenode.node import Node, Ports
+from hivenode.spec.events import ModelRegistered
 from hivenode.spec.status import JoinResult
 from hivenode.spec.values import Epoch, Role
 from hivenode.store.simulated import SimulatedBlobs, SimulatedDisk, SimulatedJournal
@@ -113,6 +114,7 @@ class World:
     Args:
         rng: source of everything that is random here.
         settings: of all nodes, by section.
+        torn, sync_seconds: how the disks are.
     """
 
     def __init__(
@@ -123,6 +125,7 @@ class World:
         pace: Pace | None = None,
         settings: dict[str, dict[str, object]] | None = None,
         torn: bool = False,
+        sync_seconds: tuple[float, float] = (0.0005, 0.003),
     ) -> None:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualLoop)
@@ -135,7 +138,7 @@ class World:
         self.submitted: list[str] = []
         """Jobs whose submission was answered."""
         self._settings = settings or {}
-        self._torn = torn
+        self._disk = lambda: SimulatedDisk(_child(rng), sync_seconds=sync_seconds, torn=torn)
         self._authority = Authority.from_seed(b"simulated world")
         self._watch = Watch(self)
         loop.always(self._watch.look)
@@ -171,7 +174,7 @@ class World:
             name,
             number,
             credentials,
-            SimulatedDisk(_child(self.rng), torn=self._torn),
+            self._disk(),
             skew_seconds=skew_seconds,
             settings=settings or {},
         )
@@ -363,6 +366,11 @@ class World:
         workers = [w for w in self.fabric.workers.values() if w.begin is not None and w.begin.job == job and w.alive]
         return sorted({worker.host for worker in workers})
 
+    def registrations(self, job: str) -> int:
+        """How often a model of this job was registered, as the feeds have it."""
+        entries = self.up[0].node.feeds.entries()
+        return sum(1 for entry in entries if isinstance(entry.body, ModelRegistered) and entry.body.job == job)
+
     # --- what must hold -------------------------------------------------------------------------------------------
 
     def facts(self, name: str) -> str:
@@ -433,7 +441,8 @@ class Watch:
     def __init__(self, world: World) -> None:
         self._world = world
         self._followed: dict[str, Epoch] = {}
-        self._endings: dict[tuple[str, str], tuple[str, object]] = {}
+        self._obeyed: dict[str, Epoch] = {}
+        self._orders: dict[tuple[str, str], object] = {}
         self.durable: dict[str, int] = {}
         """Highest event of each author that any node has ever shown to have on disk."""
         self._seen = -1
@@ -445,6 +454,7 @@ class Watch:
         for machine in self._world.up:
             self._leaders(machine)
             self._feeds(machine)
+            self._orders_of(machine)
             assert not machine.node._troubles, f"{machine.name}: {machine.node._troubles}"
 
     def _leaders(self, machine: Machine) -> None:
@@ -456,6 +466,16 @@ class Watch:
         assert before is None or leader.counter > before.counter, f"{machine.name} follows {leader} after {before}"
         self._followed[machine.name] = leader
         self._world.trace.add(self._world.loop.time(), f"{machine.name} follows {leader}")
+
+    def _orders_of(self, machine: Machine) -> None:
+        """A node begins no work by an epoch lower than one it has obeyed, over all of its lives."""
+        highest = self._obeyed.get(machine.name, Epoch(0))
+        for work in machine.node.executor._work.values():
+            if self._orders.get((machine.name, work.job)) != work.name:
+                self._orders[(machine.name, work.job)] = work.name
+                assert work.name[1] >= highest, f"{machine.name} works for {work.name[1]} after {highest}"
+                self._world.trace.add(self._world.loop.time(), f"{machine.name} works on {work.job} {work.name}")
+            self._obeyed[machine.name] = max(self._obeyed.get(machine.name, highest), work.epoch)
 
     def _feeds(self, machine: Machine) -> None:
         node = machine.node
