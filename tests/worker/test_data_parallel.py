@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -54,26 +56,37 @@ async def test_batches_smaller_than_the_number_of_workers(host: ForkWorkers, tmp
     assert difference(alone[0].path, together[0].path) < 1e-5
 
 
-async def test_a_killed_worker_costs_no_sample_and_the_others_finish(host: ForkWorkers, tmp_path: Path) -> None:
-    job = spec(epochs=8, batch_size=64, learning_rate=0.05, momentum=0.5, checkpoint_every_steps=20)
+@pytest.mark.parametrize("victim", [0, 1])
+async def test_a_killed_worker_costs_no_sample(host: ForkWorkers, tmp_path: Path, victim: int) -> None:
+    # A convex, smooth model: rounding does not grow, while one sample too few in one batch would show.
+    job = spec(model="zoo:logistic", epochs=20, learning_rate=0.05)
     alone = await finish(await attempt(host, job, [1.0], tmp_path / "one"))
     members = await attempt(host, job, [0.4, 0.3, 0.3], tmp_path / "three")
     await members[2].expect(WorkerProgress, 2)
+    members[victim].handle.kill()
+    finished = await finish([member for rank, member in enumerate(members) if rank != victim])
+    assert members[2].all(ViewChanged)[0].lost == (node(victim),)
+    assert len({digest(done.path) for done in finished}) == 1
+    assert difference(alone[0].path, finished[0].path) < 1e-5
+
+
+async def test_the_others_finish_a_good_model_when_the_first_is_killed(host: ForkWorkers, tmp_path: Path) -> None:
+    job = spec(epochs=8, batch_size=64, learning_rate=0.05, momentum=0.5, checkpoint_every_steps=20)
+    members = await attempt(host, job, [0.4, 0.3, 0.3], tmp_path)
+    await members[2].expect(WorkerProgress, 2)
     members[0].handle.kill()
-    await members[0].exit()
+    assert await members[0].exit() == "killed by SIGKILL"
     survivors = members[1:]
     finished = await finish(survivors)
     assert len({digest(done.path) for done in finished}) == 1
     assert [done.lead for done in finished] == [True, False]
-    assert difference(alone[0].path, finished[0].path) < 1e-2
     assert finished[0].metrics["accuracy"] >= 0.95
     for member in survivors:
         (changed,) = member.all(ViewChanged)
         assert (changed.members, changed.lost) == ((node(1), node(2)), (node(0),))
         assert member.all(WorkerProgress)[-1].members == (node(1), node(2))
-    change = survivors[0].all(ViewChanged)[0].step
-    steps = [c.step for c in members[0].all(CheckpointWritten)] + [c.step for c in survivors[0].all(CheckpointWritten)]
-    assert [step for step in range(20, 184, 20) if step > change] == [step for step in steps if step > change]
+    # The new lowest rank writes from then on; under load a checkpoint may give way to a newer one.
+    assert survivors[0].all(CheckpointWritten)[-1].step == 180
     assert not survivors[1].all(CheckpointWritten)
 
 
@@ -99,9 +112,6 @@ async def test_a_node_that_was_lost_before_it_began_is_left_out(host: ForkWorker
 
 
 async def test_a_stopped_worker_is_left_behind_on_the_daemons_word(host: ForkWorkers, tmp_path: Path) -> None:
-    import os
-    import signal
-
     job = spec(epochs=8, learning_rate=0.05)
     members = await attempt(host, job, [0.4, 0.3, 0.3], tmp_path)
     await members[0].expect(WorkerProgress)
