@@ -70,9 +70,9 @@ class LinkLimits:
     """Outbound, per priority."""
     queue_bytes: int = 4 * 1024 * 1024
     """Outbound, all priorities together."""
-    inbound_per_second: float = 500.0
+    inbound_per_second: float = 1000.0
     """Sustained rate of each message type, tokens/s; beyond it the link is read more slowly."""
-    inbound_burst: float = 2000.0
+    inbound_burst: float = 4000.0
     """Tokens of each message type that may arrive at once."""
     heartbeat_seconds: float = 20.0
     """Websocket pings; a peer that answers none for half as long again is gone."""

@@ -104,15 +104,15 @@ def bind(host: str, port: int) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     try:
         for family, kind, protocol, _, address in dict.fromkeys(found):
-            listening = socket.socket(family, kind, protocol)
-            sockets.append(listening)
-            listening.setblocking(False)
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, host != "::")
-            taken = sockets[0].getsockname()[1] if len(sockets) > 1 else port
-            listening.bind((address[0], taken, *address[2:]))
-            listening.listen(BACKLOG)
+            try:
+                sockets.append(_listening(family, kind, protocol, (address[0], port, *address[2:]), dual=host == "::"))
+            except OSError as error:
+                # A system without IPv6 still names the address.
+                absent = error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+                if host or family != socket.AF_INET6 or not absent:
+                    raise
+            else:
+                port = int(sockets[0].getsockname()[1])
     except OSError as error:
         for opened in sockets:
             opened.close()
@@ -130,6 +130,22 @@ def bind(host: str, port: int) -> list[socket.socket]:
             fix="Set network.listen to one of its addresses.",
         ) from error
     return sockets
+
+
+def _listening(family: int, kind: int, protocol: int, address: tuple[str | int, ...], *, dual: bool) -> socket.socket:
+    """Args: dual: on IPv6, whether it takes IPv4 connections too."""
+    listening = socket.socket(family, kind, protocol)
+    try:
+        listening.setblocking(False)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual)
+        listening.bind(address)
+        listening.listen(BACKLOG)
+    except OSError:
+        listening.close()
+        raise
+    return listening
 
 
 class Listener:

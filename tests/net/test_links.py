@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hivenode.errors import Conflict
+from hivenode.errors import Conflict, InvalidInput
 from hivenode.net.link import LinkLimits
 from hivenode.net.messages import Event, FeedDelta, Gossip, Heartbeat, Ping
 from hivenode.net.transport import LinkEnd
@@ -171,6 +171,9 @@ async def test_ipv6_addresses_work(tmp_path: Path) -> None:
         b.transport.want(a.id, (f"[::1]:{a.transport.port}",))
         await a.handler.one("up")
         await b.handler.one("up")
+    async with node(1, tmp_path, host="::") as a, node(2, tmp_path) as b:
+        b.transport.want(a.id, (f"127.0.0.1:{a.transport.port}",))
+        await b.handler.one("up")
 
 
 async def test_a_wanted_peer_is_found_behind_its_second_address(tmp_path: Path) -> None:
@@ -186,6 +189,20 @@ async def test_a_taken_port_is_a_conflict_that_names_it(tmp_path: Path) -> None:
     async with node(1, tmp_path) as a:
         with pytest.raises(Conflict, match=str(a.transport.port)):
             async with node(2, tmp_path, port=a.transport.port):
+                pass
+
+
+async def test_listening_everywhere_uses_one_port_for_all_families(tmp_path: Path) -> None:
+    for host in ("", "0.0.0.0"):
+        async with node(1, tmp_path, host=host) as a, node(2, tmp_path) as b:
+            b.transport.want(a.id, (f"127.0.0.1:{a.transport.port}",))
+            await b.handler.one("up")
+
+
+async def test_listening_on_another_machines_address_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    for host in ("203.0.113.77", "no.such.host.invalid"):
+        with pytest.raises(InvalidInput, match=host):
+            async with node(1, tmp_path, host=host):
                 pass
 
 
