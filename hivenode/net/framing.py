@@ -47,9 +47,7 @@ def _length(header: bytes) -> int:
 
 
 def _truncated() -> Corrupted:
-    return Corrupted(
-        "The local channel ended inside a frame.", fix="The other process was killed; see its log."
-    )
+    return Corrupted("The local channel ended inside a frame.", fix="The other process was killed; see its log.")
 
 
 def _unreadable(error: Exception) -> Corrupted:
