@@ -10,9 +10,10 @@ _ALLOCATION = (
     "cannot allocate memory",
     "bad_alloc",
     "out of memory",
+    "could not create a primitive",
     "can't start new thread",
 )
-"""How PyTorch (a plain RuntimeError) and the threading module say that memory has run out."""
+"""How PyTorch (a plain RuntimeError), oneDNN within it and the threading module say that memory has run out."""
 
 
 def failed(error: Exception, limits: WorkerLimits, request: int | None = None) -> Failed:

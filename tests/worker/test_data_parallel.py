@@ -101,12 +101,15 @@ async def test_a_checkpoint_of_three_goes_on_with_two(host: ForkWorkers, tmp_pat
     assert rest[0].step == whole[0].step == 46
 
 
-async def test_a_node_that_was_lost_before_it_began_is_left_out(host: ForkWorkers, tmp_path: Path) -> None:
+@pytest.mark.parametrize("absent", [(1,), (1, 2)])
+async def test_nodes_that_were_lost_before_it_began_are_left_out(
+    host: ForkWorkers, tmp_path: Path, absent: tuple[int, ...]
+) -> None:
     job = spec(epochs=1, max_steps=10)
     alone = await finish(await attempt(host, job, [1.0], tmp_path / "one"))
-    members = await attempt(host, job, [0.4, 0.3, 0.3], tmp_path / "three", absent=(1,))
-    finished = await finish([members[0], members[2]])
-    assert members[0].all(ViewChanged)[0].lost == (node(1),)
+    members = await attempt(host, job, [0.4, 0.3, 0.3], tmp_path / "three", absent=absent)
+    finished = await finish([member for rank, member in enumerate(members) if rank not in absent])
+    assert members[0].all(ViewChanged)[0].lost == tuple(node(rank) for rank in absent)
     assert members[0].all(ViewChanged)[0].step == 0
     assert difference(alone[0].path, finished[0].path) < 1e-5
 
