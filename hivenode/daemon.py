@@ -21,7 +21,7 @@ from hivenode import __version__
 from hivenode.admin.api import AdminServer
 from hivenode.admin.notify import notify
 from hivenode.config import Settings, load_settings
-from hivenode.errors import Conflict, Unavailable
+from hivenode.errors import Conflict
 from hivenode.jobs.workers import ForkWorkers
 from hivenode.logs import JobLogFile, configure, get_logger
 from hivenode.net.discovery import Discovery, choose_hosts, interfaces
@@ -137,6 +137,7 @@ class _Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
         credentials = await self._credentials()
+        self._measuring = asyncio.create_task(self._profile.measure(), name="profile")
         while not self._stopping.is_set():
             self._rejoined: Credentials | None = None
             self._again = asyncio.Event()
@@ -145,6 +146,7 @@ class _Daemon:
                 break
             credentials = self._rejoined
         notify("STOPPING=1")
+        self._measuring.cancel()
         return 0
 
     async def _credentials(self) -> Credentials:
@@ -221,12 +223,10 @@ class _Daemon:
             if settings.network.discovery:
                 discovery = self._discover(credentials, node)
                 await discovery.start()
-            profiling = asyncio.create_task(self._profile.measure(), name="profile")
             workers.prewarm(settings.worker.prewarm)
             write_sealed(self._home.endpoint, json.dumps({"url": self._url, "pid": os.getpid()}).encode())
             self._announce(node)
             await self._until_told()
-            profiling.cancel()
         finally:
             self._home.endpoint.unlink(missing_ok=True)
             if discovery is not None:
@@ -285,10 +285,8 @@ class _Daemon:
             nice=worker.nice,
         )
 
-    def _own_profile(self, workers: ForkWorkers) -> ProfileReply:
-        measured = self._profile.current
-        if measured is None:
-            raise Unavailable("This node is still measuring itself.", fix="Ask again in a few seconds.")
+    async def _own_profile(self, workers: ForkWorkers) -> ProfileReply:
+        measured = await asyncio.shield(self._measuring)
         limits = self._limits()
         return ProfileReply(
             flops=measured.flops,

@@ -86,7 +86,7 @@ class Ports:
     Args:
         wall: seconds since 1970.
         limits: what one worker may use.
-        profile: this machine as measured: FLOP/s, free bytes, cores (`running` and `paused` are filled in here).
+        profile: this machine as measured, once it is (`running` and `paused` are filled in here).
         join: leave this hive for the token's; the daemon restarts the node afterwards.
         stop: ask the process to end.
         admin_url: where the admin endpoint listens.
@@ -101,7 +101,7 @@ class Ports:
     wall: Callable[[], float]
     rng: random.Random
     limits: Callable[[], WorkerLimits]
-    profile: Callable[[], ProfileReply]
+    profile: Callable[[], Awaitable[ProfileReply]]
     join: Callable[[str], Awaitable[JoinResult]]
     stop: Callable[[], None]
     admin_url: Callable[[], str]
@@ -128,7 +128,7 @@ class Node:
         self._build_views()
 
     def _build_views(self) -> None:
-        self.roles = Roles(self._credentials.authority_key)
+        self.roles = Roles(self._credentials.authority_key, self._credentials.grant)
         self.ledger = Ledger()
         self.catalogue = Catalogue()
         self.holders = Holders()
@@ -160,6 +160,7 @@ class Node:
             sync_seconds=self._settings.feeds.sync_seconds,
             on_change=self._facts_changed,
             on_offender=lambda peer, reason: ports.transport.drop(peer, LinkEnd.protocol),
+            expects_peers=bool(self._known_peers() or ports.seeds),
             tasks=self._tasks,
         )
         await self.replication.start()
@@ -179,13 +180,13 @@ class Node:
         self.membership = Membership(swim, ports.transport, self._member_changed, self._let_go, self._conflict)
         election = self._settings.election
         self.leadership = Leadership(
-            Election(
+            lambda state: Election(
                 self.me,
                 settings=ElectionSettings(
                     heartbeat=election.heartbeat_seconds, timeout=election.timeout_seconds, quorum=election.quorum
                 ),
                 rng=ports.rng,
-                state=ports.journal.cell(Leadership.CELL),
+                state=state,
             ),
             ports.transport,
             ports.journal,
@@ -350,9 +351,11 @@ class Node:
         match message:
             case Ping() | Ack() | PingRequest() | Nack() | Gossip() | PushPull():
                 self.membership.receive(peer, message)
-            case VoteRequest() | VoteReply() | Heartbeat() | HeartbeatAck():
+            case VoteRequest() | VoteReply() | Heartbeat():
                 if self.roles.may(peer, Role.coordinator):
                     self.leadership.receive(peer, message)
+            case HeartbeatAck():  # any follower may say that it is bound to another epoch
+                self.leadership.receive(peer, message)
             case FeedHeads() | FeedDelta():
                 self.replication.received(peer, message)
             case Progress():
@@ -444,9 +447,11 @@ class Node:
         self._ports.stop()
 
     def _task_failed(self, name: str, error: BaseException) -> None:
+        if isinstance(error, HiveError):
+            log.warning("background work failed", task=name, reason=str(error))
+            return
         log.error("internal error", task=name, error=repr(error), exc_info=error)
-        if not isinstance(error, HiveError):
-            self._troubles[name] = f"Internal error in {name}: {error!r}. Please report it with the log."
+        self._troubles[name] = f"Internal error in {name}: {error!r}. Please report it with the log."
 
     # --- small things ---------------------------------------------------------------------------------------------
 
@@ -500,14 +505,17 @@ class Node:
         return tuple(dict.fromkeys([*self._addresses, *others]))[:16]
 
     def _dial_known(self) -> None:
-        raw = self._ports.journal.cell(PEERS)
-        known = msgspec.msgpack.decode(raw, type=dict[str, tuple[str, ...]]) if raw else {}
-        for node, addresses in sorted(known.items()):
+        for node, addresses in sorted(self._known_peers().items()):
             if node != self.me and self._wanted.get(node) is None:
                 self._wanted[node] = addresses
                 self._ports.transport.want(node, addresses)
         if self._ports.seeds:
             self._ports.transport.seed(self._ports.seeds)
+
+    def _known_peers(self) -> dict[str, tuple[str, ...]]:
+        """Addresses of the other members when last heard of, by id."""
+        raw = self._ports.journal.cell(PEERS)
+        return msgspec.msgpack.decode(raw, type=dict[str, tuple[str, ...]]) if raw else {}
 
     async def _remember_peers(self) -> None:
         known = {m.node: m.addresses for m in self.membership.members if m.state is not MemberState.left}

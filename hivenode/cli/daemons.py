@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -71,7 +72,7 @@ def start(home: Path, arguments: Sequence[str]) -> Daemon:
     read, write = os.pipe()
     try:
         with log.open("ab") as sink:
-            process = subprocess.Popen(  # noqa: S603  our own program, and paths as separate arguments
+            process = subprocess.Popen(
                 [
                     sys.executable,
                     "-m",
@@ -101,6 +102,29 @@ def tell(descriptor: int, report: Report) -> None:
     """The daemon's side of the pipe: say it once, and close. Whoever waited may have gone meanwhile."""
     with contextlib.suppress(BrokenPipeError), open(descriptor, "wb") as pipe:
         pipe.write(msgspec.json.encode(report))
+
+
+def wait_end(pid: int, seconds: float) -> bool:
+    """Whether a process has ended within `seconds`, be it that nobody has buried it yet (as in a container whose first
+    process does not)."""
+    if sys.platform == "linux":
+        try:
+            handle = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return True
+        try:
+            return bool(select.select([handle], [], [], seconds)[0])
+        finally:
+            os.close(handle)
+    import psutil
+
+    try:
+        psutil.Process(pid).wait(seconds)
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.TimeoutExpired:
+        return False
+    return True
 
 
 def _tail(log: Path) -> str:

@@ -99,24 +99,19 @@ def _announce(status: Status, ending: str) -> None:
 
 def down(context: typer.Context, as_json: JsonOption = False, home: HomeOption = None) -> None:
     """Stop this machine's daemon, and wait until it has ended."""
-    import psutil
-
     from hivenode.cli.client import AdminClient
+    from hivenode.cli.daemons import wait_end
     from hivenode.cli.output import print_json
     from hivenode.errors import Unavailable
 
     client = AdminClient(home_of(context, home))
     pid = client.endpoint().pid
     client.ask("POST", "/v1/stop")
-    try:
-        psutil.Process(pid).wait(STOP_SECONDS)
-    except psutil.NoSuchProcess:
-        pass  # quicker than we could look
-    except psutil.TimeoutExpired:
+    if not wait_end(pid, STOP_SECONDS):
         raise Unavailable(
             f"The daemon (process {pid}) has not ended after {STOP_SECONDS:.0f} s.",
             fix=f"Look at its log; `kill -9 {pid}` ends it, and loses nothing that was accepted.",
-        ) from None
+        )
     if as_json:
         print_json({"stopped": pid})
     else:

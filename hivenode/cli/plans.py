@@ -22,7 +22,7 @@ def show_plan(out: Console, plan: Plan, names: Mapping[str, str]) -> None:
 def picture(plan: Plan, names: Mapping[str, str]) -> RenderableType:
     heading = styled("Plan: ", "bold")
     heading.append(plan.strategy.value, "bold cyan")
-    heading.append(f" on {_nodes(len(plan.shares))}, {duration(plan.predicted_seconds)} predicted")
+    heading.append(f" on {_nodes(len(plan.shares))}")
     if plan.explored:
         heading.append(" (tried out, to learn how it does)", "yellow")
     shares = table("NODE", "SHARE", "STEP", "MEMORY", right=("SHARE", "STEP", "MEMORY"))

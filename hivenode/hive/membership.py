@@ -20,6 +20,9 @@ from hivenode.spec.values import Epoch
 from hivenode.store.ports import Journal
 from hivenode.tasks import TaskGroup
 
+RETRY_SECONDS = 2.0
+"""After a vote could not be written."""
+
 log = get_logger("membership")
 
 
@@ -143,6 +146,7 @@ class Leadership:
     vote is on disk.
 
     Args:
+        build: an election that goes on from the state as last persisted.
         on_leader: called with the new coordinator's epoch, or None while there is none.
     """
 
@@ -150,17 +154,19 @@ class Leadership:
 
     def __init__(
         self,
-        election: Election,
+        build: Callable[[bytes | None], Election],
         transport: Transport,
         journal: Journal,
         on_leader: Callable[[Epoch | None], None],
         tasks: TaskGroup,
     ) -> None:
-        self._election = election
+        self._build = build
+        self._election = build(journal.cell(self.CELL))
+        self._electorate: tuple[tuple[str, ...], tuple[str, ...], bool, tuple[str, ...]] = ((), (), False, ())
         self._transport = transport
         self._journal = journal
         self._on_leader = on_leader
-        self._alarm = Alarm(election.deadline, self._tick)
+        self._alarm = Alarm(lambda: self._election.deadline(), self._tick)
         self._effects: asyncio.Queue[ElectionEffect] = asyncio.Queue()
         self._tasks = tasks
 
@@ -197,7 +203,8 @@ class Leadership:
         self, alive: tuple[str, ...], known: tuple[str, ...], eligible: bool, followers: tuple[str, ...]
     ) -> None:
         """Members that may coordinate (alive, and all known), whether we may, and all alive members."""
-        self._take(self._election.electorate(self._now(), alive, known, eligible, followers))
+        self._electorate = (alive, known, eligible, followers)
+        self._take(self._election.electorate(self._now(), *self._electorate))
 
     def _tick(self, now: float) -> None:
         self._take(self._election.tick(now))
@@ -220,13 +227,22 @@ class Leadership:
                         log.info("coordinator", epoch=str(epoch) if epoch else "none")
                         self._on_leader(epoch)
             except HiveError as error:
-                # A vote that is not on disk must not be cast: drop what waited for it and try again later.
                 log.error("a vote could not be written", reason=str(error))
-                while not self._effects.empty():
-                    self._effects.get_nowait()
-                    self._effects.task_done()
+                await self._start_over()
             finally:
                 self._effects.task_done()
+
+    async def _start_over(self) -> None:
+        """A vote that is not on disk was not cast: forget what followed from it and go on from what the disk says."""
+        while not self._effects.empty():
+            self._effects.get_nowait()
+            self._effects.task_done()
+        self._on_leader(None)
+        await asyncio.sleep(RETRY_SECONDS)
+        now = self._now()
+        self._election = self._build(self._journal.cell(self.CELL))
+        self._take(self._election.start(now))
+        self._take(self._election.electorate(now, *self._electorate))
 
     @staticmethod
     def _now() -> float:

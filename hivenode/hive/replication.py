@@ -10,7 +10,7 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence
 
-from hivenode.errors import HiveError
+from hivenode.errors import HiveError, Unavailable
 from hivenode.hive.clock import HybridClock
 from hivenode.hive.feeds import Entry, Feeds
 from hivenode.hive.views import Views
@@ -23,6 +23,8 @@ from hivenode.trust.identity import Identity
 
 DELTA_BYTES = 64 * 1024
 INBOX = 256
+WHOLE_SECONDS = 3.0
+"""How long the first statement after a start waits to hear from another member."""
 
 log = get_logger("feeds")
 
@@ -33,6 +35,9 @@ class Replication:
     Args:
         on_change: called after new entries are durable and folded.
         on_offender: called with a peer that sent something no honest node sends, and the reason.
+        expects_peers: other members may hold events of ours that we lost (a journal cut off or replaced, a home
+            restored from a backup). Before we state anything new we hear from one of them, or we would fork our own
+            feed.
     """
 
     def __init__(
@@ -50,6 +55,7 @@ class Replication:
         sync_seconds: float,
         on_change: Callable[[Sequence[Entry]], None],
         on_offender: Callable[[str, str], None],
+        expects_peers: bool,
         tasks: TaskGroup,
     ) -> None:
         self._identity = identity
@@ -67,18 +73,21 @@ class Replication:
         self._tasks = tasks
         self._lock = asyncio.Lock()
         self._inbox: asyncio.Queue[tuple[str, FeedDelta]] = asyncio.Queue(INBOX)
+        self._known_elsewhere = 0
+        self._whole = asyncio.Event()
+        if not expects_peers:
+            self._whole.set()
         self.trouble = ""
         """Why events cannot be written now; empty when they can."""
 
     async def start(self) -> None:
-        """Read the journal, fold it, and begin our own feed if it is new."""
+        """Read the journal and fold it. Begins our own feed, if it is new, in the background."""
         self.feeds.load(self._journal.records())
         entries = sorted(self.feeds.entries(), key=lambda entry: entry.key)
         if entries:
             self._clock.observe(entries[-1].event.hlc)
         self._views.add(entries)
-        if self._identity.node_id not in self.feeds.heads:
-            await self.append(NodeAdmitted(grant=self._grant))
+        self._tasks.spawn(self._introduce(), "feeds: introduce ourselves")
         self._tasks.spawn(self._take_in(), "feeds: take in")
         self._tasks.spawn(self._compare(), "feeds: compare")
 
@@ -88,12 +97,45 @@ class Replication:
         Raises:
             Exhausted: the disk is full; nothing was stated.
         """
+        await self._be_whole()
+        # Once the disk has the events they must be taken in here too, whatever becomes of the caller.
+        await asyncio.shield(self._tasks.spawn(self._state(bodies), "feeds: state"))
+
+    async def _state(self, bodies: Sequence[Body]) -> None:
         async with self._lock:
+            if self._identity.node_id not in self.feeds.heads:
+                bodies = (NodeAdmitted(grant=self._grant), *bodies)
             fresh = self.feeds.compose(self._identity, self._clock.now, bodies)
             await self._keep(fresh)
         delta = FeedDelta(events=tuple(entry.event for entry in fresh))
         for peer in self._links():
             self._send(peer, delta)
+
+    async def _be_whole(self) -> None:
+        if self._whole.is_set():
+            return
+        try:
+            async with asyncio.timeout(WHOLE_SECONDS):
+                await self._whole.wait()
+        except TimeoutError:
+            if self._identity.node_id in self._journal.damaged:
+                raise Unavailable(
+                    "The end of this node's own feed was lost with a part of its journal.",
+                    fix="Start another member of the hive: this node takes its own events back from it.",
+                ) from None
+            self._whole.set()  # nobody is there to ask, and nothing says that anything was lost
+
+    def _see_whole(self) -> None:
+        if self.feeds.heads.get(self._identity.node_id, 0) >= self._known_elsewhere:
+            self._whole.set()
+
+    async def _introduce(self) -> None:
+        while self._identity.node_id not in self.feeds.heads:
+            try:
+                await self.append()
+            except HiveError as error:
+                log.error("our own feed cannot begin yet", reason=str(error))
+                await asyncio.sleep(self._sync_seconds)
 
     def link_up(self, peer: str) -> None:
         self._send(peer, FeedHeads(heads=self.feeds.heads, reply=True))
@@ -105,6 +147,8 @@ class Replication:
             except asyncio.QueueFull:
                 log.warning("feed inbox full, a delta is dropped and will be asked for again", peer=peer)
             return
+        self._known_elsewhere = max(self._known_elsewhere, message.heads.get(self._identity.node_id, 0))
+        self._see_whole()
         events, more = self.feeds.missing(message.heads, DELTA_BYTES)
         if events:
             self._send(peer, FeedDelta(events=events, more=more))
@@ -127,6 +171,7 @@ class Replication:
             await self._keep(found.fresh)
             if found.fresh:
                 self._clock.observe(max(entry.event.hlc for entry in found.fresh))
+                self._see_whole()
         if found.offence:
             log.warning("a peer sent an event that cannot be", peer=peer, reason=found.offence)
             self._on_offender(peer, found.offence)

@@ -10,16 +10,22 @@ from hivenode.trust.authority import Grant, open_grant
 
 class Roles:
     """Latest grant of each node (highest serial). A grant proves itself by the authority's signature, so it does
-    not matter in whose feed it stands."""
+    not matter in whose feed it stands.
+
+    Args:
+        own: this node's own grant, which counts before its feed has begun.
+    """
 
     kinds: tuple[type[Body], ...] = (NodeAdmitted,)
 
-    def __init__(self, authority_key: bytes) -> None:
+    def __init__(self, authority_key: bytes, own: bytes) -> None:
         self._authority_key = authority_key
+        self._own = open_grant(own, authority_key)
         self._grants: dict[str, Grant] = {}
+        self.reset()
 
     def reset(self) -> None:
-        self._grants.clear()
+        self._grants = {self._own.node: self._own}
 
     def apply(self, author: str, hlc: int, body: Body) -> None:
         assert isinstance(body, NodeAdmitted)

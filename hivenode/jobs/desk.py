@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -53,7 +53,7 @@ class Desk:
         roles: Roles,
         executor: Executor,
         keeper: Keeper,
-        profile: Callable[[], ProfileReply],
+        profile: Callable[[], Awaitable[ProfileReply]],
         job_log: ReadableJobLog,
     ) -> None:
         self._me = me
@@ -82,7 +82,9 @@ class Desk:
             case Hold():
                 return await self._keeper.hold(peer, request)
             case ProfileRequest():
-                return msgspec.structs.replace(self._profile(), running=self._executor.running, paused=self.paused)
+                return msgspec.structs.replace(
+                    await self._profile(), running=self._executor.running, paused=self.paused
+                )
             case LogsRequest():
                 lines, following, more = self._job_log.read(request.job, request.after, LOG_REPLY_BYTES)
                 return LogsReply(lines=tuple(lines), next=following, more=more)

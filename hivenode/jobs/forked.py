@@ -302,7 +302,7 @@ class ForkServer:
         # The BLAS library would start a second thread at import, and forking is only safe with one.
         environment |= {"OPENBLAS_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
         # Not through asyncio: its child watcher needs a thread, a pidfd needs none.
-        return subprocess.Popen(  # noqa: S603 - our own module
+        return subprocess.Popen(
             [sys.executable, "-P", "-m", "hivenode.worker.forkserver", self._framework],
             stdin=control.fileno(),
             stdout=log,

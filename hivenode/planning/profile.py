@@ -6,6 +6,7 @@ import asyncio
 import math
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -159,23 +160,22 @@ async def measure_flops(*, threads: int, timeout_seconds: float = 30.0) -> float
     """
     count = str(max(1, threads))
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": count, "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "hivenode.planning.probe",
-        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        env=environment,
+    # Popen and a thread, not asyncio's subprocesses: those can hang when cancelled while they start.
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hivenode.planning.probe"],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment,
     )  # fmt: skip
     try:
         async with asyncio.timeout(timeout_seconds):
-            out, err = await process.communicate()
+            out, err = await asyncio.to_thread(process.communicate)
     except TimeoutError:
         raise Unavailable(
             f"Measuring this machine's speed took longer than {timeout_seconds:.0f} s.",
             fix="Start again when the machine is less busy.",
         ) from None
     finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+        process.kill()
+        process.wait()
     try:
         flops = float(msgspec.json.decode(out, type=dict[str, float])["flops"])
     except (msgspec.DecodeError, KeyError):

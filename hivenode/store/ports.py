@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -28,6 +28,11 @@ class Journal(Protocol):
 
     def cell(self, name: str) -> bytes | None:
         """A cell as last written (cached in memory, never waits)."""
+        ...
+
+    @property
+    def damaged(self) -> Mapping[str, int]:
+        """Authors whose last records were found damaged and cut off at open, with the first number lost."""
         ...
 
     async def append(self, records: Sequence[Record]) -> None:
