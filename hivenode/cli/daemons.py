@@ -75,6 +75,7 @@ def start(home: Path, arguments: Sequence[str]) -> Daemon:
             process = subprocess.Popen(
                 [
                     sys.executable,
+                    "-P",  # not what lies in the directory that this happens to be started in
                     "-m",
                     "hivenode.cli.main",
                     "--home",

@@ -38,12 +38,12 @@ def in_background(work: Callable[[], Answer]) -> Callable[[], Answer]:
 
 
 def follower(daemon: Endpoint) -> None:
-    """Until somebody follows the events."""
+    """Until somebody follows the events and has looked at the job as it was before."""
 
     async def followed() -> None:
         import asyncio
 
-        while not daemon.node.bus._readers:
+        while not daemon.node.bus._readers or ("job", JOB) not in daemon.node.asked:
             await asyncio.sleep(0.005)
 
     daemon.do(followed)
