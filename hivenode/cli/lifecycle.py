@@ -55,12 +55,43 @@ def up(
             _announce(status, "Ctrl-C stops it.")
 
     try:
+        if config is None:
+            _first_settings(where, overrides)
         code = run(where, config, join_token=join, overrides=overrides, on_ready=on_ready)
     except HiveError as error:
         if ready_fd is not None:
             tell(ready_fd, Report(error=error.to_dict()))
         raise
     raise typer.Exit(code)
+
+
+def _first_settings(home: Path, overrides: dict[str, dict[str, object]]) -> None:
+    """Before the first start: hivenode.toml with every setting and its reason, commented out but for those that were
+    given, so that the next start is as this one."""
+    import json
+    import re
+
+    from hivenode.config import FILE, load_settings, render
+
+    path = home / FILE
+    if path.exists() or (home / "key.pem").exists():
+        return
+    load_settings(home, None, overrides)  # nothing is written that would not be read
+    section = ""
+    lines = [
+        "# Settings of this hivenode daemon. Every setting is here with its default; take the # off what you change.",
+        "",
+    ]
+    _, _, body = render().partition("\n\n")
+    for line in body.splitlines():
+        if found := re.fullmatch(r"\[(\w+)\]", line):
+            section = found[1]
+        if found := re.match(r"(\w+) = ", line):
+            given = overrides.get(section, {}).get(found[1])
+            line = f"#{line}" if given is None else f"{found[1]} = {json.dumps(given)}"
+        lines.append(line)
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _detach(

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import psutil
@@ -43,6 +44,27 @@ def test_up_status_down(home: Path, run: Run) -> None:
     assert run("down").code == 0
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     assert run("status").code == 5
+
+
+def test_the_first_start_writes_every_setting_down(home: Path, run: Run) -> None:
+    (home / "hivenode.toml").unlink()
+    assert run("up", "--detach", "--name", "oak", "--port", 0, "--admin-port", 0).code == 0
+    run("down")
+    text = (home / "hivenode.toml").read_text()
+    assert tomllib.loads(text) == {
+        "node": {"name": "oak"}, "network": {"port": 0}, "membership": {}, "election": {}, "feeds": {}, "worker": {},
+        "jobs": {}, "admin": {"port": 0}, "logs": {},
+    }  # fmt: skip
+    assert "#nice = 10" in text
+    (home / "hivenode.toml").write_text(text + "# mine\n")
+    assert run("up", "--detach").code == 0
+    assert run("status", "--json").json["name"] == "oak"
+    assert (home / "hivenode.toml").read_text().endswith("# mine\n")
+
+
+def test_a_wrong_option_is_not_written_down(tmp_path: Path, run: Run) -> None:
+    assert run("up", "--name", "no spaces").code == 2
+    assert not (tmp_path / "home" / "hivenode.toml").exists()
 
 
 def test_why_it_could_not_start_is_said_here(home: Path, run: Run) -> None:
