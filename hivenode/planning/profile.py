@@ -161,7 +161,7 @@ async def measure_flops(*, threads: int, timeout_seconds: float = 30.0) -> float
     count = str(max(1, threads))
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": count, "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count}
     # Popen and a thread, not asyncio's subprocesses: those can hang when cancelled while they start.
-    process = subprocess.Popen(
+    process = subprocess.Popen(  # noqa: ASYNC220  # starting is quick, waiting is done in a thread
         [sys.executable, "-m", "hivenode.planning.probe"],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment,
     )  # fmt: skip

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -20,13 +21,19 @@ CONFIG = """
 name = "{name}"
 [network]
 listen = "127.0.0.1"
-port = 0
+port = {port}
 discovery = false
 [admin]
 port = 0
 [worker]
 threads = 1
 """
+
+
+def free_port() -> int:
+    """A port that is free now: a node keeps its port when it starts again, so that the others find it."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
 
 
 class Machine:
@@ -36,7 +43,7 @@ class Machine:
         self.name = name
         self.home = root / name
         self.home.mkdir(parents=True)
-        (self.home / "hivenode.toml").write_text(CONFIG.format(name=name) + extra)
+        (self.home / "hivenode.toml").write_text(CONFIG.format(name=name, port=free_port()) + extra)
         self.process: asyncio.subprocess.Process | None = None
         self.lines: list[dict[str, Any]] = []
         self._drain: asyncio.Task[None] | None = None
@@ -109,10 +116,10 @@ class Machine:
         answer: Any = None
         try:
             async with asyncio.timeout(seconds), self._news() as news:
-                answer = await self.api("GET", path)
-                while not holds(answer):
+                status, answer = await self.ask("GET", path)
+                while status >= 400 or not holds(answer):
                     await news()
-                    answer = await self.api("GET", path)
+                    status, answer = await self.ask("GET", path)
         except TimeoutError:
             raise AssertionError(f"{self.name}: {path} after {seconds} s: {answer}; {self.lines[-10:]}") from None
         return answer

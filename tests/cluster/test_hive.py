@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.cluster.machines import Machine, found_hive, settled
@@ -86,9 +87,8 @@ async def test_a_killed_worker_costs_nothing_but_its_share(hive: list[Machine]) 
     submitted = await hive[0].api("POST", "/v1/jobs", job(14, min_nodes=3))
     path = f"/v1/jobs/{submitted['summary']['job']}"
     await hive[0].until(path, lambda d: d["summary"]["state"] == "running" and d["summary"]["step"] >= 20)
-    victim = next(m for m in hive if m is not await coordinator_of(hive))
-    import psutil
-
+    coordinator = await coordinator_of(hive)
+    victim = next(machine for machine in hive if machine is not coordinator)
     leaves = [pid for pid in victim.worker_pids if not psutil.Process(pid).children()]
     for pid in leaves:
         psutil.Process(pid).kill()
