@@ -16,6 +16,7 @@ import pytest
 from hivenode.net.simulated import Quality
 from hivenode.spec.values import Role
 from tests.simulation.loop import run
+from tests.simulation.nemesis import GOOD, Nemesis
 from tests.simulation.world import ALL_ROLES, World
 
 NAMES = ("ann", "bob", "cid", "dan", "eve")
@@ -214,6 +215,22 @@ def test_the_late_orders_of_a_coordinator_paused_mid_plan_are_refused(seed: int)
     run(main, seed=seed)
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_orders_that_the_network_held_up_are_refused(seed: int) -> None:
+    async def main(rng: random.Random) -> None:
+        world = await hive(rng, quality=Quality(delay_seconds=(0.02, 0.3)))
+        first = world.coordinator()
+        job = await world.submit(rest(world, first)[0], min_nodes=3, steps=800)
+        await asyncio.sleep(rng.uniform(0, 1.5))
+        world.network.isolate(first)
+        await world.until(lambda: world.coordinator(rest(world, first)) not in ("", first), 60, "a new coordinator")
+        await asyncio.sleep(rng.uniform(0, 10))
+        world.network.heal()
+        await end(world, [job])
+
+    run(main, seed=seed)
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_short_pause_of_a_node_kills_nobody(seed: int) -> None:
     async def main(rng: random.Random) -> None:
@@ -360,36 +377,18 @@ def test_clocks_that_are_hours_apart_change_nothing(seed: int) -> None:
     run(main, seed=seed)
 
 
-async def chaos(rng: random.Random) -> str:
-    """Two minutes of everything, over a poor network; returns the hash of the trace."""
+async def chaos(rng: random.Random, seconds: float = 120) -> str:
+    """Two minutes of everything; returns the hash of the trace."""
     disk = rng.choice([(0.0005, 0.003), (0.005, 0.3)])
-    world = World(rng, quality=Quality(delay_seconds=(0.001, 0.03), loss=0.02), torn=True, sync_seconds=disk)
+    world = World(rng, quality=GOOD, torn=True, sync_seconds=disk)
     for name in NAMES:
         await world.start_node(name, roles=WORKER_ONLY if name == "eve" else ALL_ROLES)
     await world.formed()
-    jobs = [await world.submit("ann", steps=300, min_nodes=2)]
-    until = world.loop.time() + 120
-    while world.loop.time() < until:
-        await asyncio.sleep(rng.expovariate(1 / 6))
-        name = rng.choice(NAMES)
-        match rng.randrange(8):
-            case 0 | 1 if world.machines[name].up and len(world.up) > 2:
-                (world.kill if rng.random() < 0.5 else world.crash_host)(name)
-            case 2 | 3 if not world.machines[name].up:
-                await world.restart(name)
-            case 4:
-                world.network.partition(rng.sample(NAMES, rng.randint(1, 3)))
-            case 5:
-                world.network.heal()
-            case 6 if world.machines[name].up:
-                await world.pause(name, rng.uniform(0.5, 20))
-            case 7 if world.machines[name].up and name != "eve" and len(jobs) < 4:
-                jobs.append(await world.submit(name, steps=200, min_nodes=1))
-    world.network.heal()
-    for machine in world.machines.values():
-        if not machine.up:
-            await world.restart(machine.name)
-    await end(world, jobs)
+    await world.submit("ann", steps=300, min_nodes=2)
+    nemesis = Nemesis(world, rng, every_seconds=rng.choice([1.0, 4.0, 10.0]))
+    await nemesis.rage(seconds)
+    await nemesis.repent()
+    await end(world, world.submitted)
     return world.trace.digest
 
 

@@ -194,6 +194,7 @@ class World:
             return node
 
         machine.running = await process.perform(start())
+        self._watch.follow(machine)
 
     def _settings_of(self, machine: Machine) -> Settings:
         sections: dict[str, dict[str, object]] = {"node": {"name": machine.name}}
@@ -441,6 +442,7 @@ class Watch:
     def __init__(self, world: World) -> None:
         self._world = world
         self._followed: dict[str, Epoch] = {}
+        self._broken: list[str] = []
         self._obeyed: dict[str, Epoch] = {}
         self._orders: dict[tuple[str, str], object] = {}
         self.durable: dict[str, int] = {}
@@ -451,21 +453,31 @@ class Watch:
         if self._world.trace.count == self._seen:
             return
         self._seen = self._world.trace.count
+        assert not self._broken, self._broken
         for machine in self._world.up:
-            self._leaders(machine)
             self._feeds(machine)
             self._orders_of(machine)
             assert not machine.node._troubles, f"{machine.name}: {machine.node._troubles}"
 
-    def _leaders(self, machine: Machine) -> None:
+    def follow(self, machine: Machine) -> None:
+        """Hear of every leader that the node acts upon, once what goes before that is on disk."""
+        leadership = machine.node.leadership
+        act = leadership._on_leader
+
+        def on_leader(epoch: Epoch | None) -> None:
+            if epoch is not None:
+                self._follows(machine.name, epoch)
+            act(epoch)
+
+        leadership._on_leader = on_leader
+
+    def _follows(self, name: str, leader: Epoch) -> None:
         """A node follows ever higher epochs, and never two leaders under one counter, over all of its lives."""
-        leader = machine.node.leadership.leader
-        before = self._followed.get(machine.name)
-        if leader is None or leader == before:
-            return
-        assert before is None or leader.counter > before.counter, f"{machine.name} follows {leader} after {before}"
-        self._followed[machine.name] = leader
-        self._world.trace.add(self._world.loop.time(), f"{machine.name} follows {leader}")
+        self._world.trace.add(self._world.loop.time(), f"{name} follows {leader}")
+        before = self._followed.get(name)
+        if before is not None and leader != before and leader.counter <= before.counter:
+            self._broken.append(f"{name} follows {leader} after {before}")
+        self._followed[name] = leader
 
     def _orders_of(self, machine: Machine) -> None:
         """A node begins no work by an epoch lower than one it has obeyed, over all of its lives."""
