@@ -43,6 +43,10 @@ from hivenode.store.ports import BlobStore, Journal
 from hivenode.tasks import TaskGroup
 
 READY_SECONDS = 60.0
+CANCEL_SECONDS = 2.0
+"""How long a cancelled worker has to write a last checkpoint."""
+PROGRESS_SECONDS = 0.45
+"""At most one broadcast of progress in this time."""
 FENCE = "fence"
 
 log = get_logger("jobs")
@@ -85,6 +89,9 @@ class Work:
     finished: Finished | None = None
     endpoint: Endpoint | None = None
     last: Progress | None = None
+    told: float = -1.0
+    """When progress was last broadcast, loop time."""
+    accuracy: float | None = None
 
     def standing(self) -> Standing:
         failure = self.failure
@@ -343,7 +350,7 @@ class Executor:
             work.state = "finished"
             self._announce_end(work)
 
-    def _fail(self, work: Work, failure: Failed) -> None:
+    def _fail(self, work: Work, failure: Failed, *, ending: bool = False) -> None:
         if work.state in ("failed", "finished"):
             return
         work.failure, work.state = failure, "failed"
@@ -351,7 +358,7 @@ class Executor:
         if not work.ready.done():
             work.ready.set_exception(Unavailable(failure.message, fix=failure.fix))
             work.ready.exception()  # whoever prepares may have gone already
-        if work.handle is not None:
+        if work.handle is not None and not ending:
             work.handle.kill()
         self._announce_end(work)
 
@@ -360,8 +367,10 @@ class Executor:
         if work.state in ("failed", "finished"):
             return
         if work.handle is not None:
-            work.handle.send(Cancel(reason=reason))
-        self._fail(work, Failed(code="refused", message=f"Stopped: {reason}.", fix="Nothing to do.", retry=True))
+            work.handle.send(Cancel(reason=reason))  # it writes a last checkpoint and ends by itself
+            asyncio.get_running_loop().call_later(CANCEL_SECONDS, work.handle.kill)
+        stopped = Failed(code="refused", message=f"Stopped: {reason}.", fix="Nothing to do.", retry=True)
+        self._fail(work, stopped, ending=True)
 
     # --- what happens around it ---------------------------------------------------------------------------------
 
@@ -386,6 +395,7 @@ class Executor:
                 del self._work[work.job]
 
     def _tell(self, work: Work, said: WorkerProgress) -> None:
+        work.accuracy = said.accuracy if said.accuracy is not None else work.accuracy
         work.last = Progress(
             job=work.job,
             attempt=work.name[0],
@@ -395,11 +405,14 @@ class Executor:
             epoch=said.epoch,
             epochs=said.epochs,
             loss=said.loss,
-            accuracy=said.accuracy,
+            accuracy=work.accuracy,
             samples_per_second=said.samples_per_second,
             members=len(said.members),
         )
-        self._broadcast(work.last)
+        now = asyncio.get_running_loop().time()
+        if now - work.told >= PROGRESS_SECONDS or work.told < 0:
+            work.told = now
+            self._broadcast(work.last)
 
     def _announce_end(self, work: Work) -> None:
         base = work.last or Progress(work.job, work.name[0], self._me, work.step, work.steps, 0, 0, 0.0, None, 0.0, 0)

@@ -13,9 +13,10 @@ from hivenode.jobs.ledger import AttemptName, Ledger
 from hivenode.jobs.live import Live
 from hivenode.logs import get_logger
 from hivenode.net.local import Finished
-from hivenode.spec.events import AttemptEnded, BlobHeld, Body, CheckpointSaved, ExperienceRecorded, ModelRegistered
+from hivenode.planning.planner import experience_of
+from hivenode.spec.events import AttemptEnded, BlobHeld, Body, CheckpointSaved, ModelRegistered
 from hivenode.spec.job import JobSpec
-from hivenode.spec.values import Epoch, Plan, Strategy
+from hivenode.spec.values import Epoch, Plan
 from hivenode.store.ports import BlobStore
 from hivenode.tasks import Signal
 
@@ -105,7 +106,7 @@ class Results:
         record = self._ledger.jobs.get(job)
         attempt = record.attempts.get(name) if record else None
         if attempt is not None and attempt.resume is None and len(members) == len(plan.shares):
-            bodies.append(_experience(job, name, plan, finished.seconds))
+            bodies.append(experience_of(job, name[0], plan, finished.seconds))
         await self._append(*bodies)
 
     async def tidy(self) -> None:
@@ -120,17 +121,3 @@ class Results:
     def _ended(self, job: str) -> bool:
         record = self._ledger.jobs.get(job)
         return record is not None and not record.open
-
-
-def _experience(job: str, name: AttemptName, plan: Plan, seconds: float) -> ExperienceRecorded:
-    alone = next((c for c in plan.candidates if c.strategy is Strategy.single_node), None)
-    reference = alone.predicted_seconds if alone and alone.predicted_seconds else plan.predicted_seconds
-    return ExperienceRecorded(
-        job=job,
-        attempt=name[0],
-        state=plan.state,
-        action=list(Strategy).index(plan.strategy),
-        predicted_seconds=plan.predicted_seconds,
-        measured_seconds=seconds,
-        reference_seconds=reference,
-    )
