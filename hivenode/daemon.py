@@ -19,7 +19,7 @@ import psutil
 
 from hivenode import __version__
 from hivenode.admin.api import AdminServer
-from hivenode.admin.notify import notify
+from hivenode.admin.notify import keep_watchdog, notify
 from hivenode.config import Settings, load_settings
 from hivenode.errors import Conflict
 from hivenode.jobs.workers import ForkWorkers
@@ -138,6 +138,7 @@ class _Daemon:
             loop.add_signal_handler(number, self._stopping.set)
         credentials = await self._credentials()
         self._measuring = asyncio.create_task(self._profile.measure(), name="profile")
+        watchdog = asyncio.create_task(keep_watchdog(), name="watchdog")
         while not self._stopping.is_set():
             self._rejoined: Credentials | None = None
             self._again = asyncio.Event()
@@ -147,6 +148,7 @@ class _Daemon:
             credentials = self._rejoined
         notify("STOPPING=1")
         self._measuring.cancel()
+        watchdog.cancel()
         return 0
 
     async def _credentials(self) -> Credentials:

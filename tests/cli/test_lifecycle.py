@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import tomllib
@@ -95,3 +96,31 @@ def test_a_process_that_nobody_has_buried_has_ended() -> None:
     child.wait()
     assert wait_end(child.pid, 0)
     assert not wait_end(os.getpid(), 0)
+
+
+def test_the_service_manager_is_told(home: Path, run: Run, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(30)
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "hivenode.cli.main", "--home", str(home), "up"],
+            env={**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "1000000"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        told = []
+
+        def until(word: bytes) -> None:
+            while not told or word not in told[-1]:
+                told.append(manager.recv(4096))
+
+        try:
+            until(b"READY=1")
+            assert run("status").code == 0, "ready means that it answers"
+            until(b"WATCHDOG=1")
+            process.terminate()
+            until(b"STOPPING=1")
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+            process.wait()
