@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from hivenode.net.simulated import Quality
+from hivenode.node import Node
 from hivenode.spec.values import Role
 from tests.simulation.loop import run
 from tests.simulation.nemesis import GOOD, Nemesis
@@ -266,6 +267,119 @@ def test_a_coordinator_that_cannot_hear_or_not_be_heard_bounds_the_epochs(seed: 
         world.check_facts()
 
     run(main, seed=seed)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_paused_node_refutes_and_is_back(seed: int) -> None:
+    async def main(rng: random.Random) -> None:
+        world = await hive(rng)
+        await asyncio.sleep(30)
+        victim = rng.choice(NAMES)
+        await world.pause(victim, rng.uniform(8, 40))
+        await world.formed(seconds=60)
+        assert (await world.ask(victim, _health)) == ()
+
+    run(main, seed=seed)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_one_slow_node_gets_no_other_declared_dead(seed: int) -> None:
+    async def main(rng: random.Random) -> None:
+        world = World(rng)
+        names = [f"n{number}" for number in range(10)]
+        for name in names:
+            await world.start_node(name)
+        await world.formed()
+        well = {world.machines[name].id for name in names[1:]}
+        world.loop.always(lambda: _nobody_lacks(world, well))
+        until = world.loop.time() + 90
+        while world.loop.time() < until:
+            await world.pause(names[0], 2.0)
+            await asyncio.sleep(0.05)
+
+    run(main, seed=seed)
+
+
+def _nobody_lacks(world: World, nodes: set[str]) -> None:
+    for machine in world.up:
+        assert nodes <= set(machine.node.membership.alive), f"{machine.name} has given up a node that is well"
+
+
+async def _health(node: Node) -> tuple[str, ...]:
+    return node.service.status().health
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_link_that_comes_and_goes_raises_few_epochs(seed: int) -> None:
+    async def main(rng: random.Random) -> None:
+        world = await hive(rng)
+        first = world.coordinator()
+        before = world.leader(first)
+        other = rest(world, first)[0]
+        for _ in range(75):
+            world.network.one_way(first, other)
+            world.network.one_way(other, first)
+            await asyncio.sleep(2)
+            world.network.heal()
+            await asyncio.sleep(2)
+        await world.formed()
+        after = world.leader(first)
+        assert before is not None
+        assert after is not None
+        assert after.counter <= before.counter + 2
+
+    run(main, seed=seed)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_one_key_on_two_machines_stops_one_of_them_and_forks_no_feed(seed: int) -> None:
+    async def main(rng: random.Random) -> None:
+        world = await hive(rng, 3)
+        await asyncio.sleep(30)
+        twin = await world.start_node("twin", clone_of="ann")
+        await world.until(lambda: twin.stopping or world.machines["ann"].stopping, 60, "one of the two stops")
+        assert not (twin.stopping and world.machines["ann"].stopping)
+        await world.stop("twin" if twin.stopping else "ann")
+        await world.formed(seconds=60)
+        job = await world.submit("bob", min_nodes=3)
+        await end(world, [job])
+
+    run(main, seed=seed)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_cancelled_job_stops_everywhere(seed: int) -> None:
+    async def main(rng: random.Random) -> None:
+        world = await hive(rng)
+        job = await world.submit("ann", steps=5000, min_nodes=4)
+        await asyncio.sleep(rng.choice([0.01, 0.5, 3.0]))
+        await world.ask("bob", lambda node: node.service.cancel(job, "enough"))
+        await world.until(lambda: world.ended(job) and not world.working(job), 30)
+        await asyncio.sleep(30)
+        assert world.working(job) == []
+        held = world.job("ann", job)
+        assert held is not None
+        assert held.ending == "cancelled"
+        world.check_facts()
+
+    run(main, seed=seed)
+
+
+def test_a_hive_of_sixteen_knows_soon_who_is_gone() -> None:
+    async def main(rng: random.Random) -> None:
+        world = World(rng)
+        for number in range(16):
+            await world.start_node(f"n{number}", seeds=["n0"] if number else [])
+        await world.formed()
+        world.kill("n7")
+        await world.until(lambda: all("n7" not in world.sees(m.name) for m in world.up), 3, "a killed process is known")
+        world.crash_host("n8")
+        # SWIM's suspicion for 16 members, alone to the end: 6 * 4 * log10(16) probe intervals of 1 s, a probe before
+        await world.until(lambda: world.agreed(), 1.2 * (6 * 4 * 1.21 + 2), "a silent host is known")
+        job = await world.submit("n3", min_nodes=6)
+        await end(world, [job])
+
+    run(main, seed=1)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 
 from hivenode.config import Settings
 from hivenode.errors import Refused
+from hivenode.hive.feeds import Entry
 from hivenode.jobs.ledger import Job
 from hivenode.net.local import WorkerLimits
 from hivenode.net.messages import ProfileReply
@@ -92,6 +93,8 @@ class Machine:
     lives: int = 0
     process: Process | None = None
     running: Node | None = None
+    stopping: bool = False
+    """Its node has asked to be stopped."""
     logs: JobLines = field(default_factory=JobLines)
 
     @property
@@ -153,21 +156,23 @@ class World:
         seeds: Sequence[str] | None = None,
         skew_seconds: float = 0.0,
         settings: dict[str, dict[str, object]] | None = None,
+        clone_of: str = "",
     ) -> Machine:
         """A new machine and its node.
 
         Args:
+            clone_of: its home is a copy of that machine's.
             seeds: names of the machines it knows of; all that exist if not given.
         """
-        identity = Identity.from_seed(name.encode())
+        key = Identity.from_seed((clone_of or name).encode())
         number = len(self.machines) + 1
         credentials = Credentials(
-            identity=identity,
+            identity=key,
             hive_id=self._authority.hive_id,
             authority_pem="",
             authority_key=self._authority.public_key,
             certificate_pem="",
-            grant=self._authority.grant(identity.public_key, name, roles, number),
+            grant=self._authority.grant(key.public_key, name, roles, number),
             authority=None,
         )
         machine = Machine(
@@ -178,6 +183,8 @@ class World:
             skew_seconds=skew_seconds,
             settings=settings or {},
         )
+        if clone_of:
+            machine.disk.restore(self.machines[clone_of].disk.backup())
         known = list(self.machines) if seeds is None else list(seeds)
         self.machines[name] = machine
         await self._boot(machine, known)
@@ -231,7 +238,7 @@ class World:
             limits=lambda: WorkerLimits(threads=2, memory_bytes=4 << 30, nice=10),
             profile=profile,
             join=_cannot_join,
-            stop=lambda: None,
+            stop=lambda: setattr(machine, "stopping", True),
             admin_url=lambda: "",
             home=f"/home/{machine.name}",
             seeds=tuple(self.network.host(name).address for name in seeds if name != machine.name),
@@ -343,8 +350,9 @@ class World:
 
     def agreed(self, among: Sequence[str] | None = None) -> bool:
         """Whether these (all that run) see each other, and only each other, and have one coordinator."""
-        asked = sorted(among) if among is not None else sorted(machine.name for machine in self.up)
-        return all(self.sees(name) == asked for name in asked) and self.coordinator(asked) != ""
+        asked = [self.machines[name] for name in among] if among is not None else self.up
+        ids = tuple(sorted(machine.id for machine in asked))
+        return all(machine.node.membership.alive == ids for machine in asked) and self.coordinator(among) != ""
 
     async def formed(self, among: Sequence[str] | None = None, seconds: float = 60) -> None:
         await self.until(lambda: self.agreed(among), seconds, "one hive with one coordinator")
@@ -455,21 +463,28 @@ class Watch:
         self._seen = self._world.trace.count
         assert not self._broken, self._broken
         for machine in self._world.up:
-            self._feeds(machine)
+            assert not machine.node.feeds.forked, f"{machine.name} sees forks: {dict(machine.node.feeds.forked)}"
             self._orders_of(machine)
-            assert not machine.node._troubles, f"{machine.name}: {machine.node._troubles}"
+            troubles = {name: why for name, why in machine.node._troubles.items() if name != "conflict"}
+            assert not troubles, f"{machine.name}: {troubles}"
+            assert machine.stopping == ("conflict" in machine.node._troubles), machine.name
 
     def follow(self, machine: Machine) -> None:
-        """Hear of every leader that the node acts upon, once what goes before that is on disk."""
-        leadership = machine.node.leadership
-        act = leadership._on_leader
+        """Hear of every leader that the node acts upon, once what goes before that is on disk, and of every event."""
+        leadership, replication = machine.node.leadership, machine.node.replication
+        act, learn = leadership._on_leader, replication._on_change
 
         def on_leader(epoch: Epoch | None) -> None:
             if epoch is not None:
                 self._follows(machine.name, epoch)
             act(epoch)
 
+        def on_change(entries: Sequence[Entry]) -> None:
+            self._learns(entries)
+            learn(entries)
+
         leadership._on_leader = on_leader
+        replication._on_change = on_change
 
     def _follows(self, name: str, leader: Epoch) -> None:
         """A node follows ever higher epochs, and never two leaders under one counter, over all of its lives."""
@@ -489,10 +504,10 @@ class Watch:
                 self._world.trace.add(self._world.loop.time(), f"{machine.name} works on {work.job} {work.name}")
             self._obeyed[machine.name] = max(self._obeyed.get(machine.name, highest), work.epoch)
 
-    def _feeds(self, machine: Machine) -> None:
-        node = machine.node
-        assert not node.feeds.forked, f"{machine.name} sees forks: {dict(node.feeds.forked)}"
-        for author, seq in node.feeds.heads.items():
+    def _learns(self, entries: Sequence[Entry]) -> None:
+        """Events that a node has on disk now."""
+        for entry in entries:
+            author, seq = entry.event.author, entry.event.seq
             if seq > self.durable.get(author, 0):
                 self.durable[author] = seq
                 self._world.trace.add(self._world.loop.time(), f"event {author[:6]} {seq}")
