@@ -300,7 +300,8 @@ class ForkServer:
     def _spawn_process(self, control: socket.socket, log: int) -> subprocess.Popen[bytes]:
         environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
         # The BLAS library would start a second thread at import, and forking is only safe with one.
-        environment |= {"OPENBLAS_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+        # Threads that spin while they wait make a busy machine many times slower, and its owner with it.
+        environment |= {"OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1"}
         # Not through asyncio: its child watcher needs a thread, a pidfd needs none.
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "hivenode.worker.forkserver", self._framework],

@@ -10,6 +10,7 @@ import numpy as np
 
 from hivenode.data.loading import load
 from hivenode.errors import InvalidInput
+from hivenode.models.zoo import describe
 from hivenode.net.framing import Channel
 from hivenode.net.local import Begin, CheckpointWritten, Finished, Log, Ready, WorkerLimits
 from hivenode.spec.job import JobSpec
@@ -26,6 +27,9 @@ from hivenode.training.strategies.collective import Collective
 from hivenode.training.strategies.data_parallel import Together
 from hivenode.training.strategies.single import Alone
 from hivenode.worker.orders import Orders
+
+THREAD_FLOPS = 2e8
+"""A step's work worth one more thread: some 20 ms of it."""
 
 
 class TrainingAssignment:
@@ -92,7 +96,7 @@ class TrainingAssignment:
             me=self._begin.node,
             shares=self._begin.plan.shares,
             spec=self._spec.training,
-            model=TorchModel(self._layers, weights, vector[:-1], self._limits.threads),
+            model=TorchModel(self._layers, weights, vector[:-1], self._threads()),
             optimizer=optimizer,
             vector=vector,
             data=self._data,
@@ -102,6 +106,15 @@ class TrainingAssignment:
             save=writer.submit,
             step=step,
         )
+
+    def _threads(self) -> int:
+        """As many threads as this share of a step can feed, within the limit: on a busy machine, threads that wait for
+        each other in small steps are many times slower than one."""
+        card, begin = self._card(None), self._begin
+        share = next(share.weight for share in begin.plan.shares if share.node == begin.node)
+        cost = describe(card.source, card.params, card.input_shape, card.classes)
+        flops = 3 * cost.flops_per_sample * self._spec.training.batch_size * share
+        return max(1, min(self._limits.threads, int(flops / THREAD_FLOPS)))
 
     def _finish(self, training: Training, result: Result, began: float) -> None:
         path = self._directory / "model.safetensors"
