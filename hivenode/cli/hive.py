@@ -154,6 +154,8 @@ def events(context: typer.Context, as_json: JsonOption = False, home: HomeOption
 
 def describe(notice: Notice) -> str:
     """One line on a notice."""
+    from hivenode.cli.output import number
+
     data = notice.data
     match notice.kind:
         case "member":
@@ -168,7 +170,7 @@ def describe(notice: Notice) -> str:
         case "progress":
             return (
                 f"{data.get('job')} on {data.get('name')}: step {data.get('step')} of {data.get('steps')}, "
-                f"loss {data.get('loss', 0):.4f}, {data.get('samples_per_second', 0):.0f} samples/s"
+                f"loss {number(data.get('loss'))}, {data.get('samples_per_second') or 0.0:.0f} samples/s"
             )
         case "model":
             return f"{data.get('model')} registered, from job {data.get('job')}"

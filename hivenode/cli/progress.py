@@ -25,7 +25,7 @@ class Report(msgspec.Struct, frozen=True):
     steps: int
     epoch: int
     epochs: int
-    loss: float
+    loss: float | None
     accuracy: float | None
     samples_per_second: float
     members: int
@@ -134,7 +134,7 @@ class JobView:
         if report.step >= self.step:
             self.step, self.steps = report.step, report.steps
             self.epoch, self.epochs = report.epoch, report.epochs
-            self.loss = report.loss
+            self.loss = report.loss if report.loss is not None else self.loss
             self.accuracy = report.accuracy if report.accuracy is not None else self.accuracy
             self._reached.append((now, self.step))
             while now - self._reached[0][0] > RATE_WINDOW_SECONDS:

@@ -52,7 +52,8 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     name: str
     state: str
     step: int
-    loss: float
+    loss: float | None
+    """None when it is not finite: JSON has no word for that."""
     accuracy: float | None
     samples_per_second: float
     age_seconds: float

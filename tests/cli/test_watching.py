@@ -141,3 +141,14 @@ def test_other_jobs_are_not_this_one() -> None:
     view = JobView("j-other", {})
     assert view.hear(progress("ash", 80), 1.0) == []
     assert view.step == 0
+
+
+def test_a_loss_that_is_no_number_is_no_crash(daemon: Endpoint, run: Run, job_file: Path) -> None:
+    answer = in_background(lambda: run("submit", job_file, "--wait"))
+    follower(daemon)
+    broken = {**progress("ash", 7).data, "loss": float("nan")}
+    daemon.do(daemon.node.bus.tell, "progress", broken)
+    daemon.do(daemon.node.change, JOB, state="failed", loss=float("nan"), error="Loss became NaN.", ended_at=1.0)
+    told = answer()
+    assert told.code == 1
+    assert "Loss became NaN." in told.err
