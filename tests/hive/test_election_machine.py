@@ -200,9 +200,20 @@ def test_whatever_happens(machine: type[Machine]) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("machine", "broken"), [(Quorum, ForgetsVotes), (Quorum, VotesFirst), (Open, TakesTheHigherId)]
-)
+def hear_two_leaders_of_one_counter(kind: type[Election]) -> None:
+    machine = type("Scripted", (Open,), {"kind": kind})()
+    for leader in ("a", "b"):
+        machine.waiting["c"] += machine.elections["c"].receive(machine.now, leader, Heartbeat(epoch=Epoch(5, leader)))
+        machine.effects_are_carried_out("c", len(machine.waiting["c"]))
+
+
+def test_a_node_follows_one_leader_under_a_counter() -> None:
+    hear_two_leaders_of_one_counter(Election)
+    with pytest.raises(AssertionError, match="two leaders under one counter"):
+        hear_two_leaders_of_one_counter(TakesTheHigherId)
+
+
+@pytest.mark.parametrize(("machine", "broken"), [(Quorum, ForgetsVotes), (Quorum, VotesFirst)])
 def test_the_machine_finds_what_is_broken(machine: type[Machine], broken: type[Election]) -> None:
     """Each of the rules is needed, and each breach would be seen."""
     mutant = type(f"{machine.__name__}{broken.__name__}", (machine,), {"kind": broken})
