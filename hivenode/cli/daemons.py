@@ -71,7 +71,7 @@ def start(home: Path, arguments: Sequence[str]) -> Daemon:
         log.replace(log.with_suffix(".log.1"))
     read, write = os.pipe()
     try:
-        with log.open("ab") as sink:
+        with open(log, "ab", opener=lambda path, flags: os.open(path, flags, 0o600)) as sink:
             process = subprocess.Popen(
                 [
                     sys.executable,

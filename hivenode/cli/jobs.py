@@ -133,9 +133,9 @@ def _show(client: AdminClient, detail: JobDetail) -> None:
     from hivenode.cli.watching import names
 
     out, job = console(), detail.summary
-    out.print(
-        styled(f"{job.name} ", "bold").append(f"{job.job} is ").append(state(job.state)), styled(f"({job.reason})")
-    )
+    out.print(styled(f"{job.name} ", "bold").append(f"{job.job} is ").append(state(job.state)))
+    if job.reason not in ("", job.state):
+        out.print(styled(f"  {job.reason}"))
     took = f", took {duration(job.ended_at - job.submitted_at)}" if job.ended_at else ""
     out.print(styled(f"  submitted by {job.submitted_by} {ago(job.submitted_at)}{took}"))
     out.print(
