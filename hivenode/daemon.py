@@ -146,7 +146,6 @@ class _Daemon:
             if self._rejoined is None:
                 break
             credentials = self._rejoined
-        notify("STOPPING=1")
         self._measuring.cancel()
         watchdog.cancel()
         return 0
@@ -252,6 +251,8 @@ class _Daemon:
         finally:
             for wait in waits:
                 wait.cancel()
+        if self._stopping.is_set():
+            notify("STOPPING=1")
 
     async def _join(self, token: str) -> JoinResult:
         credentials, seeds = await join(read_token(token), self._identity, self._settings.node.name,

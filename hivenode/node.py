@@ -143,6 +143,7 @@ class Node:
     async def start(self) -> None:
         """Bring everything up. Raises Conflict (port), Corrupted (journal), Exhausted (disk)."""
         ports, identity = self._ports, self._credentials.identity
+        self._alone = not (self._known_peers() or ports.seeds)
         boot = int.from_bytes(ports.journal.cell(BOOT) or b"", "big") + 1
         await ports.journal.set_cell(BOOT, boot.to_bytes(8, "big"))
         self.clock = HybridClock(ports.wall)
@@ -160,7 +161,7 @@ class Node:
             sync_seconds=self._settings.feeds.sync_seconds,
             on_change=self._facts_changed,
             on_offender=lambda peer, reason: ports.transport.drop(peer, LinkEnd.protocol),
-            expects_peers=bool(self._known_peers() or ports.seeds),
+            expects_peers=not self._alone,
             tasks=self._tasks,
         )
         await self.replication.start()
@@ -199,7 +200,7 @@ class Node:
         self.service: NodeService = Service(self._parts())
         self._ready = True
         self.membership.start()
-        self.leadership.start()
+        self.leadership.start(alone=self._alone)
         self._electorate()
         self._dial_known()
         self._tasks.spawn(self._measure_lag(), "node: loop lag")
@@ -232,6 +233,8 @@ class Node:
             keeper=self.keeper,
             ledger=self.ledger,
             live=self.live,
+            catalogue=self.catalogue,
+            holders=self.holders,
             append=append,
             candidates=self._workers,
             gone=self._gone,
@@ -376,9 +379,11 @@ class Node:
         bodies = [entry.body for entry in entries]
         if not self._ready:
             return
-        if any(isinstance(body, NodeAdmitted) for body in bodies):
+        admitted = [entry.event.author for entry in entries if isinstance(entry.body, NodeAdmitted)]
+        if admitted:
             self._electorate()
-            for peer in self._ports.transport.links:
+            links = self._ports.transport.links
+            for peer in [node for node in admitted if node in links] or links[:1]:
                 self.membership.link_up(peer)  # statements of a node unknown until now were dropped: ask again
         self.executor.ledger_changed()
         if any(isinstance(body, CheckpointSaved | AttemptEnded | JobCancelled | JobGivenUp) for body in bodies):
@@ -437,7 +442,8 @@ class Node:
     def _hear(self, progress: Progress) -> None:
         before = self.live.state(progress.job, progress.attempt, progress.node)
         if self.live.hear(progress, asyncio.get_running_loop().time()):
-            self.notices.tell("progress", {**plain(progress), "name": self.roles.name(progress.node)})
+            told = {**plain(progress), "state": progress.state, "name": self.roles.name(progress.node)}
+            self.notices.tell("progress", told)
             if progress.state != before:
                 self._changed.notify()
 

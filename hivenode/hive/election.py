@@ -109,12 +109,14 @@ class Election:
 
     # --- time -----------------------------------------------------------------------------------------------
 
-    def start(self, now: float) -> list[Effect]:
+    def start(self, now: float, *, alone: bool = False) -> list[Effect]:
         """A node that has just started first listens for a leader, and longer while others that could vote
         are not linked yet: a lone early starter would otherwise elect itself over the heads of a hive that
-        has a leader."""
+        has a leader. `alone`: nobody else has ever been of this hive, so there is nobody to listen for."""
         self._wait_until = now + 2 * self._settings.timeout[1]
         self._rearm(now)
+        if alone:
+            self._stand_at = self._wait_until = now
         return []
 
     def deadline(self) -> float:

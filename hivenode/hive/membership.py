@@ -169,6 +169,7 @@ class Leadership:
         self._alarm = Alarm(lambda: self._election.deadline(), self._tick)
         self._effects: asyncio.Queue[ElectionEffect] = asyncio.Queue()
         self._tasks = tasks
+        self._announced: Epoch | None = None
 
     @property
     def leader(self) -> Epoch | None:
@@ -183,9 +184,10 @@ class Leadership:
         """The highest epoch ever seen."""
         return self._election.highest
 
-    def start(self) -> None:
+    def start(self, *, alone: bool) -> None:
+        """`alone`: nobody else has ever been of this hive."""
         self._tasks.spawn(self._carry_out(), "election: effects")
-        self._take(self._election.start(self._now()))
+        self._take(self._election.start(self._now(), alone=alone))
 
     def stop(self) -> None:
         self._alarm.stop()
@@ -224,20 +226,25 @@ class Leadership:
                     case ElectionSend(peer=peer, message=message):
                         self._transport.send(peer, message)
                     case Leader(epoch=epoch):
-                        log.info("coordinator", epoch=str(epoch) if epoch else "none")
-                        self._on_leader(epoch)
+                        self._announce(epoch)
             except HiveError as error:
                 log.error("a vote could not be written", reason=str(error))
                 await self._start_over()
             finally:
                 self._effects.task_done()
 
+    def _announce(self, epoch: Epoch | None) -> None:
+        if epoch != self._announced:
+            self._announced = epoch
+            log.info("coordinator", epoch=str(epoch) if epoch else "none")
+            self._on_leader(epoch)
+
     async def _start_over(self) -> None:
         """A vote that is not on disk was not cast: forget what followed from it and go on from what the disk says."""
         while not self._effects.empty():
             self._effects.get_nowait()
             self._effects.task_done()
-        self._on_leader(None)
+        self._announce(None)
         await asyncio.sleep(RETRY_SECONDS)
         now = self._now()
         self._election = self._build(self._journal.cell(self.CELL))

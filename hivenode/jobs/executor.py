@@ -40,9 +40,10 @@ from hivenode.spec.events import MembersChanged
 from hivenode.spec.job import JobSpec
 from hivenode.spec.values import Epoch, Plan
 from hivenode.store.ports import BlobStore, Journal
-from hivenode.tasks import TaskGroup
+from hivenode.tasks import Signal, TaskGroup
 
 READY_SECONDS = 60.0
+OUTRUN_SECONDS = 10.0
 CANCEL_SECONDS = 2.0
 """How long a cancelled worker has to write a last checkpoint."""
 PROGRESS_SECONDS = 0.45
@@ -92,6 +93,9 @@ class Work:
     told: float = -1.0
     """When progress was last broadcast, loop time."""
     accuracy: float | None = None
+    outrun: bool = False
+    over: Signal = field(default_factory=Signal)
+    """When the worker has ended."""
 
     def standing(self) -> Standing:
         failure = self.failure
@@ -324,6 +328,7 @@ class Executor:
 
     def _exited(self, work: Work, how: str) -> None:
         work.handle = None
+        work.over.notify()
         self._note(work, "info", "worker exited", how=how)
         if work.finished is None and work.state != "failed":
             self._fail(
@@ -387,12 +392,24 @@ class Executor:
             if job is None:
                 continue
             current = job.current
-            if not job.open and work.finished is None:
+            if job.finished_by == work.name:
+                if not work.outrun and work.finished is None:
+                    work.outrun = True
+                    self._tasks.spawn(self._outrun(work), "job: outrun")
+            elif not job.open and work.finished is None:
                 self._end(work, f"the job is {job.ending}")
             elif current is not None and current.planned > work.name[1] and work.finished is None:
                 self._end(work, f"attempt {current.number} of epoch {current.planned} stands")
             if not job.open and work.state in ("failed", "finished") and work.handle is None:
                 del self._work[work.job]
+
+    async def _outrun(self, work: Work) -> None:
+        """Another member has registered the model already. Our worker makes the same file in a moment; if it does
+        not, we take a copy."""
+        await work.over.wait(OUTRUN_SECONDS)
+        if work.finished is None:
+            self._end(work, "the job is finished")
+            await self._results.own_copy(work.job)
 
     def _tell(self, work: Work, said: WorkerProgress) -> None:
         work.accuracy = said.accuracy if said.accuracy is not None else work.accuracy

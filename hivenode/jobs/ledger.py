@@ -25,6 +25,7 @@ from hivenode.spec.values import BlobRef, Epoch, Plan
 
 Ending = Literal["", "finished", "failed", "cancelled"]
 AttemptName = tuple[int, Epoch]
+HOPELESS = 2
 
 
 @dataclass(slots=True)
@@ -93,9 +94,14 @@ class Job:
         return sum(1 for attempt in self.attempts.values() if attempt.ended is not None)
 
     def latest_checkpoint(self, reachable: frozenset[str] | None = None) -> Checkpoint | None:
-        """The furthest one, of those that a reachable node holds (None: any)."""
+        """The furthest one, of those that a reachable node holds (None: any), but not one from which `HOPELESS`
+        attempts never got going: its bytes may be gone for all that was said of them."""
+        barren = [a.resume.digest for a in self.attempts.values() if a.resume and a.ended and a.ended.step == 0]
         usable = [
-            c for c in self.checkpoints.values() if reachable is None or any(node in reachable for node in c.holders)
+            c
+            for c in self.checkpoints.values()
+            if (reachable is None or any(node in reachable for node in c.holders))
+            and barren.count(c.blob.digest) < HOPELESS
         ]
         return max(usable, key=lambda c: (c.step, c.blob.digest), default=None)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hivenode.catalog.holders import Keeper
+from hivenode.catalog.models import Catalogue, Holders
 from hivenode.errors import HiveError
 from hivenode.jobs.ledger import AttemptName, Ledger
 from hivenode.jobs.live import Live
@@ -48,6 +49,8 @@ class Results:
         keeper: Keeper,
         ledger: Ledger,
         live: Live,
+        catalogue: Catalogue,
+        holders: Holders,
         append: Append,
         candidates: Callable[[], tuple[str, ...]],
         gone: Callable[[str], bool],
@@ -59,6 +62,8 @@ class Results:
         self._keeper = keeper
         self._ledger = ledger
         self._live = live
+        self._catalogue = catalogue
+        self._holders = holders
         self._append = append
         self._candidates = candidates
         self._gone = gone
@@ -109,14 +114,26 @@ class Results:
             bodies.append(experience_of(job, name[0], plan, finished.seconds))
         await self._append(*bodies)
 
+    async def own_copy(self, job: str) -> None:
+        """Keep the model of a job here that others finished before our worker did."""
+        version = self._catalogue.of_job(job)
+        if version is None or self._blobs.has(version.blob.digest):
+            return
+        try:
+            await self._keeper.obtain(version.blob, self._holders.of(version.blob.digest))
+            await self._append(BlobHeld(digest=version.blob.digest, size=version.blob.size))
+        except HiveError as error:
+            log.warning("no copy of the model here", job=job, model=version.reference, reason=str(error))
+
     async def tidy(self) -> None:
-        """Delete checkpoints that no job needs any more: all of an ended job, all but the latest two of an open one."""
+        """Delete checkpoints that no job needs any more: all of an ended job, all but the latest two that are here of
+        an open one. Further ones elsewhere are no reason: they may be out of reach when they are needed."""
         async with self._tidying:
             for job in list(self._ledger.jobs.values()):
-                ordered = sorted(job.checkpoints.values(), key=lambda c: (c.step, c.blob.digest), reverse=True)
-                for checkpoint in ordered[KEPT_CHECKPOINTS:] if job.open else ordered:
-                    if self._blobs.has(checkpoint.blob.digest):
-                        await self._blobs.delete(checkpoint.blob.digest)
+                here = [c for c in job.checkpoints.values() if self._blobs.has(c.blob.digest)]
+                here.sort(key=lambda c: (c.step, c.blob.digest), reverse=True)
+                for checkpoint in here[KEPT_CHECKPOINTS:] if job.open else here:
+                    await self._blobs.delete(checkpoint.blob.digest)
 
     def _ended(self, job: str) -> bool:
         record = self._ledger.jobs.get(job)

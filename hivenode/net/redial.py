@@ -16,6 +16,8 @@ class DialLimits:
     """TCP, TLS and hello together."""
     backoff_seconds: float = 0.5
     backoff_cap_seconds: float = 30.0
+    breath_seconds: float = 0.05
+    """Between attempts at least, however urgent."""
     stable_seconds: float = 30.0
     """A link that held this long makes the backoff start again."""
     seed_quiet_seconds: float = 60.0
@@ -69,7 +71,7 @@ class Wanted:
         self._up_since = 0.0
 
     def hurry(self) -> None:
-        """Do not wait for the backoff."""
+        """Do not wait for the backoff, unless it was just tried: two that throw each other out must not spin."""
         self._now = True
         self._wake.set()
 
@@ -103,6 +105,7 @@ class Wanted:
                 self._now = False
                 self._wake.clear()
                 await self._wake.wait()
+            await asyncio.sleep(self._limits.breath_seconds)
             await self._pause()
 
     async def _pause(self) -> None:
