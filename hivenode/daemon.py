@@ -23,7 +23,7 @@ from hivenode.admin.notify import keep_watchdog, notify
 from hivenode.config import Settings, load_settings
 from hivenode.errors import Conflict
 from hivenode.jobs.workers import ForkWorkers
-from hivenode.logs import JobLogFile, configure, get_logger
+from hivenode.logs import JobLogFile, bind, configure, get_logger
 from hivenode.net.discovery import Discovery, choose_hosts, interfaces
 from hivenode.net.joining import join, join_routes
 from hivenode.net.local import WorkerLimits
@@ -114,7 +114,7 @@ def run(
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     settings = load_settings(home, config, overrides or {})
     configure(settings.logs.level, settings.logs.format, sys.stderr)
-    with HomeLock(home):
+    with HomeLock(home), bind(node=settings.node.name):
         return asyncio.run(_Daemon(Home(home), settings, join_token, on_ready).run())
 
 
