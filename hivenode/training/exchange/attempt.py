@@ -35,11 +35,8 @@ class Buffers:
     def parts(self, count: int) -> Vector:
         return self._take(self._parts, count)
 
-    def give_result(self, array: Vector) -> None:
-        self._results = [array]
-
-    def give_parts(self, array: Vector) -> None:
-        self._parts = [array]
+    def give(self, result: Vector, parts: Vector) -> None:
+        self._results, self._parts = [result], [parts]
 
     def clear(self) -> None:
         self._results, self._parts = [], []

@@ -177,8 +177,10 @@ class Exchange(Sink):
             self._meeting.start()
             self._apply(self._group.start())
             self._changed.wait_for(lambda: self._over() or not self._group.unlinked, self._connect)
-            for rank in self._group.unlinked:
-                self._apply(self._group.accuse(rank, Reason.unreachable))
+            self._give_up(lambda rank: rank > self._me.rank)
+            # As with broken links: where two cannot reach each other, the lower rank speaks first.
+            self._changed.wait_for(lambda: self._over() or not self._group.unlinked, 2 * self._beat)
+            self._give_up(lambda rank: True)
             agreed = self._changed.wait_for(
                 lambda: self._over() or self._group.phase is Phase.stable, 2 * self._connect + 2 * self._silence
             )
@@ -293,6 +295,11 @@ class Exchange(Sink):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _give_up(self, which: Callable[[int], bool]) -> None:
+        for rank in self._group.unlinked:
+            if which(rank):
+                self._apply(self._group.accuse(rank, Reason.unreachable))
 
     # --- rounds (lock held) ----------------------------------------------------------------------------------
 

@@ -114,6 +114,8 @@ class Landing:
     """Where arriving numbers go. Hand it back to `Group.arrived` once `target` is filled."""
 
     attempt: Attempt
+    view: ViewId
+    """In which they were announced. A result can be fetched again, to another place, in a later one."""
     kind: Bulk
     sender: int
     target: Vector
@@ -359,12 +361,12 @@ class Group:
             expected, base, array = low + attempt.slice_marks[sender], 0, attempt.result
         if start != expected or count < 1 or start + count > end:
             raise Malformed(f"elements {start} to {start + count} where {expected} to {end} are due")
-        return Landing(attempt, kind, sender, array[start - base : start - base + count])
+        return Landing(attempt, view, kind, sender, array[start - base : start - base + count])
 
     def arrived(self, landing: Landing) -> list[Effect]:
         """The numbers have been written to `landing.target`."""
         attempt, count = landing.attempt, int(landing.target.size)
-        if attempt is not self.attempt or self.phase is not Phase.stable:
+        if attempt is not self.attempt or landing.view != self.view.id or self.phase is not Phase.stable:
             return []
         if landing.kind is Bulk.fetched:
             if attempt.state is State.fetching and landing.sender == attempt.source:
@@ -420,15 +422,13 @@ class Group:
         return []
 
     def _complete(self, attempt: Attempt) -> None:
-        previous = self.last
         attempt.state = State.complete
         self.attempt = None
         self.completed = attempt.number
         self.doubt = False
-        if previous is not None and previous.view.id == self.view.id == attempt.view.id:
-            self._buffers.give_result(previous.result)
         if attempt.view.id == self.view.id:
-            self._buffers.give_parts(attempt.parts_array)
+            # The next round writes to them only once all members have begun it: then nobody lacks this result.
+            self._buffers.give(attempt.result, attempt.parts_array)
         self.last = attempt
 
     def digested(self, attempt: Attempt, digest: int) -> list[Effect]:
