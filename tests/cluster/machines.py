@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ CONFIG = """
 [node]
 name = "{name}"
 [network]
-listen = "127.0.0.1"
+listen = "{listen}"
 port = {port}
-discovery = false
+discovery = {discovery}
 [admin]
 port = 0
 [worker]
@@ -43,16 +43,29 @@ class Machine:
         self.name = name
         self.home = root / name
         self.home.mkdir(parents=True)
-        (self.home / "hivenode.toml").write_text(CONFIG.format(name=name, port=free_port()) + extra)
+        self.configure("127.0.0.1", free_port(), extra=extra)
         self.process: asyncio.subprocess.Process | None = None
         self.lines: list[dict[str, Any]] = []
         self._drain: asyncio.Task[None] | None = None
         self._url = ""
 
+    def configure(self, listen: str, port: int, *, discovery: bool = False, extra: str = "") -> None:
+        """What the daemon goes by when it starts next."""
+        network = {"listen": listen, "port": port, "discovery": str(discovery).lower()}
+        (self.home / "hivenode.toml").write_text(CONFIG.format(name=self.name, **network) + extra)
+
+    def command(self) -> tuple[str, ...]:
+        """What runs the command line."""
+        return (sys.executable, "-m", "hivenode.cli.main")
+
+    def session(self, **options: Any) -> aiohttp.ClientSession:
+        """A client session that reaches the admin endpoint."""
+        return aiohttp.ClientSession(**options)
+
     async def start(self, *arguments: str) -> None:
         """Start the daemon and return when it is ready. Raises AssertionError with its log if it ends instead."""
         self.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "hivenode.cli.main", "--home", str(self.home), "up", *arguments,
+            *self.command(), "--home", str(self.home), "up", *arguments,
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         ready = asyncio.Event()
@@ -106,7 +119,7 @@ class Machine:
     async def ask(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
         headers = {"Authorization": f"Bearer {(self.home / 'admin.token').read_text().strip()}"}
         async with (
-            aiohttp.ClientSession() as session,
+            self.session() as session,
             session.request(method, self._url + path, json=body, headers=headers) as response,
         ):
             return response.status, await response.json()
@@ -129,7 +142,7 @@ class Machine:
         headers = {"Authorization": f"Bearer {(self.home / 'admin.token').read_text().strip()}"}
         timeout = aiohttp.ClientTimeout(total=None)
         async with (
-            aiohttp.ClientSession(timeout=timeout) as session,
+            self.session(timeout=timeout) as session,
             session.get(self._url + "/v1/events", headers=headers) as stream,
         ):
 
@@ -148,12 +161,17 @@ class Machine:
 async def found_hive(root: Path, names: tuple[str, ...] = ("ash", "birch", "cedar"), extra: str = "") -> list[Machine]:
     """Machines that are all members of one hive with a coordinator, the first its founder."""
     machines = [Machine(root, name, extra) for name in names]
+    await form_hive(machines)
+    return machines
+
+
+async def form_hive(machines: Sequence[Machine]) -> None:
+    """Start them; the first founds a hive and the others join it, and all agree on a coordinator."""
     await machines[0].start()
     token = (await machines[0].api("POST", "/v1/invites", {"uses": len(machines)}))["token"]
     await asyncio.gather(*(machine.start("--join", token) for machine in machines[1:]))
     for machine in machines:
         await machine.until("/v1/status", lambda status: settled(status, len(machines)))
-    return machines
 
 
 def settled(status: Any, count: int) -> bool:

@@ -1,0 +1,1 @@
+"""Real daemons in network namespaces of their own, joined by a bridge."""
