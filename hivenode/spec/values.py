@@ -7,16 +7,17 @@ from typing import Annotated
 
 import msgspec
 
-NodeId = Annotated[str, msgspec.Meta(min_length=32, max_length=32)]
+NodeId = Annotated[str, msgspec.Meta(min_length=32, max_length=32, pattern=r"\A[a-z0-9]+\Z")]
 """32 lower-case base32 characters: the first 20 bytes of SHA-256 of the node's raw Ed25519 public key."""
 
 HiveId = Annotated[str, msgspec.Meta(min_length=32, max_length=32)]
 """The same hash, of the hive authority's raw Ed25519 public key."""
 
-Digest = Annotated[str, msgspec.Meta(min_length=64, max_length=64)]
+Digest = Annotated[str, msgspec.Meta(min_length=64, max_length=64, pattern=r"\A[0-9a-f]+\Z")]
 """SHA-256 of a blob, 64 lower-case hexadecimal characters."""
 
-JobId = Annotated[str, msgspec.Meta(min_length=3, max_length=40)]
+JobId = Annotated[str, msgspec.Meta(min_length=3, max_length=40, pattern=r"\A[a-z0-9-]+\Z")]
+"""Part of file names, hence the narrow alphabet."""
 Name = Annotated[str, msgspec.Meta(max_length=64)]
 Sentence = Annotated[str, msgspec.Meta(max_length=2000)]
 
