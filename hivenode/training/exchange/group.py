@@ -257,8 +257,10 @@ class Group:
     def _install(self, install: Install, *, ending: bool = False) -> list[Effect]:
         """Enter the next view; `ending` when a member is known to have stopped taking part in it already."""
         old = self.view
+        # Who put out a member for its numbers closes its links too: its loss may be the first that others see.
+        known = self._accused | {a.rank: a for a in install.accused if a.reason is Reason.nonfinite}
         dropped = tuple(
-            self._accused.get(rank, Accusation(rank, install.view.leader, Reason.told))
+            known.get(rank, Accusation(rank, install.view.leader, Reason.told))
             for rank in old.ranks
             if rank not in install.members
         )
@@ -512,13 +514,14 @@ class Group:
             accusations += [Accusation(r, sender, Reason.unknown) for r in self.view.ranks if r not in flush.members]
         out = {accusation.rank for accusation in accusations}
         self._reports[sender] = (tuple(rank for rank in flush.members if rank not in out), flush.completed)
-        before = len(self._accused)
-        effects += self._accuse(accusations)
+        for accusation in accusations:
+            if accusation.reason is Reason.nonfinite and accusation.rank in self._accused:
+                self._accused[accusation.rank] = accusation
+        if any(a.rank in self.view.ranks and a.rank not in self._accused for a in accusations):
+            return effects + self._accuse(accusations)
         if self.phase is Phase.stable:
-            effects += self._report()
-        elif self.phase is Phase.flush and len(self._accused) == before:
-            effects += self._decide()
-        return effects
+            return effects + self._report()
+        return effects + self._decide()
 
     def _adopt(self, sender: int, flush: Flush) -> list[Effect]:
         """A member is already ending a view that this one was not told of: join it there."""

@@ -1,0 +1,259 @@
+"""The exchange as strategies call it, over real sockets: several workers as threads of one process."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import TypeVar
+
+import numpy as np
+import pytest
+
+from hivenode.errors import Conflict, InvalidInput
+from hivenode.net.local import Peer
+from hivenode.training.exchange import Exchange, Excluded, NonFinite, Seat, View, ViewChanged, WorkerKey
+from hivenode.training.exchange.clock import now
+from hivenode.training.exchange.meeting import Meeting, listen
+
+
+def name(rank: int) -> str:
+    return f"node{rank}".ljust(32, "x")
+
+
+T = TypeVar("T")
+
+
+class Crew:
+    """Workers and a thread for each."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self._pool = ThreadPoolExecutor(16)
+        self.members: list[Exchange] = []
+        self.views: dict[int, list[View]] = {}
+
+    def hire(self, count: int, **options: float) -> list[Peer]:
+        for _ in range(count):
+            rank = len(self.members)
+            self.views[rank] = []
+            exchange = Exchange(
+                Seat(name(rank), rank, "127.0.0.1"),
+                WorkerKey.create(),
+                on_view=self.views[rank].append,
+                **options,  # type: ignore[arg-type]
+            )
+            self._stack.callback(exchange.close)
+            self.members.append(exchange)
+        return [
+            Peer(name(rank), rank, "127.0.0.1", exchange.port, exchange.certificate)
+            for rank, exchange in enumerate(self.members)
+        ]
+
+    def all(self, call: Callable[[Exchange], T], ranks: list[int] | None = None) -> list[Future[T]]:
+        chosen = self.members if ranks is None else [self.members[rank] for rank in ranks]
+        futures = [self._pool.submit(call, exchange) for exchange in chosen]
+        for future in futures:
+            future.exception(timeout=30)
+        return futures
+
+    def close(self) -> None:
+        self._pool.shutdown()
+
+
+@pytest.fixture
+def crew() -> Iterator[Crew]:
+    with ExitStack() as stack:
+        crew = Crew(stack)
+        stack.callback(crew.close)
+        yield crew
+
+
+def ones(exchange: Exchange) -> float:
+    vector = np.full(100, 1.0, np.float32)
+    return exchange.all_reduce(vector, 1.0).total_weight
+
+
+def test_one_worker_alone_gets_back_what_it_gave(crew: Crew) -> None:
+    peers = crew.hire(1)
+    assert crew.members[0].connect(peers).members == (name(0),)
+    vector = np.array([0.1, -0.0, 3e38], np.float32)
+    before = vector.tobytes()
+    reduced = crew.members[0].all_reduce(vector, 7.0)
+    assert vector.tobytes() == before
+    assert (reduced.round, reduced.contributors, reduced.total_weight) == (1, (name(0),), 7.0)
+    crew.members[0].barrier()
+
+
+def test_who_cannot_be_reached_is_left_out_of_the_first_view(crew: Crew) -> None:
+    peers = crew.hire(2, connect_seconds=1.0)
+    absent = listen("127.0.0.1", (0, 0))
+    with absent:
+        peers.append(Peer(name(2), 2, "127.0.0.1", absent.getsockname()[1], WorkerKey.create().certificate))
+        views = [future.result() for future in crew.all(lambda exchange: exchange.connect(peers))]
+    assert {view.members for view in views} == {(name(0), name(1))}
+    assert [future.result() for future in crew.all(ones)] == [2.0, 2.0]
+
+
+def test_another_certificate_than_the_one_handed_in_is_refused(crew: Crew) -> None:
+    peers = crew.hire(3, connect_seconds=1.5)
+    lied = [*peers[:2], Peer(name(2), 2, "127.0.0.1", peers[2].port, WorkerKey.create().certificate)]
+    futures = crew.all(lambda exchange: exchange.connect(lied if exchange is not crew.members[2] else peers))
+    assert [future.result().members for future in futures[:2]] == [(name(0), name(1))] * 2
+
+
+def test_a_stranger_gets_in_nowhere(crew: Crew) -> None:
+    peers = crew.hire(2)
+    stranger = WorkerKey.create()
+
+    def knock() -> bytes:
+        with socket.create_connection(("127.0.0.1", peers[1].port), 5) as raw:
+            context = stranger.dialling(peers[1].certificate)
+            with context.wrap_socket(raw) as connection:
+                connection.sendall(b"\x00" * 28)
+                return connection.recv(1)
+
+    with ThreadPoolExecutor(1) as pool:
+        knocking = pool.submit(knock)
+        crew.all(lambda exchange: exchange.connect(peers))
+        # In TLS 1.3 the server's refusal reaches the client with the first read.
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            knocking.result(10)
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        knock()
+    assert [future.result() for future in crew.all(ones)] == [2.0, 2.0]
+
+
+def test_foreign_bytes_end_that_peer_only(crew: Crew) -> None:
+    """Rank 2 has a trusted certificate and a proper greeting, but then speaks something else."""
+    peers = crew.hire(2)
+    key, listener = WorkerKey.create(), listen("127.0.0.1", (0, 0))
+    peers.append(Peer(name(2), 2, "127.0.0.1", listener.getsockname()[1], key.certificate))
+    linked = threading.Semaphore(0)
+    outgoing: list[ssl.SSLSocket] = []
+
+    def meet(rank: int, out: ssl.SSLSocket, into: ssl.SSLSocket) -> None:
+        outgoing.extend((out, into))
+        out.sendall(b"GET / HTTP/1.1\r\nHost: example\r\n\r\n")
+        linked.release()
+
+    meeting = Meeting(2, key, listener, peers[:2], meet, now() + 10)
+    meeting.start()
+    futures = crew.all(lambda exchange: exchange.connect(peers))
+    assert linked.acquire(timeout=10)
+    meeting.close()
+    assert [future.result().members for future in futures] == [(name(0), name(1))] * 2
+    assert [future.result() for future in crew.all(ones)] == [2.0, 2.0]
+    for connection in outgoing:
+        connection.close()
+
+
+def test_what_the_daemon_says_is_lost_is_left_out(crew: Crew) -> None:
+    peers = crew.hire(3)
+    crew.all(lambda exchange: exchange.connect(peers))
+    crew.members[0].lost(name(2))
+    futures = crew.all(ones)
+    for future in futures[:2]:
+        changed = future.exception()
+        assert isinstance(changed, ViewChanged)
+        assert changed.view.members == (name(0), name(1))
+        assert changed.lost == (name(2),)
+    assert isinstance(futures[2].exception(), Excluded)
+    assert [future.result() for future in crew.all(ones, [0, 1])] == [2.0, 2.0]
+    assert [view.members for view in crew.views[0]][-1] == (name(0), name(1))
+
+
+def test_a_vector_is_not_touched_by_a_round_that_is_void(crew: Crew) -> None:
+    peers = crew.hire(3)
+    crew.all(lambda exchange: exchange.connect(peers))
+    vectors = {id(exchange): np.full(50_000, index, np.float32) for index, exchange in enumerate(crew.members)}
+
+    def reduce(exchange: Exchange) -> None:
+        if exchange is crew.members[1]:
+            exchange.close()
+        else:
+            exchange.all_reduce(vectors[id(exchange)], 1.0)
+
+    futures = crew.all(reduce)
+    for rank in (0, 2):
+        assert isinstance(futures[rank].exception(), ViewChanged)
+        assert (vectors[id(crew.members[rank])] == rank).all()
+
+
+def test_values_that_are_not_finite_are_refused_by_name(crew: Crew) -> None:
+    peers = crew.hire(3)
+    crew.all(lambda exchange: exchange.connect(peers))
+
+    def reduce(exchange: Exchange) -> None:
+        vector = np.zeros(1000, np.float32)
+        if exchange is crew.members[1]:
+            vector[700] = np.inf
+        exchange.all_reduce(vector, 1.0)
+
+    errors = [future.exception() for future in crew.all(reduce)]
+    for error in errors:
+        assert isinstance(error, NonFinite)
+        assert error.node == name(1)
+        assert error.round == 1
+    assert [future.result() for future in crew.all(ones, [0, 2])] == [2.0, 2.0]
+
+
+def test_vectors_of_different_lengths_are_an_error_on_all(crew: Crew) -> None:
+    peers = crew.hire(2)
+    crew.all(lambda exchange: exchange.connect(peers))
+    futures = crew.all(lambda e: e.all_reduce(np.zeros(5 + crew.members.index(e), np.float32), 1.0))
+    assert all(isinstance(future.exception(), InvalidInput) for future in futures)
+
+
+def test_vectors_that_cannot_be_reduced_in_place_are_refused(crew: Crew) -> None:
+    peers = crew.hire(1)
+    crew.members[0].connect(peers)
+    for wrong in (np.zeros(4), np.zeros((2, 2), np.float32), np.zeros(8, np.float32)[::2]):
+        with pytest.raises(InvalidInput):
+            crew.members[0].all_reduce(wrong, 1.0)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput):
+        crew.members[0].all_reduce(np.zeros(4, np.float32), -1.0)
+
+
+def test_leaving_after_the_barrier_disturbs_nobody(crew: Crew) -> None:
+    peers = crew.hire(3)
+    crew.all(lambda exchange: exchange.connect(peers))
+    crew.all(ones)
+
+    def finish(exchange: Exchange) -> None:
+        exchange.barrier()
+        exchange.close()
+
+    assert [future.exception() for future in crew.all(finish)] == [None] * 3
+    assert {len(views) for views in crew.views.values()} == {1}
+
+
+def test_workers_of_unequal_bandwidth_own_unequal_slices_of_the_same_mean(crew: Crew) -> None:
+    peers = crew.hire(3, shares={name(0): 1.0, name(1): 5.0, name(2): 0.001})  # type: ignore[arg-type]
+    crew.all(lambda exchange: exchange.connect(peers))
+    vectors = [np.random.default_rng(rank).standard_normal(9001).astype(np.float32) for rank in range(3)]
+    plain = (vectors[0] * np.float32(2) + vectors[1] * np.float32(2)) + vectors[2] * np.float32(2)
+    expected = (plain / np.float32(6)).tobytes()
+    crew.all(lambda exchange: exchange.all_reduce(vectors[crew.members.index(exchange)], 2.0))
+    assert {vector.tobytes() for vector in vectors} == {expected}
+
+
+def test_no_free_port_is_said_at_once() -> None:
+    with listen("127.0.0.1", (0, 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(Conflict, match=str(port)):
+            Exchange(Seat(name(0), 0, "127.0.0.1", (port, port)), WorkerKey.create())
+
+
+def test_nothing_is_left_running_after_close(crew: Crew) -> None:
+    before = {thread.ident for thread in threading.enumerate()}
+    peers = crew.hire(3)
+    crew.all(lambda exchange: exchange.connect(peers))
+    crew.all(ones)
+    for exchange in crew.members:
+        exchange.close()
+    names = {t.name for t in threading.enumerate() if t.ident not in before and t.name.startswith("exchange")}
+    assert not names
