@@ -9,8 +9,8 @@ may lie:
   one is stale, a higher one is about something the subject never said (so nobody can drive an incarnation to
   its maximum);
 - a `Dead` heard in a push-pull about a member held alive is treated as a suspicion that we share, as
-  memberlist does, but of a member unknown until now it is taken as it stands: nothing is lost, and a newcomer
-  is spared the wait.
+  memberlist does (and so is any about a linked member that had no time to answer us, see `swim`), but of a
+  member unknown until now it is taken as it stands: nothing is lost, and a newcomer is spared the wait.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ class Roster:
         """Merge one statement.
 
         Args:
-            pushed: it came in a push-pull.
+            pushed: it came in a push-pull, or its subject had no time to answer: a death is but a suspicion.
             verdict: what the same push-pull says further down about the subject.
         """
         if statement.node == self.me:

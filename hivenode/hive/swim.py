@@ -230,12 +230,22 @@ class Swim:
         verdicts = {s.node: s for s in heard if isinstance(s, Dead | Left)} if pushed else {}
         effects: list[Effect] = []
         for statement in heard:
-            learnt = self._roster.learn(now, statement, pushed=pushed, verdict=verdicts.get(statement.node))
+            doubted = pushed or self._premature(now, statement)
+            learnt = self._roster.learn(now, statement, pushed=doubted, verdict=verdicts.get(statement.node))
             effects += learnt
             for effect in learnt:
                 if isinstance(effect, Changed):
                     self._noted(effect)
         return effects
+
+    def _premature(self, now: float, statement: Statement) -> bool:
+        """Whether this is the death of a member that we are linked with and that had no time to answer us. When a
+        network heals, links deliver all at once what the other side wrote of ours while it could not see it: the
+        suspicion and, in the same moment, the verdict. We take that as a suspicion, and ask."""
+        member = self.members.get(statement.node)
+        if member is None or not isinstance(statement, Dead) or statement.node not in self._links:
+            return False
+        return member.state is MemberState.alive or now - member.since < self._profile.probe_interval
 
     def _noted(self, change: Changed) -> None:
         """A member that comes, or comes back, joins the probing round. One that is well where we cannot see

@@ -125,6 +125,7 @@ def test_a_higher_incarnation_brings_new_addresses_and_a_lower_one_does_not() ->
 
 def test_a_restarted_member_is_alive_at_once_whatever_was_said_of_its_earlier_life() -> None:
     rig = Rig(A, B)
+    rig.swim.link_down(0.0, B, LinkEnd.reset)
     rig.hear(dead(B, by=A))
     assert changes(rig.hear(alive(B, 2 << 32))) == [(B, MemberState.dead, MemberState.alive)]
     assert rig.hear(dead(B, by=A), suspect(B, by=C)) != [], "the sender is told better"
@@ -232,6 +233,7 @@ def test_nobody_who_could_confirm_means_the_shortest_time_at_once() -> None:
 def test_dead_node_alive_replay() -> None:
     """The very statement that brought a member does not bring it back."""
     rig = Rig(A, B)
+    rig.swim.link_down(0.0, B, LinkEnd.reset)
     rig.hear(dead(B, by=A))
     assert rig.state(B) is MemberState.dead
     assert changes(rig.hear(alive(B))) == []
@@ -244,6 +246,27 @@ def test_dead_twice_is_news_once() -> None:
     rig = Rig(A, B)
     assert len(changes(rig.hear(dead(B, by=A)))) == 1
     assert rig.hear(dead(B, by=C), dead(B, by=A)) == []
+
+
+def test_a_verdict_on_a_linked_member_that_was_well_a_moment_ago_is_a_suspicion() -> None:
+    """A network that heals delivers in one moment what was said over seconds while it was split."""
+    rig = Rig(A, B)
+    done = rig.hear(suspect(B, by=A), dead(B, by=A), now=20.0)
+    assert changes(done) == [(B, MemberState.alive, MemberState.suspect)]
+    assert changes(rig.hear(alive(B, BOOT + 1), by=B, now=20.1)) == [(B, MemberState.suspect, MemberState.alive)]
+    assert changes(rig.hear(dead(B, by=A, incarnation=BOOT + 1), now=20.2)) == [
+        (B, MemberState.alive, MemberState.suspect)
+    ]
+    assert changes(rig.hear(dead(B, by=A, incarnation=BOOT + 1), now=21.3)) == [
+        (B, MemberState.suspect, MemberState.dead)
+    ], "it had time to answer"
+
+
+def test_a_verdict_on_a_member_whose_link_broke_stands_at_once() -> None:
+    rig = Rig(A, B)
+    rig.swim.link_down(20.0, B, LinkEnd.reset)
+    done = rig.hear(suspect(B, by=A), dead(B, by=A), now=20.0)
+    assert changes(done)[-1] == (B, MemberState.suspect, MemberState.dead)
 
 
 def test_a_death_learnt_by_push_pull_is_a_suspicion_and_we_stand_for_it() -> None:
