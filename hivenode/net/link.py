@@ -7,8 +7,11 @@ touches the socket, so a slow consumer elsewhere can neither delay a pong nor re
 from __future__ import annotations
 
 import asyncio
+import socket as sockets
+import sys
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -32,6 +35,9 @@ MAX_WEBSOCKET_MESSAGE = MAX_FRAME + 1
 """aiohttp's limit is exclusive."""
 CHARGE_BYTES = 16 * 1024
 """Inbound messages are charged one token each, and one more per this many bytes."""
+
+TCP_RTO_MAX_MS = 44
+"""Linux 6.15: the longest that TCP waits before it sends again what was not acknowledged; not in Python's socket."""
 
 CLOSE_GOODBYE = 1001
 CLOSE_PROTOCOL = 1002
@@ -78,6 +84,17 @@ class LinkLimits:
     """Websocket pings; a peer that answers none for half as long again is gone."""
     goodbye_seconds: float = 1.0
     """Time for flushing and for the closing handshake."""
+    resend_seconds: float = 2.0
+    """Longest pause of TCP before it tries again, 1 to 120: so long a link may stay silent after a network heals.
+    TCP's own doubles with the length of the outage. Where the kernel cannot be told, that one holds."""
+
+
+def resend_soon(socket: Socket, seconds: float) -> None:
+    """Have TCP try again after at most so long, where the kernel can be told."""
+    raw = socket.get_extra_info("socket")
+    if raw is not None and sys.platform == "linux":
+        with suppress(OSError):  # an older kernel
+            raw.setsockopt(sockets.IPPROTO_TCP, TCP_RTO_MAX_MS, round(seconds * 1000))
 
 
 class LinkClosed(Exception):
@@ -232,6 +249,7 @@ class Link:
 
     async def run(self) -> None:
         """Carry the link until it has ended and the socket is closed."""
+        resend_soon(self._socket, self._limits.resend_seconds)
         loop = asyncio.get_running_loop()
         reader = loop.create_task(self._read(), name=f"link {self.peer}: read")
         writer = loop.create_task(self._write(), name=f"link {self.peer}: write")
