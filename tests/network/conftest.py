@@ -21,5 +21,7 @@ async def lan(_usable: None) -> AsyncIterator[Lan]:
         network.build(("ash", "birch", "cedar"))
         yield network
     finally:
-        await network.stop()
-        network.close()
+        try:
+            await network.stop()
+        finally:
+            network.close()

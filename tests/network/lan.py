@@ -176,9 +176,9 @@ class NetworkMachine(Machine):
         self.process.send_signal(signal.SIGCONT)
 
     async def end(self) -> None:
-        if self.process is None or self.process.returncode is not None:
+        if self.process is None or not psutil.pid_exists(self.process.pid) or self.process.returncode is not None:
             return
-        started = [psutil.Process(pid) for pid in self.worker_pids]
+        started = psutil.Process(self.process.pid).children(recursive=True)
         self.go_on()
         try:
             async with asyncio.timeout(STOP_SECONDS):
