@@ -207,6 +207,12 @@ class WorkerSettings(_Section):
         description="Scheduling priority of workers, 0 (like everything else) to 19 (only what is left over). At 10 the"
         " machine stays pleasant for its owner, and idle time is still used.",
     )
+    max_jobs: int = Field(
+        4,
+        ge=1,
+        le=256,
+        description="Jobs that this machine works on at once; they share its memory and cores.",
+    )
     ports: tuple[int, int] = Field(
         (0, 0),
         description="First and last TCP port on which workers listen for each other; open them in the firewall."

@@ -21,7 +21,7 @@ from hivenode import __version__
 from hivenode.admin.api import AdminServer
 from hivenode.admin.notify import keep_watchdog, notify
 from hivenode.config import Settings, load_settings
-from hivenode.errors import Conflict
+from hivenode.errors import Conflict, Exhausted
 from hivenode.jobs.workers import ForkWorkers
 from hivenode.logs import JobLogFile, bind, configure, get_logger
 from hivenode.net.discovery import Discovery, choose_hosts, interfaces
@@ -39,9 +39,10 @@ from hivenode.trust.authority import open_grant
 from hivenode.trust.credentials import Credentials
 from hivenode.trust.identity import Identity
 from hivenode.trust.invites import read_token
-from hivenode.trust.sealing import write_sealed
+from hivenode.trust.sealing import read_sealed, write_sealed
 
 RESTART_GRACE_SECONDS = 0.2
+TOKEN_CHARACTERS = 32
 WORKER_MEMORY_FRACTION = 0.6
 
 log = get_logger("daemon")
@@ -85,7 +86,13 @@ class WorkDirectories:
 
     def make(self, job: str, attempt: int) -> str:
         path = self._root / f"{job}-{attempt}-{secrets.token_hex(4)}"
-        path.mkdir(mode=0o700)
+        try:
+            path.mkdir(mode=0o700)
+        except OSError as error:
+            raise Exhausted(
+                f"No directory for a worker can be made in {self._root}: {error.strerror}.",
+                fix="Free some space there, or see to its permissions.",
+            ) from error
         return str(path)
 
     def remove(self, directory: str) -> None:
@@ -276,9 +283,11 @@ class _Daemon:
         )
 
     def _admin_token(self) -> str:
-        if not self._home.token.exists():
-            write_sealed(self._home.token, secrets.token_urlsafe(32).encode())
-        return self._home.token.read_text(encoding="ascii").strip()
+        token = read_sealed(self._home.token).decode("ascii", "replace").strip() if self._home.token.exists() else ""
+        if len(token) < TOKEN_CHARACTERS:  # none yet, or what a full disk left of one
+            token = secrets.token_urlsafe(TOKEN_CHARACTERS)
+            write_sealed(self._home.token, token.encode())
+        return token
 
     def _limits(self) -> WorkerLimits:
         worker = self._settings.worker

@@ -129,12 +129,12 @@ class Node:
 
     def _build_views(self) -> None:
         self.roles = Roles(self._credentials.authority_key, self._credentials.grant)
-        self.ledger = Ledger()
-        self.catalogue = Catalogue()
+        self.ledger = Ledger(self._credentials.authority_key)
+        self.catalogue = Catalogue(self.ledger.models)
         self.holders = Holders()
         self.experience = Experience()
         self.live = Live()
-        self.views = Views([self.roles, self.ledger, self.catalogue, self.holders, self.experience])
+        self.views = Views([self.roles, self.ledger, self.holders, self.experience])
         self.feeds = Feeds(self._credentials.hive_id, self._credentials.authority_key)
         self.notices = Notices(self._ports.wall)
 
@@ -159,6 +159,7 @@ class Node:
             send=ports.transport.send,
             rng=ports.rng,
             sync_seconds=self._settings.feeds.sync_seconds,
+            wall=ports.wall,
             on_change=self._facts_changed,
             on_offender=lambda peer, reason: ports.transport.drop(peer, LinkEnd.protocol),
             expects_peers=not self._alone,
@@ -257,6 +258,7 @@ class Node:
             broadcast=self._broadcast,
             gone=self._gone,
             refuse=lambda: self.desk.paused,
+            highest=lambda: self.leadership.highest,
             job_log=ports.job_log,
             wall=ports.wall,
             tasks=self._tasks,
@@ -265,6 +267,7 @@ class Node:
             me=self.me,
             name=self.name,
             enabled=settings.worker.enabled,
+            max_jobs=settings.worker.max_jobs,
             roles=self.roles,
             executor=self.executor,
             keeper=self.keeper,
@@ -287,6 +290,7 @@ class Node:
             call=self.call_node,
             append=append,
             alive=lambda: self.membership.alive,
+            outbid=lambda epoch: self.leadership.outbid(epoch),
             max_attempts=settings.jobs.max_attempts,
             changed=self._changed,
             tasks=self._tasks,
@@ -494,6 +498,16 @@ class Node:
         found = list(self._troubles.values())
         if self.replication.trouble:
             found.append(self.replication.trouble)
+        if self.replication.quarantined:
+            found.append(
+                "Another member found two branches of this node's own feed and takes nothing more of it: give this "
+                "node a new home and invite it again."
+            )
+        for author, hours in sorted(self.replication.ahead.items()):
+            found.append(
+                f"The clock of {self.roles.name(author)} is {hours:.0f} hours ahead of this machine's; nothing it says "
+                "is taken in until they agree. Set the clocks (`timedatectl set-ntp true`)."
+            )
         for author, seq in sorted(self.feeds.forked.items()):
             found.append(
                 f"The feed of {self.roles.name(author)} forked at event {seq} (restored from a backup, or one key on "

@@ -47,7 +47,7 @@ def check(method: str, path: str, *, host: str, origin: str | None, authorizatio
     if (method, path) in OPEN:
         return
     scheme, _, given = authorization.partition(" ")
-    if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), token.encode()):
+    if not token or scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), token.encode()):
         raise Unauthorized(
             "This needs the node's admin token." if not authorization else "That is not this node's admin token.",
             fix='Send the content of admin.token in the node\'s home as "Authorization: Bearer TOKEN".',

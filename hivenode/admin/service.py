@@ -49,6 +49,7 @@ from hivenode.store.ports import BlobStore
 
 LOGS_SECONDS = 5.0
 MAX_LOG_LINES = 20_000
+FLOAT32_MAX = 3.4028234663852886e38
 _ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"
 
 
@@ -189,11 +190,13 @@ class Service:
         return self.job(job)
 
     async def cancel(self, ref: str, reason: str) -> JobDetail:
-        job = self._find(ref)
+        job, p = self._find(ref), self._p
+        if not (p.roles.may(p.me, Role.submitter) or p.roles.may(p.me, Role.admin)):
+            raise Refused(f"Node {p.name} may not cancel jobs.", fix="Cancel on a node with the submitter role.")
         if not job.open:
             raise Conflict(f"Job {job.id} is already {job.ending}.", fix="Nothing to do.")
-        await self._p.append(JobCancelled(job=job.id, reason=reason[:1900]))
-        return self._detail(self._p.ledger.jobs[job.id])
+        await p.append(JobCancelled(job=job.id, reason=reason[:1900]))
+        return self._detail(p.ledger.jobs[job.id])
 
     async def plan(self, data: dict[str, Any]) -> Plan:
         spec = parse_job(data)
@@ -374,6 +377,12 @@ class Service:
     async def predict(self, model: str, inputs: list[list[float]]) -> Prediction:
         p = self._p
         version = p.catalogue.find(model)
+        for number, row in enumerate(inputs, 1):
+            if not all(abs(value) <= FLOAT32_MAX for value in row):
+                raise InvalidInput(
+                    f"Sample {number} has a value that is not a finite float32.",
+                    fix="Give numbers within its range.",
+                )
         if not p.blobs.has(version.blob.digest):
             await p.keeper.obtain(version.blob, p.holders.of(version.blob.digest))
         path = p.blobs.path(version.blob.digest)

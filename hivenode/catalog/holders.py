@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from hivenode.errors import HiveError, Unavailable
@@ -13,6 +14,7 @@ from hivenode.spec.values import BlobRef
 from hivenode.store.ports import BlobStore
 
 HOLD_SECONDS = 120.0
+TOUCHED_SECONDS = 120.0
 
 log = get_logger("holders")
 
@@ -39,6 +41,7 @@ class Keeper:
         self._call = call
         self._blobs = blobs
         self._append = append
+        self._touched: dict[str, float] = {}
 
     async def obtain(self, ref: BlobRef, holders: Sequence[str]) -> None:
         """Have a blob here, from whichever holder can be reached. Raises Unavailable naming each failure."""
@@ -47,6 +50,8 @@ class Keeper:
         links = self._transport.links
         failures: list[str] = []
         for holder in holders:
+            if holder == self._me:
+                continue
             if holder not in links:
                 failures.append(f"{holder[:8]} is not connected")
                 continue
@@ -56,8 +61,9 @@ class Keeper:
                 failures.append(f"{holder[:8]}: {error.sentence}")
             else:
                 return
+        failures = failures or ["nobody else is known to hold them"]
         raise Unavailable(
-            f"The bytes {ref.digest[:12]} ({ref.size} B) cannot be had: {'; '.join(failures) or 'nobody holds them'}.",
+            f"The bytes {ref.digest[:12]} ({ref.size} B) cannot be had: {'; '.join(failures[:8])}.",
             fix="Start one of the nodes that hold them.",
         )
 
@@ -80,10 +86,25 @@ class Keeper:
                 kept.append(candidate)
         return tuple(kept)
 
+    def having(self, digests: Sequence[str]) -> tuple[str, ...]:
+        """Which of these are here."""
+        return tuple(digest for digest in digests if self._blobs.has(digest))
+
+    def touch(self, digest: str) -> None:
+        """Somebody is about to state that this is kept here: not to be tidied away meanwhile."""
+        now = asyncio.get_running_loop().time()
+        self._touched = {d: at for d, at in self._touched.items() if now - at < TOUCHED_SECONDS} | {digest: now}
+
+    def touched(self, digest: str) -> bool:
+        now = asyncio.get_running_loop().time()
+        return now - self._touched.get(digest, -TOUCHED_SECONDS) < TOUCHED_SECONDS
+
     async def hold(self, peer: str, request: Hold) -> Held:
         """Serve another node's wish that we keep its bytes."""
+        self.touch(request.blob.digest)
         if not self._blobs.has(request.blob.digest):
             await self._transport.fetch(peer, request.blob, self._blobs)
+            self.touch(request.blob.digest)
         if request.announce:
             await self._append(BlobHeld(digest=request.blob.digest, size=request.blob.size))
         return Held(digest=request.blob.digest)

@@ -1,11 +1,12 @@
-"""The catalogue: versions of models, folded from the feeds. Pure.
+"""The catalogue: versions of models. Pure.
 
-A job makes at most one version, whichever side of a partition finished it: the first registration in the order of all
-events stands. Versions of a name are numbered in that order.
+It follows from the ledger: a job makes at most one version, that of the attempt which finished it, whichever side of a
+partition that was. Versions of a name are numbered in the order in which they were registered.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from hivenode.errors import NotFound
@@ -30,40 +31,41 @@ class ModelVersion:
 
 
 class Catalogue:
-    """All model versions."""
+    """All model versions.
 
-    kinds: tuple[type[Body], ...] = (ModelRegistered,)
+    Args:
+        registered: the registrations that count, one a job, with their hybrid clocks, in the order of all events.
+    """
 
-    def __init__(self) -> None:
-        self._names: dict[str, list[ModelVersion]] = {}
-        self._jobs: dict[str, ModelVersion] = {}
+    def __init__(self, registered: Callable[[], Iterable[tuple[int, ModelRegistered]]]) -> None:
+        self._registered = registered
 
-    def reset(self) -> None:
-        self._names.clear()
-        self._jobs.clear()
-
-    def apply(self, author: str, hlc: int, body: Body) -> None:
-        assert isinstance(body, ModelRegistered)
-        if body.job in self._jobs:
-            return
-        versions = self._names.setdefault(body.name, [])
-        made = ModelVersion(body.name, len(versions) + 1, body.job, body.source, body.blob, dict(body.metrics), hlc)
-        versions.append(made)
-        self._jobs[body.job] = made
+    def _names(self) -> dict[str, list[ModelVersion]]:
+        names: dict[str, list[ModelVersion]] = {}
+        for at, body in self._registered():
+            versions = names.setdefault(body.name, [])
+            number = len(versions) + 1
+            versions.append(ModelVersion(body.name, number, body.job, body.source, body.blob, dict(body.metrics), at))
+        return names
 
     @property
     def versions(self) -> tuple[ModelVersion, ...]:
         """All, newest first."""
-        every = [version for versions in self._names.values() for version in versions]
+        every = [version for versions in self._names().values() for version in versions]
         return tuple(sorted(every, key=lambda v: (v.at, v.name), reverse=True))
 
     def of_job(self, job: str) -> ModelVersion | None:
-        return self._jobs.get(job)
+        return next((version for version in self.versions if version.job == job), None)
+
+    def names(self, digest: str) -> bool:
+        """Whether these bytes are a model of the catalogue."""
+        return any(body.blob.digest == digest for _, body in self._registered())
 
     def find(self, reference: str) -> ModelVersion:
         """`name` (its newest version) or `name:version`. Raises NotFound naming what there is."""
         name, _, number = reference.partition(":")
-        versions = self._names.get(name, [])
+        names = self._names()
+        versions = names.get(name, [])
         if versions and not number:
             return versions[-1]
         for version in versions:
@@ -74,7 +76,7 @@ class Catalogue:
                 f"Model {name} has no version {number}.",
                 fix=f"It has versions 1 to {len(versions)}; see `hivenode models`.",
             )
-        known = ", ".join(sorted(self._names)) or "none yet"
+        known = ", ".join(sorted(names)) or "none yet"
         raise NotFound(f"There is no model {name}.", fix=f"Known models: {known}. A finished job registers one.")
 
 

@@ -37,6 +37,7 @@ def demo(
     from hivenode.cli.output import console, print_json_line
     from hivenode.cli.show import Show
 
+    signal.signal(signal.SIGHUP, signal.default_int_handler)  # its terminal was closed
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as with Ctrl-C: stop what was started
     show = Show(console(stderr=as_json), nodes, keep=keep)
     try:

@@ -32,6 +32,10 @@ class HybridClock:
         self._wall = wall
         self._last = floor
 
+    def follow(self, reading: int) -> None:
+        """Never go below one of our own earlier readings."""
+        self._last = max(self._last, reading)
+
     def now(self) -> int:
         """A reading above every earlier one and everything followed. More than 65,535 in one millisecond
         carry over into the next."""

@@ -187,6 +187,13 @@ class Election:
                 self._rearm(now)
         return effects
 
+    def overtaken(self, now: float, epoch: Epoch) -> list[Effect]:
+        """An epoch above ours is known from elsewhere than messages: lay ours down, and stand above that one."""
+        self._hear(epoch)
+        if self._leader is None or not self.leading or epoch < self._leader:
+            return []
+        return [*self._step_down(now), *self._hasten(now)]
+
     def resign(self, now: float) -> list[Effect]:
         """Hand over on stop: do not lead or stand any more, but go on voting. Followers start an election at
         once."""

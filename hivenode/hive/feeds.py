@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from hivenode.errors import Corrupted, Refused
+from hivenode.errors import Corrupted, InvalidInput, Refused
 from hivenode.net.messages import Event
 from hivenode.spec.events import Body, NodeAdmitted
 from hivenode.store.ports import Record
@@ -21,6 +21,7 @@ from hivenode.trust.authority import Grant, open_grant
 from hivenode.trust.identity import Identity, verify
 
 GENESIS = bytes(32)
+QUARANTINED = 2**53
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_event = msgspec.msgpack.Decoder(Event).decode
@@ -88,8 +89,10 @@ class Feeds:
 
     @property
     def heads(self) -> dict[str, int]:
-        """Version vector: highest number held of each author."""
-        return {author: len(self._feeds[author]) for author in sorted(self._feeds)}
+        """Version vector: highest number held of each author; `QUARANTINED` for one whose feed forked, of which
+        nothing more is wanted."""
+        authors = sorted(self._feeds.keys() | self._forked.keys())
+        return {author: QUARANTINED if author in self._forked else len(self._feeds[author]) for author in authors}
 
     @property
     def forked(self) -> Mapping[str, int]:
@@ -113,7 +116,16 @@ class Feeds:
             seq += 1
             bare = Event(author, seq, prev, clock(), encode_body(body), bytes(64))
             event = msgspec.structs.replace(bare, signature=identity.sign(_signed_part(self._hive_id, bare)))
-            entries.append(Entry(event, body, _encode(event)))
+            encoded = _encode(event)
+            try:  # what others could not read must never become part of the chain
+                _decode_event(encoded)
+                _bodies.decode(event.body)
+            except msgspec.MsgspecError as error:
+                raise InvalidInput(
+                    f"This cannot be stated as an event: {error}.",
+                    fix="Make it smaller; docs/protocol.md has bounds.",
+                ) from error
+            entries.append(Entry(event, body, encoded))
             prev = hashlib.sha256(entries[-1].encoded).digest()
         return entries
 
@@ -198,7 +210,9 @@ class Feeds:
     def behind(self, heads: Mapping[str, int]) -> bool:
         """Whether a node with these heads has something we lack."""
         return any(
-            seq > len(self._feeds.get(author, ())) for author, seq in heads.items() if author not in self._forked
+            seq > len(self._feeds.get(author, ()))
+            for author, seq in heads.items()
+            if author not in self._forked and seq != QUARANTINED
         )
 
     def _encoded(self, author: str, seq: int, fresh: Sequence[Entry]) -> bytes:

@@ -201,6 +201,10 @@ class Leadership:
     def receive(self, peer: str, message: Message) -> None:
         self._take(self._election.receive(self._now(), peer, message))
 
+    def outbid(self, epoch: Epoch) -> None:
+        """We lead, and somebody has led in a higher epoch without our hearing of it: lead above it or not at all."""
+        self._take(self._election.overtaken(self._now(), epoch))
+
     def electorate(
         self, alive: tuple[str, ...], known: tuple[str, ...], eligible: bool, followers: tuple[str, ...]
     ) -> None:

@@ -11,11 +11,11 @@ import random
 from collections.abc import Callable, Sequence
 
 from hivenode.errors import HiveError, Unavailable
-from hivenode.hive.clock import HybridClock
-from hivenode.hive.feeds import Entry, Feeds
+from hivenode.hive.clock import HybridClock, seconds
+from hivenode.hive.feeds import QUARANTINED, Entry, Feeds
 from hivenode.hive.views import Views
 from hivenode.logs import get_logger
-from hivenode.net.messages import FeedDelta, FeedHeads, Message
+from hivenode.net.messages import Event, FeedDelta, FeedHeads, Message
 from hivenode.spec.events import Body, NodeAdmitted
 from hivenode.store.ports import Journal, Record
 from hivenode.tasks import TaskGroup
@@ -23,6 +23,7 @@ from hivenode.trust.identity import Identity
 
 DELTA_BYTES = 64 * 1024
 INBOX = 256
+MAX_AHEAD_HOURS = 24.0
 WHOLE_SECONDS = 3.0
 """How long the first statement after a start waits to hear from another member."""
 
@@ -53,6 +54,7 @@ class Replication:
         send: Callable[[str, Message], bool],
         rng: random.Random,
         sync_seconds: float,
+        wall: Callable[[], float],
         on_change: Callable[[Sequence[Entry]], None],
         on_offender: Callable[[str, str], None],
         expects_peers: bool,
@@ -68,6 +70,7 @@ class Replication:
         self._send = send
         self._rng = rng
         self._sync_seconds = sync_seconds
+        self._wall = wall
         self._on_change = on_change
         self._on_offender = on_offender
         self._tasks = tasks
@@ -77,6 +80,10 @@ class Replication:
         self._whole = asyncio.Event()
         if not expects_peers:
             self._whole.set()
+        self.quarantined = False
+        """Whether another member found two branches of our own feed."""
+        self.ahead: dict[str, float] = {}
+        """Authors whose events are not taken in because their clocks are ahead of ours, with hours."""
         self.trouble = ""
         """Why events cannot be written now; empty when they can."""
 
@@ -84,6 +91,8 @@ class Replication:
         """Read the journal and fold it. Begins our own feed, if it is new, in the background."""
         self.feeds.load(self._journal.records())
         entries = sorted(self.feeds.entries(), key=lambda entry: entry.key)
+        own = [entry.event.hlc for entry in entries if entry.event.author == self._identity.node_id]
+        self._clock.follow(max(own, default=0))
         if entries:
             self._clock.observe(entries[-1].event.hlc)
         self._views.add(entries)
@@ -147,7 +156,10 @@ class Replication:
             except asyncio.QueueFull:
                 log.warning("feed inbox full, a delta is dropped and will be asked for again", peer=peer)
             return
-        self._known_elsewhere = max(self._known_elsewhere, message.heads.get(self._identity.node_id, 0))
+        ours = message.heads.get(self._identity.node_id, 0)
+        self.quarantined = ours == QUARANTINED
+        if not self.quarantined:
+            self._known_elsewhere = max(self._known_elsewhere, ours)
         self._see_whole()
         events, more = self.feeds.missing(message.heads, DELTA_BYTES)
         if events:
@@ -162,21 +174,35 @@ class Replication:
                 await self._take(peer, delta)
             except HiveError as error:
                 log.error("events received could not be stored", peer=peer, reason=str(error))
+            except Exception:
+                log.exception("events received could not be taken in", peer=peer)
 
     async def _take(self, peer: str, delta: FeedDelta) -> None:
         async with self._lock:
-            found = self.feeds.examine(delta.events)
+            found = self.feeds.examine(self._of_our_time(delta.events))
             for author in found.forks:
                 log.error("two different events under one number: author quarantined", author=author)
             await self._keep(found.fresh)
-            if found.fresh:
-                self._clock.observe(max(entry.event.hlc for entry in found.fresh))
-                self._see_whole()
+            for entry in found.fresh:
+                self._clock.observe(entry.event.hlc)
+            self._see_whole()
         if found.offence:
             log.warning("a peer sent an event that cannot be", peer=peer, reason=found.offence)
             self._on_offender(peer, found.offence)
-        elif delta.more or found.gap:
+        elif found.fresh and (delta.more or found.gap):  # else it would be the same again
             self._send(peer, FeedHeads(heads=self.feeds.heads))
+
+    def _of_our_time(self, events: Sequence[Event]) -> list[Event]:
+        """Without those whose clock is so far ahead that following it would carry ours away."""
+        kept: list[Event] = []
+        for event in events:
+            hours = (seconds(event.hlc) - self._wall()) / 3600
+            if hours <= MAX_AHEAD_HOURS:
+                kept.append(event)
+                self.ahead.pop(event.author, None)
+            elif len(self.ahead) < 100:
+                self.ahead[event.author] = hours
+        return kept
 
     async def _keep(self, entries: Sequence[Entry]) -> None:
         if not entries:
@@ -190,7 +216,10 @@ class Replication:
         for entry in entries:
             self.feeds.accept(entry)
         self._views.add(entries)
-        self._on_change(entries)
+        try:
+            self._on_change(entries)
+        except Exception:
+            log.exception("news of events could not be acted on")  # the events themselves are taken in
 
     async def _compare(self) -> None:
         while True:

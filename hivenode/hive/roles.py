@@ -18,14 +18,14 @@ class Roles:
 
     kinds: tuple[type[Body], ...] = (NodeAdmitted,)
 
-    def __init__(self, authority_key: bytes, own: bytes) -> None:
+    def __init__(self, authority_key: bytes, own: bytes | None = None) -> None:
         self._authority_key = authority_key
-        self._own = open_grant(own, authority_key)
+        self._own = open_grant(own, authority_key) if own is not None else None
         self._grants: dict[str, Grant] = {}
         self.reset()
 
     def reset(self) -> None:
-        self._grants = {self._own.node: self._own}
+        self._grants = {self._own.node: self._own} if self._own is not None else {}
 
     def apply(self, author: str, hlc: int, body: Body) -> None:
         assert isinstance(body, NodeAdmitted)

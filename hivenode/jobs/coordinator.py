@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
+from pydantic import ValidationError
+
 from hivenode.errors import HiveError, InvalidInput, NotFound
-from hivenode.jobs.ledger import Attempt, AttemptName, Job, Ledger
+from hivenode.jobs.ledger import Attempt, AttemptName, Checkpoint, Job, Ledger
 from hivenode.jobs.live import Live
 from hivenode.jobs.proposals import Proposer
 from hivenode.jobs.results import Append
 from hivenode.logs import get_logger
-from hivenode.net.messages import Adopt, Assign, Endpoint, Request, Response, Standing, Start, Stop
+from hivenode.net.messages import Adopt, Assign, Endpoint, Have, Having, Request, Response, Standing, Start, Stop
 from hivenode.spec.events import AttemptAdopted, AttemptEnded, JobGivenUp, JobPlanned
 from hivenode.spec.job import JobSpec
 from hivenode.spec.values import Epoch, Plan
 from hivenode.tasks import Signal, TaskGroup
+from hivenode.validation import explain
 
 ASSIGN_SECONDS = 90.0
 ORDER_SECONDS = 5.0
@@ -28,6 +32,9 @@ POLL_SECONDS = 5.0
 REGROUP_SECONDS = 5.0
 """How long a new coordinator waits for the nodes of a running attempt to be heard, and a job for its nodes to come
 back before it goes on with fewer."""
+
+ABSENT_SECONDS = 30.0
+"""How long a job waits for an absent node that holds its only checkpoint."""
 
 log = get_logger("coordinator")
 T = TypeVar("T")
@@ -39,7 +46,8 @@ class Coordinator:
     Args:
         call: asks a node (this one included) and awaits the answer (peer, request, timeout seconds).
         alive: ids of members not known to be gone, this node included.
-        max_attempts: attempts without a result before a job is given up.
+        outbid: told of an epoch above ours that has planned; the election is to go beyond it.
+        max_attempts: attempts in a row without any progress before a job is given up.
         changed: notified when the ledger, the membership or live progress changed.
     """
 
@@ -52,6 +60,7 @@ class Coordinator:
         call: Callable[[str, Request, float], Awaitable[Response]],
         append: Append,
         alive: Callable[[], tuple[str, ...]],
+        outbid: Callable[[Epoch], None],
         max_attempts: int,
         changed: Signal,
         tasks: TaskGroup,
@@ -62,11 +71,14 @@ class Coordinator:
         self._call = call
         self._append = append
         self._alive = alive
+        self._outbid = outbid
         self._max_attempts = max_attempts
         self._changed = changed
         self._tasks = tasks
         self._drivers: dict[str, asyncio.Task[None]] = {}
         self._main: asyncio.Task[None] | None = None
+        self._planning = asyncio.Lock()
+        self._first_tried: dict[str, float] = {}
         self._seen_through: dict[AttemptName, None] = {}
         self.waiting: dict[str, str] = {}
         """Why an open job is not running, by job."""
@@ -77,6 +89,7 @@ class Coordinator:
             if task is not None:
                 task.cancel()
         self._main, self._drivers, self._seen_through = None, {}, {}
+        self._first_tried.clear()
         self.waiting.clear()
         if epoch is not None:
             self._main = self._tasks.spawn(self._oversee(epoch), "coordinator")
@@ -103,7 +116,11 @@ class Coordinator:
                     await self._take_over(job, attempt, epoch)
             except HiveError as error:
                 self._wait_for(job, str(error))
-                await self._changed.wait(1.0)
+                await asyncio.sleep(1.0)
+            except Exception as error:
+                log.exception("internal error in a job's driver", job=job_id)
+                self._wait_for(job, f"internal error on the coordinator: {error!r}")
+                await asyncio.sleep(10.0)
         self.waiting.pop(job_id, None)
 
     # --- a new attempt ------------------------------------------------------------------------------------------
@@ -115,11 +132,31 @@ class Coordinator:
             await self._give_up(job, epoch, f"Given up after {job.tries} attempts; the last: {last.ended.error}",
                                 last.ended.fix or "See `hivenode logs` of the job.")  # fmt: skip
             return
-        spec = JobSpec.model_validate_json(job.spec)
-        plan = await self._plan(job, spec, epoch)
-        if plan is None:
+        try:
+            spec = JobSpec.model_validate_json(job.spec)
+        except ValidationError as error:
+            await self._give_up(job, epoch, f"The coordinator does not understand the job: {explain(error, JobSpec)}",
+                                "Update hivenode on all nodes that may coordinate.")  # fmt: skip
             return
-        checkpoint = job.latest_checkpoint(frozenset(self._alive()))
+        highest = max((attempt.planned for attempt in job.attempts.values()), default=epoch)
+        if highest > epoch:
+            self._outbid(highest)  # a plan of ours would stand below that one's
+            await asyncio.sleep(1.0)
+            return
+        checkpoint = await self._resumable(job)
+        async with self._planning:  # each plan sees what the one before has taken
+            started = await self._plan_and_start(job.id, spec, epoch, checkpoint)
+        if not started:
+            await asyncio.sleep(min(2.0**job.tries * 0.5, 15.0))
+
+    async def _plan_and_start(self, job_id: str, spec: JobSpec, epoch: Epoch, checkpoint: Checkpoint | None) -> bool:
+        if not self._open(job_id):
+            return True
+        job = self._ledger.jobs[job_id]
+        plan = await self._plan(job, spec, epoch)
+        if plan is None or not self._open(job_id):
+            return False
+        job = self._ledger.jobs[job_id]
         previous = job.current
         planned = JobPlanned(
             job=job.id,
@@ -153,29 +190,50 @@ class Coordinator:
         needed = len(nodes) if planned.attempt == 1 else 1
         if len(prepared) < min(needed, len(nodes)) or not self._open(job.id):
             await self._abandon(job, name, epoch, standings)
-            return
+            return False
         endpoints = tuple(s.endpoint for s in prepared.values() if s.endpoint is not None)
         await self._start(job, name, epoch, endpoints)
+        return True
+
+    async def _resumable(self, job: Job) -> Checkpoint | None:
+        """The furthest checkpoint that somebody really has. While none is at hand but a node that should have one is
+        away, waits for it a while: going on from there is worth more than starting at once."""
+        loop = asyncio.get_running_loop()
+        patience = loop.time() + ABSENT_SECONDS
+        while job.checkpoints:
+            best = sorted(job.checkpoints.values(), key=lambda c: (c.step, c.blob.digest), reverse=True)[:16]
+            alive = self._alive()
+            answers = await self._ask_all(alive, Have(digests=tuple(c.blob.digest for c in best)), ORDER_SECONDS)
+            for checkpoint in best:
+                digest = checkpoint.blob.digest
+                having = tuple(n for n, a in answers.items() if isinstance(a, Having) and digest in a.digests)
+                if having:
+                    return replace(checkpoint, holders=having)
+            absent = sorted({node for c in best for node in c.holders if node not in alive})
+            if not absent or loop.time() >= patience:
+                log.warning("no checkpoint is left anywhere, starting from the beginning", job=job.id)
+                return None
+            self._wait_for(job, f"waiting for {', '.join(n[:8] for n in absent)}, who should have its checkpoint")
+            await self._changed.wait(1.0)
+        return None
 
     async def _plan(self, job: Job, spec: JobSpec, epoch: Epoch) -> Plan | None:
-        first = asyncio.get_running_loop().time()
-        while True:
-            try:
-                return await self._proposer.propose(spec, salt=f"{job.id}/{job.next_number}")
-            except (InvalidInput, NotFound) as error:
-                await self._give_up(job, epoch, error.sentence, error.fix)
-                return None
-            except HiveError as error:
-                waited = asyncio.get_running_loop().time() - first
-                if job.attempts and waited >= REGROUP_SECONDS and spec.placement.min_nodes > 1:
-                    # It has run before: going on with fewer nodes beats waiting for the number once wished for.
-                    placement = spec.placement.model_copy(update={"min_nodes": 1})
-                    spec = spec.model_copy(update={"placement": placement})
-                    continue
-                self._wait_for(job, str(error))
-                await self._changed.wait(2.0)
-                if not self._open(job.id):
-                    return None
+        """None when it cannot be planned now (the reason is told) or never (it is given up)."""
+        now = asyncio.get_running_loop().time()
+        waited = now - self._first_tried.setdefault(job.id, now)
+        if job.attempts and waited >= REGROUP_SECONDS:
+            # It has run before: going on with fewer nodes beats waiting for the number once wished for.
+            spec = spec.model_copy(update={"placement": spec.placement.model_copy(update={"min_nodes": 1})})
+        try:
+            plan = await self._proposer.propose(spec, salt=f"{job.id}/{job.next_number}")
+        except (InvalidInput, NotFound) as error:
+            await self._give_up(job, epoch, error.sentence, error.fix)
+            return None
+        except HiveError as error:
+            self._wait_for(job, str(error))
+            return None
+        self._first_tried.pop(job.id, None)
+        return plan
 
     async def _start(self, job: Job, name: AttemptName, epoch: Epoch, endpoints: tuple[Endpoint, ...]) -> None:
         order = Start(job=job.id, attempt=name[0], planned=name[1], epoch=epoch, endpoints=endpoints)
@@ -206,7 +264,6 @@ class Coordinator:
                 fix=fatal.fix if fatal else "See `hivenode logs` of the job.",
             )
         )
-        await self._changed.wait(min(2.0**job.tries * 0.25, 10.0))
 
     # --- a running attempt --------------------------------------------------------------------------------------
 
@@ -232,6 +289,9 @@ class Coordinator:
                         failures[node] = answer
                     elif isinstance(answer, Standing) and answer.state == "none":
                         lacking[node] = "its daemon was started anew"
+                    elif isinstance(answer, Standing) and answer.state in ("preparing", "prepared"):
+                        lacking[node] = "it was left out at the start"
+                        await self._ask(node, Stop(job=job.id, epoch=epoch, reason=lacking[node]), ORDER_SECONDS)
                 if len(lacking) + len(failures) == len(nodes) and job.open and attempt.ended is None:
                     await self._lost(job, attempt, epoch, lacking, failures)
                     return

@@ -15,6 +15,8 @@ from hivenode.jobs.executor import Executor, JobLog
 from hivenode.net.messages import (
     Adopt,
     Assign,
+    Have,
+    Having,
     Hold,
     LogsReply,
     LogsRequest,
@@ -40,7 +42,7 @@ class Desk:
     """Serves requests, after checking that the asker may ask.
 
     Args:
-        enabled: whether this machine's owner lets it work.
+        enabled: whether this machine's owner lets it work; `max_jobs`: on how many jobs at once.
         profile: this machine as measured; `running` and `paused` are filled in here.
     """
 
@@ -50,6 +52,7 @@ class Desk:
         me: str,
         name: str,
         enabled: bool,
+        max_jobs: int,
         roles: Roles,
         executor: Executor,
         keeper: Keeper,
@@ -59,6 +62,7 @@ class Desk:
         self._me = me
         self._name = name
         self._enabled = enabled
+        self._max_jobs = max_jobs
         self._roles = roles
         self._executor = executor
         self._keeper = keeper
@@ -72,6 +76,8 @@ class Desk:
             return "worker.enabled is false in its configuration"
         if not self._roles.may(self._me, Role.worker):
             return "it does not have the worker role"
+        if self._executor.running >= self._max_jobs:
+            return f"it works on {self._executor.running} jobs already (worker.max_jobs)"
         return ""
 
     async def serve(self, peer: str, request: Request) -> Response:
@@ -81,6 +87,8 @@ class Desk:
                 return await self._obey(peer, request)
             case Hold():
                 return await self._keeper.hold(peer, request)
+            case Have():
+                return Having(digests=self._keeper.having(request.digests))
             case ProfileRequest():
                 return msgspec.structs.replace(
                     await self._profile(), running=self._executor.running, paused=self.paused

@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import msgspec
+from pydantic import ValidationError
 
+from hivenode import __version__
 from hivenode.catalog.holders import Keeper
 from hivenode.errors import HiveError, Refused, Unavailable
+from hivenode.hive.election import MAX_STEP
 from hivenode.jobs.host import WorkerHandle, WorkerHost
 from hivenode.jobs.ledger import AttemptName, Ledger
 from hivenode.jobs.results import Append, Results
@@ -104,8 +107,8 @@ class Work:
             attempt=self.name[0],
             state=self.state,
             step=self.step,
-            detail=failure.message if failure else "",
-            fix=failure.fix if failure else "",
+            detail=failure.message[:2000] if failure else "",
+            fix=failure.fix[:2000] if failure else "",
             retry=failure.retry if failure else True,
             endpoint=self.endpoint,
         )
@@ -120,6 +123,7 @@ class Executor:
         gone: whether a node is known to be dead or to have left.
         broadcast: tells every linked node (and this one) how a worker is getting on.
         refuse: why this node takes no work now, or "".
+        highest: the highest epoch its own election has heard of; an order far beyond it is nobody's.
     """
 
     def __init__(
@@ -141,6 +145,7 @@ class Executor:
         broadcast: Callable[[Progress], None],
         gone: Callable[[str], bool],
         refuse: Callable[[], str],
+        highest: Callable[[], Epoch],
         job_log: JobLog,
         wall: Callable[[], float],
         tasks: TaskGroup,
@@ -161,6 +166,7 @@ class Executor:
         self._broadcast = broadcast
         self._gone = gone
         self._refuse = refuse
+        self._highest = highest
         self._job_log = job_log
         self._wall = wall
         self._tasks = tasks
@@ -190,7 +196,13 @@ class Executor:
             return held.standing()
         if held is not None:
             self._end(held, "replaced by a later attempt")
-        spec = JobSpec.model_validate_json(order.spec)
+        try:
+            spec = JobSpec.model_validate_json(order.spec)
+        except ValidationError:
+            raise Refused(
+                f"Node {self._node_name} does not understand the job's declaration.",
+                fix=f"Update hivenode there; it runs {__version__}.",
+            ) from None
         work = Work(order.job, name, order.epoch, spec, order.plan, rank)
         work.members = tuple(share.node for share in order.plan.shares)
         self._work[order.job] = work
@@ -199,6 +211,9 @@ class Executor:
             await self._prepare(work, order)
         except HiveError as error:
             self._fail(work, Failed(code=error.code, message=error.sentence, fix=error.fix, retry=True))
+        except Exception as error:
+            log.exception("a worker could not be prepared", job=work.job)
+            self._fail(work, _defect(error))
         return work.standing()
 
     async def start(self, order: Start) -> Standing:
@@ -242,6 +257,12 @@ class Executor:
         async with self._fence_lock:
             raw = self._journal.cell(FENCE)
             fence = msgspec.msgpack.decode(raw, type=Epoch) if raw else Epoch(0)
+            known = max(fence.counter, self._highest().counter)
+            if epoch.counter > known + MAX_STEP:
+                raise Refused(
+                    f"Node {self._node_name} knows of no election near epoch {epoch}.",
+                    fix="Look at who ordered it.",
+                )
             if epoch < fence:
                 raise Refused(
                     f"Node {self._node_name} has obeyed epoch {fence} and refuses an order of epoch {epoch}.",
@@ -349,6 +370,10 @@ class Executor:
         except HiveError as error:
             self._fail(work, Failed(code=error.code, message=error.sentence, fix=error.fix, retry=True))
             return
+        except Exception as error:
+            log.exception("a model could not be kept", job=work.job)
+            self._fail(work, _defect(error))
+            return
         finally:
             self._drop_directory(work)
         if work.state != "failed":
@@ -398,7 +423,11 @@ class Executor:
                     self._tasks.spawn(self._outrun(work), "job: outrun")
             elif not job.open and work.finished is None:
                 self._end(work, f"the job is {job.ending}")
-            elif current is not None and current.planned > work.name[1] and work.finished is None:
+            elif (
+                current is not None
+                and (current.planned, current.number) > (work.name[1], work.name[0])
+                and work.finished is None
+            ):
                 self._end(work, f"attempt {current.number} of epoch {current.planned} stands")
             if not job.open and work.state in ("failed", "finished") and work.handle is None:
                 del self._work[work.job]
@@ -458,6 +487,10 @@ class Executor:
                 **fields,
             },
         )
+
+
+def _defect(error: Exception) -> Failed:
+    return Failed(code="error", message=f"Internal error: {error!r}."[:2000], fix="See the daemon's log.", retry=True)
 
 
 def _peer(endpoint: Endpoint) -> Peer:

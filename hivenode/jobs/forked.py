@@ -371,8 +371,9 @@ class ForkServer:
         )
 
     def _close_control(self) -> None:
-        self._loop.remove_reader(self._control)
-        self._control.close()
+        if self._control.fileno() >= 0:  # it may have ended by itself already
+            self._loop.remove_reader(self._control)
+            self._control.close()
 
     async def _listen(self, log: int) -> None:
         async for line in lines_of(log, self._limits.log_line_bytes):

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 
 from hivenode.errors import BY_CODE, Exhausted, HiveError, Unavailable
 from hivenode.jobs.host import WorkerHandle, WorkerHost
-from hivenode.net.local import Failed, FromWorker, Predict, Predicted, WorkerLimits
+from hivenode.net.local import MAX_LOCAL_FRAME, Failed, FromWorker, Predict, Predicted, WorkerLimits
 
 ANSWER_SECONDS = 60.0
 IDLE_SECONDS = 60.0
 MAX_WORKERS = 4
 MAX_WAITING = 64
+PORTION_VALUES = MAX_LOCAL_FRAME // 12
 
 
 @dataclass(slots=True)
@@ -50,6 +51,14 @@ class Predictor:
             Unavailable: the worker died or did not answer.
             Exhausted: too many models or requests at once.
         """
+        answers = [await self._ask(key, path, rows) for rows in _portions(inputs)]
+        return Predicted(
+            request=answers[-1].request,
+            outputs=[row for answer in answers for row in answer.outputs],
+            labels=answers[-1].labels,
+        )
+
+    async def _ask(self, key: str, path: str, inputs: list[list[float]]) -> Predicted:
         serving = await self._worker(key)
         if len(serving.waiting) >= MAX_WAITING:
             raise Exhausted(f"{MAX_WAITING} predictions are waiting already.", fix="Ask again in a moment.")
@@ -59,9 +68,9 @@ class Predictor:
         serving.waiting[number] = answer
         if serving.idle is not None:
             serving.idle.cancel()
-        assert serving.handle is not None
-        serving.handle.send(Predict(request=number, model=path, inputs=inputs))
         try:
+            assert serving.handle is not None
+            serving.handle.send(Predict(request=number, model=path, inputs=inputs))
             async with asyncio.timeout(ANSWER_SECONDS):
                 return await answer
         except TimeoutError:
@@ -73,7 +82,7 @@ class Predictor:
         finally:
             serving.waiting.pop(number, None)
             if not serving.waiting:
-                serving.idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._retire, key)
+                serving.idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._retire, key, serving)
 
     async def _worker(self, key: str) -> _Serving:
         serving = self._serving.get(key)
@@ -82,7 +91,7 @@ class Predictor:
                 spare = next((k for k, s in self._serving.items() if not s.waiting), None)
                 if spare is None:
                     raise Exhausted(f"{MAX_WORKERS} models are being served already.", fix="Ask again in a moment.")
-                self._retire(spare)
+                self._retire(spare, self._serving[spare])
             serving = self._serving[key] = _Serving()
         async with serving.starting:
             if serving.handle is None:
@@ -95,9 +104,10 @@ class Predictor:
                 )
         return serving
 
-    def _retire(self, key: str) -> None:
-        serving = self._serving.pop(key, None)
-        if serving is not None and serving.handle is not None:
+    def _retire(self, key: str, serving: _Serving) -> None:
+        if self._serving.get(key) is serving:
+            del self._serving[key]
+        if serving.handle is not None:
             serving.handle.kill()
 
     def _heard(self, serving: _Serving, message: FromWorker) -> None:
@@ -114,8 +124,23 @@ class Predictor:
 
     def _exited(self, key: str, serving: _Serving, how: str) -> None:
         serving.handle = None
+        if serving.idle is not None:
+            serving.idle.cancel()
         if self._serving.get(key) is serving:
             del self._serving[key]
         for answer in serving.waiting.values():
             if not answer.done():
                 answer.set_exception(Unavailable(f"The prediction worker ended: {how}.", fix="Ask again."))
+
+
+def _portions(inputs: list[list[float]]) -> list[list[list[float]]]:
+    """Rows in pieces that fit one message to a worker, 9 bytes a value."""
+    portions: list[list[list[float]]] = [[]]
+    values = 0
+    for row in inputs:
+        if portions[-1] and values + len(row) > PORTION_VALUES:
+            portions.append([])
+            values = 0
+        portions[-1].append(row)
+        values += len(row)
+    return portions

@@ -22,6 +22,8 @@ from hivenode.store.ports import BlobStore
 from hivenode.tasks import Signal
 
 KEPT_CHECKPOINTS = 2
+PATIENCE_SECONDS = 10.0
+"""How long each member of a lower rank has to register the model before the next one does."""
 
 log = get_logger("results")
 
@@ -74,6 +76,7 @@ class Results:
         """Take a checkpoint in, have another node keep a copy, then state that it exists."""
         try:
             ref = await self._blobs.put_file(path, move=True)
+            self._keeper.touch(ref.digest)
             preferred = dict.fromkeys([*members, *self._candidates()])
             others = await self._keeper.copy_out(ref, tuple(preferred), self._copies - 1, announce=False)
             await self._append(CheckpointSaved(job, name[0], step, ref, (self._me, *others)))
@@ -95,10 +98,14 @@ class Results:
         ref = await self._blobs.put_file(Path(finished.path), move=True)
         await self._append(BlobHeld(digest=ref.digest, size=ref.size))
         before = members[: members.index(self._me)] if self._me in members else members
+        loop = asyncio.get_running_loop()
+        patience = loop.time() + PATIENCE_SECONDS * len(before)
         while not all(self._gone(node) or self._live.state(job, name[0], node) == "failed" for node in before):
             if self._ended(job):
                 return
-            await self._changed.wait()
+            if loop.time() >= patience:
+                break  # whatever keeps them: the first registration stands, so a second does no harm
+            await self._changed.wait(PATIENCE_SECONDS)
         if self._ended(job):
             return
         if len(members) < self._copies:
@@ -126,14 +133,23 @@ class Results:
             log.warning("no copy of the model here", job=job, model=version.reference, reason=str(error))
 
     async def tidy(self) -> None:
-        """Delete checkpoints that no job needs any more: all of an ended job, all but the latest two that are here of
-        an open one. Further ones elsewhere are no reason: they may be out of reach when they are needed."""
+        """Delete checkpoints that nothing needs any more. Needed are: of every open job the latest two that are here
+        (later ones elsewhere may be out of reach when they are wanted) and what its attempt resumed from; models; and
+        what somebody is about to speak of. The same bytes may belong to several jobs."""
         async with self._tidying:
+            needed: dict[str, None] = {}
+            here: dict[str, None] = {}
             for job in list(self._ledger.jobs.values()):
-                here = [c for c in job.checkpoints.values() if self._blobs.has(c.blob.digest)]
-                here.sort(key=lambda c: (c.step, c.blob.digest), reverse=True)
-                for checkpoint in here[KEPT_CHECKPOINTS:] if job.open else here:
-                    await self._blobs.delete(checkpoint.blob.digest)
+                held = [c for c in job.checkpoints.values() if self._blobs.has(c.blob.digest)]
+                held.sort(key=lambda c: (c.step, c.blob.digest), reverse=True)
+                here.update(dict.fromkeys(checkpoint.blob.digest for checkpoint in held))
+                if job.open:
+                    needed.update(dict.fromkeys(checkpoint.blob.digest for checkpoint in held[:KEPT_CHECKPOINTS]))
+                    if job.current is not None and job.current.resume is not None:
+                        needed[job.current.resume.digest] = None
+            for digest in here:
+                if digest not in needed and not self._catalogue.names(digest) and not self._keeper.touched(digest):
+                    await self._blobs.delete(digest)
 
     def _ended(self, job: str) -> bool:
         record = self._ledger.jobs.get(job)

@@ -256,6 +256,16 @@ class Held(_Message, frozen=True, tag="held"):
     digest: Digest
 
 
+class Have(_Message, frozen=True, tag="have"):
+    """Which of these blobs are really there?"""
+
+    digests: Annotated[tuple[Digest, ...], msgspec.Meta(max_length=16)]
+
+
+class Having(_Message, frozen=True, tag="having"):
+    digests: Annotated[tuple[Digest, ...], msgspec.Meta(max_length=16)]
+
+
 class LogsRequest(_Message, frozen=True, tag="logs_req"):
     job: JobId
     after: Count = 0
@@ -298,8 +308,8 @@ class Failure(_Message, frozen=True, tag="failure"):
     fix: Sentence
 
 
-Request = Assign | Start | Adopt | Stop | Hold | LogsRequest | ProfileRequest
-Response = Standing | Held | LogsReply | ProfileReply | Failure
+Request = Assign | Start | Adopt | Stop | Hold | Have | LogsRequest | ProfileRequest
+Response = Standing | Held | Having | LogsReply | ProfileReply | Failure
 
 
 class Call(_Message, frozen=True, tag="call"):

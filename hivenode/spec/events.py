@@ -7,7 +7,7 @@ from typing import Annotated
 
 import msgspec
 
-from hivenode.spec.values import BlobRef, Digest, Epoch, JobId, Name, NodeId, Plan, Sentence
+from hivenode.spec.values import BlobRef, Digest, Epoch, JobId, Name, NodeId, Number, Plan, Sentence
 
 Metrics = Annotated[dict[str, float], msgspec.Meta(max_length=64)]
 
@@ -29,13 +29,13 @@ class JobPlanned(msgspec.Struct, frozen=True, tag="job.planned"):
     """The coordinator's breakdown; also each later attempt."""
 
     job: JobId
-    attempt: int
+    attempt: Number
     epoch: Epoch
     plan: Plan
     cause: Sentence
     """Why this attempt exists: first plan, a lost node, ..."""
     resume: BlobRef | None = None
-    resume_step: int = 0
+    resume_step: Number = 0
 
 
 class AttemptAdopted(msgspec.Struct, frozen=True, tag="attempt.adopted"):
@@ -43,7 +43,7 @@ class AttemptAdopted(msgspec.Struct, frozen=True, tag="attempt.adopted"):
     named by its number and the epoch that planned it: two sides of a partition may use the same number."""
 
     job: JobId
-    attempt: int
+    attempt: Number
     planned: Epoch
     epoch: Epoch
     members: tuple[NodeId, ...]
@@ -53,9 +53,9 @@ class MembersChanged(msgspec.Struct, frozen=True, tag="attempt.members"):
     """The workers of an attempt went on without some of their number (their own view change)."""
 
     job: JobId
-    attempt: int
+    attempt: Number
     planned: Epoch
-    step: int
+    step: Number
     members: tuple[NodeId, ...]
     lost: tuple[NodeId, ...]
 
@@ -64,21 +64,21 @@ class CheckpointSaved(msgspec.Struct, frozen=True, tag="checkpoint.saved"):
     """A checkpoint that `holders` have on disk."""
 
     job: JobId
-    attempt: int
-    step: int
+    attempt: Number
+    step: Number
     blob: BlobRef
-    holders: tuple[NodeId, ...]
+    holders: Annotated[tuple[NodeId, ...], msgspec.Meta(max_length=256)]
 
 
 class AttemptEnded(msgspec.Struct, frozen=True, tag="attempt.ended"):
     """`outcome`: finished, failed (will not work anywhere), or lost (worth another attempt)."""
 
     job: JobId
-    attempt: int
+    attempt: Number
     planned: Epoch
     epoch: Epoch
     outcome: Name
-    step: int
+    step: Number
     seconds: float
     metrics: Metrics
     error: Sentence = ""
@@ -102,7 +102,7 @@ class JobGivenUp(msgspec.Struct, frozen=True, tag="job.given_up"):
 class ModelRegistered(msgspec.Struct, frozen=True, tag="model.registered"):
     name: Name
     job: JobId
-    attempt: int
+    attempt: Number
     planned: Epoch
     blob: BlobRef
     source: Name
@@ -113,7 +113,7 @@ class BlobHeld(msgspec.Struct, frozen=True, tag="blob.held"):
     """The author keeps these bytes (or, with `held` false, no longer does)."""
 
     digest: Digest
-    size: int
+    size: Number
     held: bool = True
 
 
@@ -121,7 +121,7 @@ class ExperienceRecorded(msgspec.Struct, frozen=True, tag="experience.recorded")
     """What a run really took, against what the cost model said (natural units: seconds)."""
 
     job: JobId
-    attempt: int
+    attempt: Number
     state: tuple[int, int, int, int]
     action: Annotated[int, msgspec.Meta(ge=0, le=4)]
     predicted_seconds: float

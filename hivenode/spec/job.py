@@ -29,30 +29,30 @@ class DataSpec(_Section):
     """Which data. `source` is `sklearn:NAME`, a set bundled with scikit-learn."""
 
     source: Annotated[str, Field(pattern=r"^sklearn:[a-z0-9_]+$", max_length=64)] = "sklearn:digits"
-    test_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.2
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    test_fraction: Annotated[float, Field(strict=True, ge=0.0, lt=1.0)] = 0.2
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = 0
 
 
 class TrainingSpec(_Section):
     """How to train. `batch_size` is the global batch, in samples; each node computes its share of it."""
 
-    epochs: Annotated[int, Field(ge=1, le=100_000)] = 10
-    batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 64
+    epochs: Annotated[int, Field(strict=True, ge=1, le=100_000)] = 10
+    batch_size: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] = 64
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
-    learning_rate: Annotated[float, Field(gt=0, le=100)] = 0.05
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    max_steps: Annotated[int, Field(ge=1)] | None = None
-    checkpoint_every_steps: Annotated[int, Field(ge=1)] = 50
+    learning_rate: Annotated[float, Field(strict=True, gt=0, le=100)] = 0.05
+    momentum: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.0
+    weight_decay: Annotated[float, Field(strict=True, ge=0, le=1)] = 0.0
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = 0
+    max_steps: Annotated[int, Field(strict=True, ge=1)] | None = None
+    checkpoint_every_steps: Annotated[int, Field(strict=True, ge=1)] = 50
 
 
 class PlacementSpec(_Section):
     """Where. `nodes` limits the job to these node names or ids; empty means any capable node."""
 
     strategy: Literal["auto"] | Strategy = "auto"
-    min_nodes: Annotated[int, Field(ge=1, le=4096)] = 1
-    max_nodes: Annotated[int, Field(ge=1, le=4096)] = 64
+    min_nodes: Annotated[int, Field(strict=True, ge=1, le=4096)] = 1
+    max_nodes: Annotated[int, Field(strict=True, ge=1, le=4096)] = 64
     nodes: Annotated[tuple[str, ...], Field(max_length=256)] = ()
 
     @model_validator(mode="after")

@@ -18,6 +18,7 @@ Digest = Annotated[str, msgspec.Meta(min_length=64, max_length=64, pattern=r"\A[
 
 JobId = Annotated[str, msgspec.Meta(min_length=3, max_length=40, pattern=r"\A[a-z0-9-]+\Z")]
 """Part of file names, hence the narrow alphabet."""
+Number = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Name = Annotated[str, msgspec.Meta(max_length=64)]
 Sentence = Annotated[str, msgspec.Meta(max_length=2000)]
 

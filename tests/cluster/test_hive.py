@@ -46,7 +46,7 @@ async def test_the_coordinators_machine_dies_and_the_job_goes_on(hive: list[Mach
     victim = await coordinator_of(hive)
     survivors = [machine for machine in hive if machine is not victim]
     before = await survivors[0].api("GET", "/v1/status")
-    submitted = await survivors[0].api("POST", "/v1/jobs", job(14, min_nodes=3))
+    submitted = await survivors[0].api("POST", "/v1/jobs", job(100, min_nodes=3))
     path = f"/v1/jobs/{submitted['summary']['job']}"
     await survivors[1].until(path, lambda d: d["summary"]["state"] == "running" and d["summary"]["step"] >= 40)
 

@@ -31,7 +31,9 @@ class Shell:
     def __init__(self, home: Path, name: str) -> None:
         self.home = home
         home.mkdir()
-        (home / "hivenode.toml").write_text(CONFIG.format(name=name, port=free_port()))
+        (home / "hivenode.toml").write_text(
+            CONFIG.format(name=name, listen="127.0.0.1", port=free_port(), discovery="false")
+        )
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         self._environment = {**os.environ, "HIVENODE_HOME": str(home), "PATH": path}
 

@@ -68,6 +68,7 @@ def desk() -> tuple[Desk, Executor]:
         me=ME.node_id,
         name="me",
         enabled=True,
+        max_jobs=4,
         roles=roles,
         executor=executor,  # type: ignore[arg-type]
         keeper=None,  # type: ignore[arg-type]
