@@ -21,7 +21,7 @@ from hivenode import __version__
 from hivenode.admin.api import AdminServer
 from hivenode.admin.notify import keep_watchdog, notify
 from hivenode.config import Settings, load_settings
-from hivenode.errors import Conflict, Exhausted
+from hivenode.errors import Conflict, Exhausted, HiveError
 from hivenode.jobs.workers import ForkWorkers
 from hivenode.logs import JobLogFile, bind, configure, get_logger
 from hivenode.net.discovery import Discovery, choose_hosts, interfaces
@@ -160,7 +160,13 @@ class _Daemon:
     async def _credentials(self) -> Credentials:
         if self._home.current.exists():
             directory = self._home.hive(self._home.current.read_text(encoding="ascii").strip())
-            credentials = Credentials.load(directory, self._identity)
+            try:
+                credentials = Credentials.load(directory, self._identity)
+            except HiveError:
+                if self._token is None:
+                    raise
+                log.warning("the present hive's credentials cannot be used, joining anew", hive=directory.name)
+                return await self._first_join(self._token)
             if self._token is not None and read_token(self._token).hive != credentials.hive_id:
                 raise Conflict(
                     f"The node in {self._home.path} is already in hive {credentials.hive_id[:8]}.",
@@ -168,12 +174,14 @@ class _Daemon:
                 )
             return credentials
         if self._token is not None:
-            credentials, seeds = await join(read_token(self._token), self._identity, self._settings.node.name,
-                                            datetime.now(UTC))  # fmt: skip
-            self._enter(credentials, seeds)
-            return credentials
+            return await self._first_join(self._token)
         credentials = Credentials.found(self._identity, self._settings.node.name, now=datetime.now(UTC))
         self._enter(credentials, ())
+        return credentials
+
+    async def _first_join(self, token: str) -> Credentials:
+        credentials, seeds = await join(read_token(token), self._identity, self._settings.node.name, datetime.now(UTC))
+        self._enter(credentials, seeds)
         return credentials
 
     def _enter(self, credentials: Credentials, seeds: tuple[str, ...]) -> None:
@@ -262,6 +270,9 @@ class _Daemon:
             notify("STOPPING=1")
 
     async def _join(self, token: str) -> JoinResult:
+        invite = read_token(token)
+        if invite.hive == self._home.current.read_text(encoding="ascii").strip():
+            raise Conflict(f"This node is in hive {invite.hive[:8]} already.", fix="Nothing to do.")
         credentials, seeds = await join(read_token(token), self._identity, self._settings.node.name,
                                         datetime.now(UTC))  # fmt: skip
         self._enter(credentials, seeds)

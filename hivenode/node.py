@@ -162,6 +162,7 @@ class Node:
             wall=ports.wall,
             on_change=self._facts_changed,
             on_offender=lambda peer, reason: ports.transport.drop(peer, LinkEnd.protocol),
+            on_trouble=self._electorate,
             expects_peers=not self._alone,
             tasks=self._tasks,
         )
@@ -290,6 +291,7 @@ class Node:
             call=self.call_node,
             append=append,
             alive=lambda: self.membership.alive,
+            name=self.roles.name,
             outbid=lambda epoch: self.leadership.outbid(epoch),
             max_attempts=settings.jobs.max_attempts,
             changed=self._changed,
@@ -477,7 +479,7 @@ class Node:
         self.leadership.electorate(
             tuple(node for node in may if node in alive),
             tuple(node for node in may if self._known(node)),
-            self.me in may,
+            self.me in may and not self.replication.trouble,  # who cannot write cannot coordinate
             tuple(node for node in alive if node not in may),
         )
 

@@ -249,11 +249,16 @@ class Service:
         raise NotFound(f"There is no job {ref}.", fix="`hivenode jobs` lists the jobs of this hive.")
 
     def _resolve_nodes(self, spec: JobSpec) -> None:
-        known = {m.node for m in self._p.membership.members} | {m.name for m in self._p.membership.members}
         for wanted in spec.placement.nodes:
-            if wanted not in known:
+            meant = [m for m in self._p.membership.members if wanted in (m.node, m.name)]
+            if not meant:
                 raise NotFound(
                     f"placement.nodes names {wanted}, which is no member.", fix="`hivenode status` lists the members."
+                )
+            if len(meant) > 1:
+                raise InvalidInput(
+                    f"placement.nodes names {wanted}, as {len(meant)} members are called.",
+                    fix="Give the node's id instead; `hivenode status --json` lists them.",
                 )
 
     def _summary(self, job: Job) -> JobSummary:
@@ -268,6 +273,7 @@ class Service:
         furthest = max(going, key=lambda progress: progress.step, default=None)
         state = job.ending or ("queued" if attempt is None or attempt.ended else "running" if furthest else "planned")
         model = p.catalogue.of_job(job.id)
+        epochs = furthest.epochs if furthest else json.loads(job.spec).get("training", {}).get("epochs", 0)
         metrics = attempt.ended.metrics if attempt and attempt.ended and job.ending == "finished" else {}
         step = furthest.step if furthest else attempt.ended.step if attempt and attempt.ended else 0
         return JobSummary(
@@ -278,8 +284,8 @@ class Service:
             attempt=attempt.number if attempt else 0,
             step=step,
             steps=furthest.steps if furthest else step,
-            epoch=furthest.epoch if furthest else 0,
-            epochs=furthest.epochs if furthest else 0,
+            epoch=furthest.epoch if furthest else epochs if job.ending == "finished" else 0,
+            epochs=epochs,
             loss=metrics.get("loss", furthest.loss if furthest else None),
             accuracy=metrics.get("accuracy", furthest.accuracy if furthest else None),
             samples_per_second=sum(progress.samples_per_second for progress in going) if job.open else 0.0,

@@ -16,6 +16,8 @@ from hivenode.spec.status import Notice
 
 T = TypeVar("T")
 
+GLANCE_SECONDS = 10.0
+"""For what a daemon that is well answers at once."""
 ANSWER_SECONDS = 90.0
 """Longest wait for an answer: a prediction may have to start a worker first."""
 SILENCE_SECONDS = 35.0
@@ -65,7 +67,8 @@ class AdminClient:
 
     def ask(self, method: str, path: str, body: object = None) -> bytes:
         """The JSON answer, undecoded."""
-        connection = self._connect(ANSWER_SECONDS)
+        slow = method != "GET" or path.endswith("/logs")
+        connection = self._connect(ANSWER_SECONDS if slow else GLANCE_SECONDS)
         try:
             response = self._request(connection, method, path, b"" if body is None else msgspec.json.encode(body))
             try:

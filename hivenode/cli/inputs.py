@@ -101,6 +101,8 @@ def _npy(data: bytes, where: str) -> Rows:
         raise InvalidInput(
             f"{where} is not an .npy file of numbers: {error}.", fix="Save it with numpy.save."
         ) from error
+    if numbers.size == 0:
+        raise InvalidInput(f"{where} holds no samples.", fix="Save one sample a row.")
     shaped = numbers.reshape(1, -1) if numbers.ndim < 2 else numbers.reshape(len(numbers), -1)
     return msgspec.convert(shaped.tolist(), type=Rows)
 

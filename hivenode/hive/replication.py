@@ -23,6 +23,8 @@ from hivenode.trust.identity import Identity
 
 DELTA_BYTES = 64 * 1024
 INBOX = 256
+PROBE = "probe"
+"""Cell written to find out whether the disk takes anything again."""
 MAX_AHEAD_HOURS = 24.0
 WHOLE_SECONDS = 3.0
 """How long the first statement after a start waits to hear from another member."""
@@ -36,6 +38,7 @@ class Replication:
     Args:
         on_change: called after new entries are durable and folded.
         on_offender: called with a peer that sent something no honest node sends, and the reason.
+        on_trouble: called when events cannot be written any more, and when they can again.
         expects_peers: other members may hold events of ours that we lost (a journal cut off or replaced, a home
             restored from a backup). Before we state anything new we hear from one of them, or we would fork our own
             feed.
@@ -57,6 +60,7 @@ class Replication:
         wall: Callable[[], float],
         on_change: Callable[[Sequence[Entry]], None],
         on_offender: Callable[[str, str], None],
+        on_trouble: Callable[[], None],
         expects_peers: bool,
         tasks: TaskGroup,
     ) -> None:
@@ -73,6 +77,7 @@ class Replication:
         self._wall = wall
         self._on_change = on_change
         self._on_offender = on_offender
+        self._on_trouble = on_trouble
         self._tasks = tasks
         self._lock = asyncio.Lock()
         self._inbox: asyncio.Queue[tuple[str, FeedDelta]] = asyncio.Queue(INBOX)
@@ -210,9 +215,9 @@ class Replication:
         try:
             await self._journal.append([Record(e.event.author, e.event.seq, e.encoded) for e in entries])
         except HiveError as error:
-            self.trouble = str(error)
+            self._note_trouble(str(error))
             raise
-        self.trouble = ""
+        self._note_trouble("")
         for entry in entries:
             self.feeds.accept(entry)
         self._views.add(entries)
@@ -221,9 +226,24 @@ class Replication:
         except Exception:
             log.exception("news of events could not be acted on")  # the events themselves are taken in
 
+    def _note_trouble(self, trouble: str) -> None:
+        changed = bool(trouble) != bool(self.trouble)
+        self.trouble = trouble
+        if changed:
+            self._on_trouble()
+
     async def _compare(self) -> None:
         while True:
             await asyncio.sleep(self._sync_seconds * self._rng.uniform(0.75, 1.25))
+            if self.trouble:
+                await self._try_again()
             links = self._links()
             if links:
                 self._send(self._rng.choice(links), FeedHeads(heads=self.feeds.heads, reply=True))
+
+    async def _try_again(self) -> None:
+        try:
+            await self._journal.set_cell(PROBE, b"")
+        except HiveError:
+            return  # the trouble is known and told
+        self._note_trouble("")

@@ -46,6 +46,7 @@ class Coordinator:
     Args:
         call: asks a node (this one included) and awaits the answer (peer, request, timeout seconds).
         alive: ids of members not known to be gone, this node included.
+        name: a node's name for people.
         outbid: told of an epoch above ours that has planned; the election is to go beyond it.
         max_attempts: attempts in a row without any progress before a job is given up.
         changed: notified when the ledger, the membership or live progress changed.
@@ -60,6 +61,7 @@ class Coordinator:
         call: Callable[[str, Request, float], Awaitable[Response]],
         append: Append,
         alive: Callable[[], tuple[str, ...]],
+        name: Callable[[str], str],
         outbid: Callable[[Epoch], None],
         max_attempts: int,
         changed: Signal,
@@ -71,6 +73,7 @@ class Coordinator:
         self._call = call
         self._append = append
         self._alive = alive
+        self._name = name
         self._outbid = outbid
         self._max_attempts = max_attempts
         self._changed = changed
@@ -213,7 +216,7 @@ class Coordinator:
             if not absent or loop.time() >= patience:
                 log.warning("no checkpoint is left anywhere, starting from the beginning", job=job.id)
                 return None
-            self._wait_for(job, f"waiting for {', '.join(n[:8] for n in absent)}, who should have its checkpoint")
+            self._wait_for(job, f"waiting for {', '.join(map(self._name, absent))}, who should have its checkpoint")
             await self._changed.wait(1.0)
         return None
 
@@ -301,8 +304,8 @@ class Coordinator:
         self, job: Job, attempt: Attempt, epoch: Epoch, lacking: dict[str, str], failures: dict[str, Standing]
     ) -> None:
         fatal = next((f for f in failures.values() if not f.retry), None)
-        told = [f"{node[:8]}: {why}" for node, why in lacking.items()]
-        told += [f"{node[:8]}: {failure.detail}" for node, failure in failures.items()]
+        told = [f"{self._name(node)}: {why}" for node, why in lacking.items()]
+        told += [f"{self._name(node)}: {failure.detail}" for node, failure in failures.items()]
         await self._append(
             AttemptEnded(
                 job=job.id,
