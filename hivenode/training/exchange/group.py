@@ -5,33 +5,19 @@ part of that slice, reduces the parts in rank order, and sends the reduced slice
 that holds every slice and knows that every member of the view takes part. So whoever completes R knows that all
 have completed R - 1, and members are never more than one round apart.
 
-Views. When a member is accused (lost, silent, told by the daemon, not finite) whoever hears of it stops taking part
-in the view, tells all the others what it knows (`Flush`) and passes on what it hears; accusations only ever grow,
-and a member accused by anybody is out. The lowest-ranked member left forms the next view once all that are left
-have told it of exactly the same membership: since they have stopped, nobody completes anything in the old view any
-more, and the highest round any of them reported is done, for all, and everything after it void, for all
-(virtual synchrony: Birman and Joseph 1987; the flush is Isis's).
-
-Why two members cannot go different ways. A member adopts a view only if the view's parent is the view it is in, and
-only if it does not believe the view's leader out (`Install` from the leader), or hears of it from a member it does
-not believe out. Its proposals shrink, so once its report has made a view of leader A possible, another proposal of
-its own can be decided only by A as well (A is the lowest in both, and forms one view a number), or lacks A; and one
-that lacks A needs the report of the member that told it of A's view, which adopted it before it gave up A, and so
-never sends such a report. Views are numbered `(counter, leader)`, grow along every path, and messages of any view
-but the current one are ignored.
+Who takes part, and what becomes of a round when that changes, is membership's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from enum import Enum, IntEnum
 
 import numpy as np
 
 from hivenode.training.exchange.attempt import Attempt, Buffers, State
+from hivenode.training.exchange.effects import Bulk, Effect, Landing, Malformed, Phase, Reduce, Send, Transfer
+from hivenode.training.exchange.membership import Membership
 from hivenode.training.exchange.messages import (
-    FIRST,
     Accusation,
     Begin,
     Completed,
@@ -46,86 +32,9 @@ from hivenode.training.exchange.messages import (
     Want,
 )
 from hivenode.training.exchange.reduction import Vector, total_of
-from hivenode.training.exchange.views import RankView
 
 
-class Phase(Enum):
-    forming = "forming"
-    """Waiting for links to all the members named, before the first view."""
-    stable = "stable"
-    flush = "flush"
-    out = "out"
-
-
-class Bulk(IntEnum):
-    """Kinds of numbers on the wire. `start` counts elements from the beginning of the vector."""
-
-    part = 1
-    """Of the sender's contribution, to the owner of the slice."""
-    reduced = 2
-    """Of the sender's slice, to all."""
-    fetched = 3
-    """Of a whole result, to a member that lacks it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Put this on the way to that member, in the order given."""
-
-    to: int
-    message: Control
-
-
-@dataclass(frozen=True, slots=True)
-class Transfer:
-    """Put elements `[start, start + data.size)` on the way to that member, in the order given among bulk."""
-
-    to: int
-    kind: Bulk
-    view: ViewId
-    round: int
-    start: int
-    data: Vector
-
-
-@dataclass(frozen=True, slots=True)
-class Reduce:
-    """Call `attempt.reduce(start, stop, out)`, then `Group.reduced` with what it returns."""
-
-    attempt: Attempt
-    start: int
-    stop: int
-    out: Vector
-
-
-@dataclass(frozen=True, slots=True)
-class Entered:
-    """A new view is in force; links to `dropped` are of no more use once what is queued for them has gone."""
-
-    view: RankView
-    dropped: tuple[Accusation, ...]
-
-
-Effect = Send | Transfer | Reduce | Entered
-
-
-@dataclass(frozen=True, slots=True)
-class Landing:
-    """Where arriving numbers go. Hand it back to `Group.arrived` once `target` is filled."""
-
-    attempt: Attempt
-    view: ViewId
-    """In which they were announced. A result can be fetched again, to another place, in a later one."""
-    kind: Bulk
-    sender: int
-    target: Vector
-
-
-class Malformed(Exception):
-    """A member sent what no member may send."""
-
-
-class Group:
+class Group(Membership):
     """One member's side of the protocol.
 
     Args:
@@ -135,163 +44,18 @@ class Group:
     """
 
     def __init__(self, rank: int, ranks: Sequence[int], shares: Mapping[int, float] | None = None) -> None:
-        self.rank = rank
-        self.view = RankView(FIRST, FIRST, tuple(sorted({*ranks, rank})))
-        self.phase = Phase.forming
-        self.completed = 0
+        super().__init__(rank, ranks)
         self.attempt: Attempt | None = None
         self.last: Attempt | None = None
         """The last completed attempt; its result is kept for members that lack it."""
-        self.verdict: Accusation | None = None
-        """Why this member is out."""
         self.mismatch: tuple[int, int] | None = None
         """Rank and round of a result that is not ours."""
-        self.doubt = False
-        """Set by the shell when this process stood still for longer than others wait: if it then finds itself
-        alone, it is the one that was left out."""
         self._shares = shares
         self._buffers = Buffers()
-        self._unlinked = set(self.view.ranks) - {rank}
-        self._accused: dict[int, Accusation] = {}
-        self._reports: dict[int, tuple[tuple[int, ...], int]] = {}
         self._begins: dict[int, Begin] = {}
         self._wants: dict[int, Want] = {}
         self._digests: dict[int, Completed] = {}
         self._digest: Completed | None = None
-        self._leaving: dict[int, None] = {}
-        self._installed: Install | None = None
-
-    # --- membership ------------------------------------------------------------------------------------------
-
-    @property
-    def proposal(self) -> tuple[int, ...]:
-        """The members of the view that nobody is known to have accused."""
-        return tuple(rank for rank in self.view.ranks if rank not in self._accused)
-
-    @property
-    def unlinked(self) -> tuple[int, ...]:
-        """Members the first view still waits for."""
-        return tuple(sorted(self._unlinked - self._accused.keys())) if self.phase is Phase.forming else ()
-
-    def linked(self, rank: int) -> list[Effect]:
-        """The link to that member is up."""
-        self._unlinked.discard(rank)
-        return self._form()
-
-    def start(self) -> list[Effect]:
-        """Call once after construction: a member named alone forms its view at once."""
-        return self._form()
-
-    def accuse(self, rank: int, reason: Reason, number: int = 0) -> list[Effect]:
-        """This member has seen for itself that the other cannot go on."""
-        if rank in self._leaving and reason in (Reason.lost, Reason.silent, Reason.told):
-            return []
-        return self._accuse([Accusation(rank, self.rank, reason, number)])
-
-    def turn_away(self, rank: int) -> list[Send]:
-        """A member that comes too late for the first view is told which one there is."""
-        return [Send(rank, self._installed)] if self._installed is not None else []
-
-    def expel_leavers(self) -> list[Effect]:
-        """Before a new round: members that have finished take no part in it."""
-        return self._accuse([Accusation(rank, self.rank, Reason.left) for rank in self._leaving])
-
-    def _accuse(self, accusations: Sequence[Accusation]) -> list[Effect]:
-        if self.phase is Phase.out:
-            return []
-        fresh = [a for a in accusations if a.rank in self.view.ranks and a.rank not in self._accused]
-        for accusation in fresh:
-            if accusation.rank == self.rank:
-                return self._leave(accusation)
-            self._accused[accusation.rank] = accusation
-        if not fresh:
-            return []
-        return self._form() if self.phase is Phase.forming else self._report()
-
-    def _leave(self, verdict: Accusation) -> list[Effect]:
-        """This member is out. It tells the others, lest they wait for it."""
-        told: list[Effect] = []
-        if verdict.by == self.rank:
-            flush = Flush(self.view.id, self.view.parent, self.view.ranks, (verdict,), self.completed)
-            told = [Send(rank, flush) for rank in self.view.ranks if rank != self.rank]
-        self.phase = Phase.out
-        self.verdict = verdict
-        if self.attempt is not None:
-            self.attempt.state = State.void
-            self.attempt = None
-        return told
-
-    def _form(self) -> list[Effect]:
-        return self._report() if self.phase is Phase.forming and not self.unlinked else []
-
-    def _report(self) -> list[Effect]:
-        self.phase = Phase.flush
-        for rank in self._leaving:
-            if rank in self.view.ranks and rank not in self._accused:
-                self._accused[rank] = Accusation(rank, self.rank, Reason.left)
-        flush = Flush(self.view.id, self.view.parent, self.view.ranks, tuple(self._accused.values()), self.completed)
-        effects: list[Effect] = [Send(rank, flush) for rank in self.view.ranks if rank != self.rank]
-        return effects + self._decide()
-
-    def _decide(self) -> list[Effect]:
-        proposal = self.proposal
-        if self.phase is not Phase.flush or proposal[0] != self.rank:
-            return []
-        others = [rank for rank in proposal if rank != self.rank]
-        if any(self._reports.get(rank, ((), 0))[0] != proposal for rank in others):
-            return []
-        if not others and self.doubt and len(self.view.ranks) > 1:
-            return self._leave(Accusation(self.rank, self.rank, Reason.paused))
-        rounds = {rank: self._reports[rank][1] for rank in others} | {self.rank: self.completed}
-        done = max(rounds.values())
-        install = Install(
-            view=ViewId(self.view.id.number + 1, self.rank),
-            parent=self.view.id,
-            members=proposal,
-            accused=tuple(self._accused.values()),
-            completed=done,
-            source=min(rank for rank, completed in rounds.items() if completed == done),
-        )
-        return self._install(install)
-
-    def _install(self, install: Install, *, ending: bool = False) -> list[Effect]:
-        """Enter the next view; `ending` when a member is known to have stopped taking part in it already."""
-        old = self.view
-        # Who put out a member for its numbers closes its links too: its loss may be the first that others see.
-        known = self._accused | {a.rank: a for a in install.accused if a.reason is Reason.nonfinite}
-        dropped = tuple(
-            known.get(rank, Accusation(rank, install.view.leader, Reason.told))
-            for rank in old.ranks
-            if rank not in install.members
-        )
-        told = old.ranks if install.view.leader == self.rank else [accusation.rank for accusation in dropped]
-        effects: list[Effect] = [Send(rank, install) for rank in told if rank != self.rank]
-        self.view = RankView(install.view, install.parent, install.members)
-        self.phase = Phase.stable
-        self._installed = install
-        self._reports = {}
-        # What this member knows and the new view does not is kept: nobody will say it a second time.
-        self._accused = {rank: a for rank, a in self._accused.items() if rank in install.members}
-        self._leaving = {rank: None for rank in self._leaving if rank in install.members}
-        self._buffers.clear()
-        if len(install.members) > 1:
-            self.doubt = False
-        effects.append(Entered(self.view, dropped))
-        if ending:
-            # The attempt is neither done nor void yet: the flush of this view decides.
-            return effects + self._report()
-        attempt = self.attempt
-        if install.completed > self.completed:
-            if attempt is None or install.completed != attempt.number or install.source == self.rank:
-                return effects + self._leave(Accusation(self.rank, self.rank, Reason.behind))
-            attempt.fetch_from(install.source)
-            effects.append(Send(install.source, Want(install.view, attempt.number)))
-        elif attempt is not None:
-            attempt.state = State.void
-            self.attempt = None
-        for rank in self.view.ranks:
-            effects += self._serve(rank)
-        return effects + (self._report() if self._accused else [])
 
     # --- rounds ----------------------------------------------------------------------------------------------
 
@@ -310,8 +74,28 @@ class Group:
             effects += self._join(rank)
         return attempt, effects + self._advance(attempt)
 
+    def _resolve(self, install: Install) -> list[Effect]:
+        self._buffers.clear()
+        attempt, effects = self.attempt, list[Effect]()
+        if install.completed > self.completed:
+            if attempt is None or install.completed != attempt.number or install.source == self.rank:
+                return self._leave(Accusation(self.rank, self.rank, Reason.behind))
+            attempt.fetch_from(install.source)
+            effects.append(Send(install.source, Want(install.view, attempt.number)))
+        else:
+            self._abandon()
+        for rank in self.view.ranks:
+            effects += self._serve(rank)
+        return effects
+
+    def _abandon(self) -> None:
+        if self.attempt is not None:
+            self.attempt.state = State.void
+            self.attempt = None
+
     @property
     def leavers(self) -> bool:
+        """Members of the view have finished: expel them before beginning a round."""
         return any(rank in self.view.ranks for rank in self._leaving)
 
     def _join(self, rank: int) -> list[Effect]:
@@ -474,9 +258,9 @@ class Group:
             return []
         match message:
             case Flush():
-                return self._on_flush(sender, message)
+                return self.on_flush(sender, message)
             case Install():
-                return self._on_install(sender, message)
+                return self.on_install(sender, message)
             case Leave():
                 return self._on_leave(sender)
             case Begin():
@@ -497,69 +281,6 @@ class Group:
                 return self._on_result(sender, message)
             case Hello():
                 raise Malformed("a second greeting")
-
-    def _on_flush(self, sender: int, flush: Flush) -> list[Effect]:
-        effects: list[Effect] = []
-        if flush.view != self.view.id and flush.parent == self.view.id and self.phase is Phase.flush:
-            effects = self._adopt(sender, flush)
-        if self.phase is Phase.out:
-            return effects
-        if flush.view != self.view.id:
-            return effects + self._correct(sender, flush)
-        if sender in self._accused:
-            return effects
-        accusations = list(flush.accused)
-        if self.view.id == FIRST:
-            # Lists that differ: who is not on everybody's cannot be agreed on.
-            accusations += [Accusation(r, sender, Reason.unknown) for r in self.view.ranks if r not in flush.members]
-        out = {accusation.rank for accusation in accusations}
-        self._reports[sender] = (tuple(rank for rank in flush.members if rank not in out), flush.completed)
-        for accusation in accusations:
-            if accusation.reason is Reason.nonfinite and accusation.rank in self._accused:
-                self._accused[accusation.rank] = accusation
-        if any(a.rank in self.view.ranks and a.rank not in self._accused for a in accusations):
-            return effects + self._accuse(accusations)
-        if self.phase is Phase.stable:
-            return effects + self._report()
-        return effects + self._decide()
-
-    def _adopt(self, sender: int, flush: Flush) -> list[Effect]:
-        """A member is already ending a view that this one was not told of: join it there."""
-        if self.rank not in flush.members:
-            return self._leave(Accusation(self.rank, sender, Reason.told))
-        proposal = self.proposal
-        if sender not in proposal and flush.view.leader not in proposal:
-            return []
-        return self._install(
-            Install(flush.view, flush.parent, flush.members, (), self.completed, self.rank), ending=True
-        )
-
-    def _correct(self, sender: int, flush: Flush) -> list[Effect]:
-        """The sender is in another view: an earlier one, or a branch."""
-        if self._installed is None:
-            return []
-        if sender not in self.view.ranks or flush.view == self.view.parent:
-            return [Send(sender, self._installed)]
-        return []
-
-    def _on_install(self, sender: int, install: Install) -> list[Effect]:
-        if install.view == self.view.id or install.parent != self.view.id:
-            stale = install.view <= self.view.id or sender not in self.view.ranks
-            if self.rank not in install.members and not stale:
-                return self._leave(self._reason_for(self.rank, install))
-            return []
-        if self.rank not in install.members:
-            return self._leave(self._reason_for(self.rank, install))
-        proposal = self.proposal
-        if self.phase is not Phase.flush or (sender not in proposal and install.view.leader not in proposal):
-            return []
-        return self._install(install)
-
-    def _reason_for(self, rank: int, install: Install) -> Accusation:
-        for accusation in install.accused:
-            if accusation.rank == rank:
-                return accusation
-        return Accusation(rank, install.view.leader, Reason.told)
 
     def _on_leave(self, sender: int) -> list[Effect]:
         self._leaving[sender] = None

@@ -13,14 +13,13 @@ import ssl
 import struct
 import threading
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
 import numpy as np
 
 from hivenode.training.exchange.clock import now
-from hivenode.training.exchange.group import Bulk, Landing, Malformed, Transfer
+from hivenode.training.exchange.effects import Bulk, Landing, Malformed, Transfer
 from hivenode.training.exchange.messages import Control, ViewId, decode, encode
 from hivenode.training.exchange.reduction import Vector
 
@@ -59,16 +58,13 @@ def write_control(message: Control) -> bytes:
     return HEADER.pack(CONTROL, 0, 0, 0, 0, len(body)) + body
 
 
-def read_exactly(connection: socket.socket, target: memoryview, heard: Callable[[], None] | None = None) -> None:
+def read_exactly(connection: socket.socket, target: memoryview) -> None:
     """Fill `target`. Raises LinkBroken at the end of the stream, OSError."""
-    filled = 0
-    while filled < len(target):
-        count = connection.recv_into(target[filled:])
+    while target:
+        count = connection.recv_into(target)
         if count == 0:
             raise LinkBroken
-        filled += count
-        if heard is not None:
-            heard()
+        target = target[count:]
 
 
 def read_control(connection: socket.socket) -> Control:
@@ -123,7 +119,9 @@ class Link:
         self, rank: int, outgoing: ssl.SSLSocket, incoming: ssl.SSLSocket, sink: Sink, chunk_bytes: int
     ) -> None:
         self.rank = rank
-        self.last_heard = now()
+        self.received = 0
+        """Bytes read so far."""
+        self._noticed = (0, now())
         self.broken_since: float | None = None
         """When writing failed. The reader, which first reads all that the peer had to say, decides what it means."""
         self._outgoing, self._incoming, self._sink = outgoing, incoming, sink
@@ -140,6 +138,12 @@ class Link:
     def start(self) -> None:
         self._writer.start()
         self._reader.start()
+
+    def heard(self, moment: float, *, anew: bool = False) -> float:
+        """When something was last read, as far as calls of this have noticed; `anew` counts this moment as such."""
+        if anew or self._noticed[0] != self.received:
+            self._noticed = (self.received, moment)
+        return self._noticed[1]
 
     # --- writing ---------------------------------------------------------------------------------------------
 
@@ -263,8 +267,15 @@ class Link:
 
     # --- reading ---------------------------------------------------------------------------------------------
 
-    def _heard(self) -> None:
-        self.last_heard = now()
+    def _fill(self, target: memoryview) -> None:
+        """As `read_exactly`; counts, because a long frame on a slow link is not silence."""
+        receive = self._incoming.recv_into
+        while target:
+            count = receive(target)
+            if count == 0:
+                raise LinkBroken
+            self.received += count
+            target = target[count:]
 
     def _read_all(self) -> None:
         malformed = False
@@ -272,13 +283,13 @@ class Link:
         scratch = memoryview(bytearray(64 * 1024))
         try:
             while True:
-                read_exactly(self._incoming, memoryview(header), self._heard)
+                self._fill(memoryview(header))
                 kind, leader, number, round_number, start, length = HEADER.unpack(header)
                 if kind == HEARTBEAT and length == 0:
                     continue
                 if kind == CONTROL and 0 < length <= MAX_CONTROL:
                     body = bytearray(length)
-                    read_exactly(self._incoming, memoryview(body), self._heard)
+                    self._fill(memoryview(body))
                     self._sink.control(self.rank, decode(body))
                     continue
                 if kind not in Bulk._value2member_map_ or not 0 < length <= MAX_CHUNK or length % 4:
@@ -286,12 +297,12 @@ class Link:
                 frame = Frame(kind, ViewId(number, leader), round_number, start, length)
                 landing = self._sink.landing(self.rank, frame)
                 if landing is not None:
-                    read_exactly(self._incoming, bytes_of(landing.target), self._heard)
+                    self._fill(bytes_of(landing.target))
                     self._sink.landed(landing)
                     continue
                 while length:
                     step = min(length, len(scratch))
-                    read_exactly(self._incoming, scratch[:step], self._heard)
+                    self._fill(scratch[:step])
                     length -= step
         except (LinkBroken, OSError):
             pass  # `ended` says it

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from hivenode.errors import Conflict
 from hivenode.net.local import Peer
 from hivenode.training.exchange.clock import now
-from hivenode.training.exchange.group import Malformed
+from hivenode.training.exchange.effects import Malformed
 from hivenode.training.exchange.keys import WorkerKey, der
 from hivenode.training.exchange.link import LinkBroken, read_control, sever, write_control
 from hivenode.training.exchange.messages import PROTOCOL, Hello
@@ -74,9 +74,9 @@ class Meeting:
         *,
         greeting_seconds: float = 5.0,
     ) -> None:
-        self._rank, self._key, self._listener, self._linked = rank, key, listener, linked
+        self._rank, self._listener, self._linked = rank, listener, linked
         self._deadline, self._greeting = deadline, greeting_seconds
-        self._higher = [peer for peer in peers if peer.rank > rank]
+        self._higher = [(peer, key.dialling(peer.certificate)) for peer in peers if peer.rank > rank]
         lower = [peer for peer in peers if peer.rank < rank]
         self._lower = {der(peer.certificate): peer.rank for peer in lower}
         self._accepting = key.accepting([peer.certificate for peer in lower]) if lower else None
@@ -84,21 +84,25 @@ class Meeting:
         self._halves: dict[int, tuple[Hello, ssl.SSLSocket]] = {}
         self._known: set[int] = set()
         self._over = threading.Event()
+        self._threads: list[threading.Thread] = []
         self._slots = threading.BoundedSemaphore(MAX_GREETING)
 
     def start(self) -> None:
         if self._accepting is None:
             self._listener.close()  # nobody is to dial the lowest rank
         else:
-            _spawn("exchange-accept", self._accept_all, self._accepting)
-        for peer in self._higher:
-            _spawn(f"exchange-dial-{peer.rank}", self._dial, peer)
+            self._threads.append(_spawn("exchange-accept", self._accept_all, self._accepting))
+        for peer, context in self._higher:
+            self._threads.append(_spawn(f"exchange-dial-{peer.rank}", self._dial, peer, context))
 
     def close(self) -> None:
         """Stop listening and dialling. Links already handed over stay; a greeting under way ends by its timeout."""
         self._over.set()
         sever(self._listener)
         self._listener.close()
+        deadline = now() + 1.0
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - now()))
 
     # --- accepting -------------------------------------------------------------------------------------------
 
@@ -159,8 +163,8 @@ class Meeting:
 
     # --- dialling --------------------------------------------------------------------------------------------
 
-    def _dial(self, peer: Peer) -> None:
-        context, pause = self._key.dialling(peer.certificate), 0.05
+    def _dial(self, peer: Peer, context: ssl.SSLContext) -> None:
+        pause = 0.05
         while not self._over.is_set() and now() < self._deadline:
             connections: list[ssl.SSLSocket] = []
             try:
@@ -202,5 +206,7 @@ class Meeting:
         self._linked(rank, outgoing, incoming)
 
 
-def _spawn(name: str, target: Callable[..., None], *args: object) -> None:
-    threading.Thread(target=target, args=args, name=name, daemon=True).start()
+def _spawn(name: str, target: Callable[..., None], *args: object) -> threading.Thread:
+    thread = threading.Thread(target=target, args=args, name=name, daemon=True)
+    thread.start()
+    return thread

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hivenode.training.exchange.group import Bulk, Group, Malformed, Phase
+from hivenode.training.exchange.effects import Bulk, Malformed, Phase
+from hivenode.training.exchange.group import Group
 from hivenode.training.exchange.messages import Begin, Reason
 from tests.training.exchange.world import World
 

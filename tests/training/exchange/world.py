@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from hivenode.training.exchange.attempt import Attempt, State
-from hivenode.training.exchange.group import Bulk, Effect, Entered, Group, Landing, Phase, Reduce, Send, Transfer
+from hivenode.training.exchange.effects import Bulk, Effect, Entered, Landing, Phase, Reduce, Send, Transfer
+from hivenode.training.exchange.group import Group
 from hivenode.training.exchange.messages import Control, Reason, ViewId
 from hivenode.training.exchange.reduction import Vector, reduce_into
 
