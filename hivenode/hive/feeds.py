@@ -3,6 +3,9 @@
 A node writes only its own feed. Anyone may pass anyone's events on: what makes an event valid is its place in the
 chain and its author's signature, never who delivered it. Two different events under one number are a fork (a node
 restored from an old backup, or one key on two machines): the author is quarantined and neither branch grows here.
+
+Of a revoked author only the events up to the number in its revocation count. Later ones are not taken in, and those
+that were taken before the revocation arrived are kept on disk but are no part of `entries` and `heads`.
 """
 
 from __future__ import annotations
@@ -85,14 +88,15 @@ class Feeds:
         self._feeds: dict[str, list[Entry]] = {}
         self._tips: dict[str, bytes] = {}
         self._grants: dict[str, Grant] = {}
+        self._latest: dict[str, Grant] = {}
         self._forked: dict[str, int] = {}
 
     @property
     def heads(self) -> dict[str, int]:
-        """Version vector: highest number held of each author; `QUARANTINED` for one whose feed forked, of which
-        nothing more is wanted."""
+        """Version vector: highest number held, of those that count, of each author; `QUARANTINED` for one whose feed
+        forked, of which nothing more is wanted."""
         authors = sorted(self._feeds.keys() | self._forked.keys())
-        return {author: QUARANTINED if author in self._forked else len(self._feeds[author]) for author in authors}
+        return {author: QUARANTINED if author in self._forked else self._counted(author) for author in authors}
 
     @property
     def forked(self) -> Mapping[str, int]:
@@ -104,8 +108,14 @@ class Feeds:
         return self._grants.get(node)
 
     def entries(self) -> Iterable[Entry]:
+        """All that count."""
         for author in sorted(self._feeds):
-            yield from self._feeds[author]
+            yield from self._feeds[author][: self._limit(author)]
+
+    def counts(self, event: Event) -> bool:
+        """False for what a revoked author says after the end that its revocation sets."""
+        limit = self._limit(event.author)
+        return limit is None or event.seq <= limit
 
     def compose(self, identity: Identity, clock: Callable[[], int], bodies: Sequence[Body]) -> list[Entry]:
         """The next events of our own feed; they become part of it with `accept`, once they are durable."""
@@ -138,7 +148,7 @@ class Feeds:
         gap, forks, offence = False, [], ""
         for event in events:
             author = event.author
-            if author in self._forked:
+            if author in self._forked or not self.counts(event):
                 continue
             held, tip = staged.get(author) or (len(self._feeds.get(author, ())), self._tips.get(author, GENESIS))
             if event.seq > held + 1:
@@ -164,8 +174,36 @@ class Feeds:
             staged[author] = (event.seq, hashlib.sha256(encoded).digest())
         return Examined(tuple(fresh), gap, tuple(forks), offence)
 
-    def accept(self, entry: Entry) -> None:
-        """Append an entry that is durable now."""
+    def accept(self, entry: Entry) -> bool:
+        """Append an entry that is durable now. True when other entries held have ceased to count through it, or count
+        again: what was folded of them has to be folded anew."""
+        self._append(entry)
+        return self._heed(entry)
+
+    def _heed(self, entry: Entry) -> bool:
+        """Take note of a grant."""
+        if not isinstance(entry.body, NodeAdmitted):
+            return False
+        try:
+            grant = open_grant(entry.body.grant, self._authority_key)
+        except Refused:
+            return False  # a forged grant grants nothing; the feed that carries it is otherwise valid
+        held = self._latest.get(grant.node)
+        if held is not None and held.serial >= grant.serial:
+            return False
+        before = self._counted(grant.node)
+        self._latest[grant.node] = grant
+        return self._counted(grant.node) != before
+
+    def _limit(self, author: str) -> int | None:
+        grant = self._latest.get(author)
+        return grant.through if grant is not None and grant.revokes else None
+
+    def _counted(self, author: str) -> int:
+        held, limit = len(self._feeds.get(author, ())), self._limit(author)
+        return held if limit is None else min(held, limit)
+
+    def _append(self, entry: Entry) -> None:
         event = entry.event
         feed = self._feeds.setdefault(event.author, [])
         if event.seq != len(feed) + 1:
@@ -193,14 +231,18 @@ class Feeds:
                     f"Event {record.number} of {record.author} in the journal is not valid. {found.offence}",
                     fix="Move journal.db aside; the feeds come back from the other members.",
                 )
-            self.accept(found.fresh[0])
+            self._append(found.fresh[0])
+        # Only now: the journal also holds what was taken in before its author was revoked.
+        for feed in self._feeds.values():
+            for entry in feed:
+                self._heed(entry)
 
     def missing(self, heads: Mapping[str, int], limit_bytes: int) -> tuple[tuple[Event, ...], bool]:
         """Events that a node with these heads lacks, in chain order, up to a size; and whether more remain."""
         events: list[Event] = []
         size = 0
         for author in sorted(self._feeds):
-            for entry in self._feeds[author][heads.get(author, 0) :]:
+            for entry in self._feeds[author][heads.get(author, 0) : self._limit(author)]:
                 size += len(entry.encoded) + 8
                 if events and (size > limit_bytes or len(events) >= 512):
                     return tuple(events), True
@@ -209,11 +251,13 @@ class Feeds:
 
     def behind(self, heads: Mapping[str, int]) -> bool:
         """Whether a node with these heads has something we lack."""
-        return any(
-            seq > len(self._feeds.get(author, ()))
-            for author, seq in heads.items()
-            if author not in self._forked and seq != QUARANTINED
-        )
+        for author, seq in heads.items():
+            limit = self._limit(author)
+            there = seq if limit is None else min(seq, limit)
+            wanted = author not in self._forked and seq != QUARANTINED
+            if wanted and there > len(self._feeds.get(author, ())):
+                return True
+        return False
 
     def _encoded(self, author: str, seq: int, fresh: Sequence[Entry]) -> bytes:
         feed = self._feeds.get(author, [])

@@ -10,7 +10,7 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence
 
-from hivenode.errors import HiveError, Unavailable
+from hivenode.errors import HiveError, Refused, Unavailable
 from hivenode.hive.clock import HybridClock, seconds
 from hivenode.hive.feeds import QUARANTINED, Entry, Feeds
 from hivenode.hive.views import Views
@@ -120,6 +120,11 @@ class Replication:
             if self._identity.node_id not in self.feeds.heads:
                 bodies = (NodeAdmitted(grant=self._grant), *bodies)
             fresh = self.feeds.compose(self._identity, self._clock.now, bodies)
+            if not all(self.feeds.counts(entry.event) for entry in fresh):
+                raise Refused(
+                    "This node was revoked: nothing it states counts any more.",
+                    fix="Ask an admin of the hive to let it in again.",
+                )
             await self._keep(fresh)
         delta = FeedDelta(events=tuple(entry.event for entry in fresh))
         for peer in self._links():
@@ -147,6 +152,9 @@ class Replication:
         while self._identity.node_id not in self.feeds.heads:
             try:
                 await self.append()
+            except Refused as error:
+                log.warning("our own feed will not begin", reason=str(error))
+                return
             except HiveError as error:
                 log.error("our own feed cannot begin yet", reason=str(error))
                 await asyncio.sleep(self._sync_seconds)
@@ -218,9 +226,11 @@ class Replication:
             self._note_trouble(str(error))
             raise
         self._note_trouble("")
-        for entry in entries:
-            self.feeds.accept(entry)
-        self._views.add(entries)
+        recount = [self.feeds.accept(entry) for entry in entries]
+        if any(recount):
+            self._views.rebuild(sorted(self.feeds.entries(), key=lambda entry: entry.key))
+        else:
+            self._views.add([entry for entry in entries if self.feeds.counts(entry.event)])
         try:
             self._on_change(entries)
         except Exception:

@@ -44,6 +44,19 @@ class Roles:
     def may(self, node: str, role: Role) -> bool:
         return role in self.of(node)
 
+    def grant(self, node: str) -> Grant | None:
+        """What the authority said last of a node; None for one it never spoke of."""
+        return self._grants.get(node)
+
+    def revoked(self, node: str) -> bool:
+        grant = self._grants.get(node)
+        return grant is not None and grant.revokes
+
+    @property
+    def grants(self) -> tuple[Grant, ...]:
+        """The latest of each node, revoked ones included, by id."""
+        return tuple(self._grants[node] for node in sorted(self._grants))
+
     def public_key(self, node: str) -> bytes | None:
         grant = self._grants.get(node)
         return grant.public_key if grant else None

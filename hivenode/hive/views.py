@@ -35,6 +35,11 @@ class _Stream:
         self.keys: list[Key] = []
         self.bodies: list[Body] = []
 
+    def clear(self) -> None:
+        self.keys.clear()
+        self.bodies.clear()
+        self.fold.reset()
+
     def add(self, entries: Sequence[Entry]) -> None:
         mine = [e for e in entries if e.body is not None and isinstance(e.body, self.fold.kinds)]
         if not mine:
@@ -62,4 +67,10 @@ class Views:
     def add(self, entries: Sequence[Entry]) -> None:
         """Fold newly accepted entries."""
         for stream in self._streams:
+            stream.add(entries)
+
+    def rebuild(self, entries: Sequence[Entry]) -> None:
+        """Fold these and nothing else: some that counted do not any more, or the other way round."""
+        for stream in self._streams:
+            stream.clear()
             stream.add(entries)

@@ -31,7 +31,7 @@ _SEAL_BYTES = 4096
 
 
 class Grant(msgspec.Struct, frozen=True):
-    """What the authority says of a node. A higher `serial` replaces a lower one."""
+    """What the authority says of a node. A higher `serial` replaces a lower one. One without roles revokes."""
 
     hive: HiveId
     node: NodeId
@@ -39,6 +39,15 @@ class Grant(msgspec.Struct, frozen=True):
     name: Name
     roles: Annotated[tuple[Role, ...], msgspec.Meta(max_length=16)]
     serial: int
+    through: int = 0
+    """Of a revoked node: the number of its last event that counts. The same for everyone, or their views would differ
+    for ever by what had reached whom."""
+    reason: Annotated[str, msgspec.Meta(max_length=500)] = ""
+    """Of a revoked node: why."""
+
+    @property
+    def revokes(self) -> bool:
+        return not self.roles
 
 
 class _Signed(msgspec.Struct, frozen=True, array_like=True):
@@ -172,17 +181,28 @@ class Authority:
         )
         return certificate.public_bytes(Encoding.PEM).decode()
 
-    def grant(self, public_key: bytes, name: str, roles: tuple[Role, ...], serial: int) -> bytes:
+    def grant(
+        self,
+        public_key: bytes,
+        name: str,
+        roles: tuple[Role, ...],
+        serial: int,
+        *,
+        through: int = 0,
+        reason: str = "",
+    ) -> bytes:
         """A signed `Grant`, for `open_grant`.
 
         Args:
             name: the node's name as people know it, at most 64 characters.
+            through, reason: of a revoked node, at most 500 characters; see `Grant`.
         """
         if len(name) > 64:
             raise InvalidInput(
                 f"The node name '{name[:20]}...' is longer than 64 characters.", fix="Choose a shorter one."
             )
-        encoded = _encode(Grant(self.hive_id, id_of(public_key), public_key, name, tuple(roles), serial))
+        grant = Grant(self.hive_id, id_of(public_key), public_key, name, tuple(roles), serial, through, reason[:500])
+        encoded = _encode(grant)
         return _encode(_Signed(encoded, self._key.sign(_GRANT_CONTEXT + encoded)))
 
     def _self_signed(self) -> str:

@@ -169,3 +169,59 @@ def test_an_event_of_a_later_version_is_kept_and_passed_on() -> None:
     fresh = take(other, [*author.events(), event])
     assert fresh[-1].body is None
     assert other.missing({}, 10_000)[0][-1] == event
+
+
+def revocation(node: Author, through: int, serial: int = 2, roles: tuple[Role, ...] = ()) -> NodeAdmitted:
+    """The authority's word on a node; with roles it is no revocation."""
+    key = node.identity.public_key
+    return NodeAdmitted(grant=AUTHORITY.grant(key, "x", roles, serial, through=through, reason="sold"))
+
+
+def counted(feeds: Feeds) -> list[tuple[str, int]]:
+    return [(entry.event.author, entry.event.seq) for entry in feeds.entries()]
+
+
+def test_of_a_revoked_author_the_same_events_count_in_whatever_order_they_came() -> None:
+    founder, author = Author(1), Author(2)
+    author.say(blob(1), blob(2))
+    founder.say(revocation(author, through=2))
+    early, late = reader(), reader()
+    take(early, author.events())
+    changed = [early.accept(entry) for entry in early.examine(founder.events()).fresh]
+    assert changed == [False, True], "event 3 was folded and counts no more"
+    take(late, founder.events())
+    found = late.examine(author.events())
+    assert not found.offence
+    assert not found.gap
+    take(late, author.events())
+    assert counted(early) == counted(late) == sorted((one.id, seq) for one in (founder, author) for seq in (1, 2))
+    assert early.heads == late.heads == {founder.id: 2, author.id: 2}
+    assert not late.behind({author.id: 3})
+    events, more = early.missing({}, 1 << 20)
+    assert not more
+    assert all(event.author != author.id or event.seq <= 2 for event in events)
+
+
+def test_a_revocation_holds_after_a_restart_and_a_later_grant_lifts_it() -> None:
+    founder, author, held = Author(1), Author(2), reader()
+    author.say(blob(1), blob(2))
+    take(held, author.events())
+    founder.say(revocation(author, through=1))
+    take(held, founder.events())
+    everything = [entry for one in (author, founder) for entry in one.feeds.entries()]
+    again = reader()
+    again.load(Record(e.event.author, e.event.seq, e.encoded) for e in sorted(everything, key=lambda e: e.key[1:]))
+    assert again.heads == held.heads == {founder.id: 2, author.id: 1}
+    founder.say(revocation(author, 0, serial=3, roles=(Role.worker,)))
+    assert [again.accept(entry) for entry in again.examine(founder.events()).fresh] == [True]
+    assert again.heads[author.id] == 3
+
+
+def test_only_the_authority_can_revoke() -> None:
+    mallory, author, other = Author(1), Author(2), reader()
+    forger = Authority.from_seed(bytes([7]) * 32)
+    mallory.say(NodeAdmitted(grant=forger.grant(author.identity.public_key, "x", (), 9)))
+    take(other, [*author.events(), *mallory.events()])
+    author.say(blob(1))
+    take(other, author.events())
+    assert other.heads == {author.id: 2, mallory.id: 2}
