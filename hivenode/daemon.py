@@ -24,11 +24,12 @@ from hivenode.config import Settings, load_settings
 from hivenode.errors import Conflict, Exhausted, HiveError
 from hivenode.jobs.workers import ForkWorkers
 from hivenode.logs import JobLogFile, bind, configure, get_logger
-from hivenode.net.discovery import Discovery, choose_hosts, interfaces
+from hivenode.net.discovery import Discovery, Interface, choose_hosts, interfaces
 from hivenode.net.joining import join, join_routes
 from hivenode.net.local import WorkerLimits
 from hivenode.net.messages import ProfileReply
 from hivenode.net.peers import PeerTransport
+from hivenode.net.probing import Probe
 from hivenode.node import Node, Ports
 from hivenode.planning.profile import SelfProfile
 from hivenode.spec.status import JoinResult, Status
@@ -97,6 +98,39 @@ class WorkDirectories:
 
     def remove(self, directory: str) -> None:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+@dataclass
+class Bench:
+    """`admin.doctor.Instruments` of this machine.
+
+    Args:
+        hosts: addresses of the interfaces in use.
+        discovering: what discovers on them, once it does.
+    """
+
+    transport: PeerTransport
+    hosts: tuple[str, ...]
+    discovering: Discovery | None = None
+
+    @property
+    def used(self) -> tuple[Interface, ...]:
+        return tuple(one for one in interfaces() if one.address in self.hosts)
+
+    @property
+    def skipped(self) -> tuple[Interface, ...]:
+        return tuple(one for one in interfaces() if one.address not in self.hosts)
+
+    @property
+    def discovery(self) -> str:
+        return self.discovering.state() if self.discovering is not None else ""
+
+    async def probe(self, peer: str, address: str) -> Probe:
+        return await self.transport.probe(peer, address, _wall)
+
+
+def _wall() -> float:
+    return datetime.now(UTC).timestamp()
 
 
 def run(
@@ -208,7 +242,9 @@ class _Daemon:
             routes=join_routes(
                 credentials.hive_id, credentials.authority_pem, lambda request: node.admission.admit(request)
             ),
+            allowed=lambda peer: not node.roles.revoked(peer),
         )
+        bench = Bench(transport, choose_hosts(interfaces(), settings.network.listen))
         node = Node(
             settings,
             credentials,
@@ -219,7 +255,7 @@ class _Daemon:
                 workers=workers,
                 workspace=WorkDirectories(self._home.path / "work"),
                 job_log=JobLogFile(directory / "logs", total_bytes=settings.logs.keep_megabytes << 20),
-                wall=lambda: datetime.now(UTC).timestamp(),
+                wall=_wall,
                 rng=self._rng,
                 limits=self._limits,
                 profile=lambda: self._own_profile(workers),
@@ -228,6 +264,7 @@ class _Daemon:
                 admin_url=lambda: self._url,
                 home=str(self._home.path),
                 seeds=seeds,
+                instruments=bench,
             ),
         )
         admin: AdminServer | None = None
@@ -238,6 +275,7 @@ class _Daemon:
             self._url = await admin.start()
             if settings.network.discovery:
                 discovery = self._discover(credentials, node)
+                bench.discovering = discovery
                 await discovery.start()
             workers.prewarm(settings.worker.prewarm)
             write_sealed(self._home.endpoint, json.dumps({"url": self._url, "pid": os.getpid()}).encode())
@@ -291,6 +329,8 @@ class _Daemon:
             self._settings.network.interfaces or choose_hosts(interfaces(), self._settings.network.listen),
             node.found,
             version=__version__,
+            name=status.name,
+            on_heard=node.contacts.announced,
         )
 
     def _admin_token(self) -> str:

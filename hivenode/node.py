@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import msgspec
 
 from hivenode import __version__
+from hivenode.admin.doctor import Doctor, Instruments
+from hivenode.admin.members import Members
 from hivenode.admin.notices import Notices
 from hivenode.admin.service import Parts, Service, plain
 from hivenode.catalog.holders import Keeper
@@ -22,6 +24,7 @@ from hivenode.config import Settings
 from hivenode.errors import HiveError
 from hivenode.hive.admission import Admission
 from hivenode.hive.clock import HybridClock
+from hivenode.hive.contacts import Contacts
 from hivenode.hive.election import Election, ElectionSettings
 from hivenode.hive.feeds import Entry, Feeds
 from hivenode.hive.membership import Leadership, Membership
@@ -108,6 +111,8 @@ class Ports:
     home: str
     seeds: tuple[str, ...] = ()
     """Addresses at which a member may answer."""
+    instruments: Instruments | None = None
+    """For the doctor; None where there is no real network."""
 
 
 class Node:
@@ -137,6 +142,7 @@ class Node:
         self.views = Views([self.roles, self.ledger, self.holders, self.experience])
         self.feeds = Feeds(self._credentials.hive_id, self._credentials.authority_key)
         self.notices = Notices(self._ports.wall)
+        self.contacts = Contacts(self._ports.wall)
 
     # --- life ---------------------------------------------------------------------------------------------------
 
@@ -197,7 +203,14 @@ class Node:
             self._tasks,
         )
         self.admission = Admission(
-            self._credentials, ports.journal, wall=ports.wall, rng=ports.rng, addresses=self._seed_addresses
+            self._credentials,
+            ports.journal,
+            wall=ports.wall,
+            rng=ports.rng,
+            addresses=self._seed_addresses,
+            roles=self.roles,
+            heads=lambda: self.feeds.heads,
+            append=self.replication.append,
         )
         self.service: NodeService = Service(self._parts())
         self._ready = True
@@ -290,7 +303,7 @@ class Node:
             proposer=self.proposer,
             call=self.call_node,
             append=append,
-            alive=lambda: self.membership.alive,
+            alive=self._alive,
             name=self.roles.name,
             outbid=lambda epoch: self.leadership.outbid(epoch),
             max_attempts=settings.jobs.max_attempts,
@@ -327,17 +340,41 @@ class Node:
             health=self._health,
             admin_url=ports.admin_url,
             addresses=lambda: self._addresses,
+            members=self._members(),
             invite=self.admission.invite,
             join=ports.join,
             stop=ports.stop,
         )
 
+    def _members(self) -> Members:
+        transport = self._ports.transport
+        return Members(
+            me=self.me,
+            hive=self._credentials.hive_id,
+            transport=transport,
+            membership=self.membership,
+            leadership=self.leadership,
+            roles=self.roles,
+            contacts=self.contacts,
+            admission=self.admission,
+            examiner=Doctor(
+                me=self.me,
+                addresses=self._addresses,
+                transport=transport,
+                membership=self.membership,
+                roles=self.roles,
+                contacts=self.contacts,
+                instruments=self._ports.instruments,
+            ),
+        )
+
     # --- the transport's handler ----------------------------------------------------------------------------------
 
     def link_up(self, peer: str, address: str) -> None:
-        if not self._ready:
+        if not self._ready or self.roles.revoked(peer):
             self._ports.transport.drop(peer, LinkEnd.local)
             return
+        self.contacts.linked(peer, address)
         log.info("linked", peer=self.roles.name(peer), peer_id=peer, address=address)
         self.replication.link_up(peer)
         self.membership.link_up(peer)
@@ -351,12 +388,14 @@ class Node:
     def dial_failed(self, peer: str, address: str, why: LinkEnd, detail: str) -> None:
         if self._ready:
             log.debug("dial failed", peer=peer, address=address, why=why.value, detail=detail)
+            self.contacts.failed(peer, address, why, detail)
             if peer:
                 self.membership.dial_failed(peer, why)
 
     def received(self, peer: str, message: Message) -> None:
-        if not self._ready:
+        if not self._ready or self.roles.revoked(peer):
             return
+        self.contacts.heard(peer)
         match message:
             case Ping() | Ack() | PingRequest() | Nack() | Gossip() | PushPull():
                 self.membership.receive(peer, message)
@@ -387,6 +426,7 @@ class Node:
             return
         admitted = [entry.event.author for entry in entries if isinstance(entry.body, NodeAdmitted)]
         if admitted:
+            self._heed_grants(entries)
             self._electorate()
             links = self._ports.transport.links
             for peer in [node for node in admitted if node in links] or links[:1]:
@@ -403,6 +443,34 @@ class Node:
                 self.notices.tell("model", {"model": version.reference, "job": version.job})
         self._changed.notify()
 
+    def _heed_grants(self, entries: Sequence[Entry]) -> None:
+        """The authority has spoken: part from whoever is revoked, seek out whoever may come back."""
+        transport, members = self._ports.transport, self.membership.members
+        if self.roles.revoked(self.me):
+            for peer in dict.fromkeys([*self._wanted, *(member.node for member in members), *transport.links]):
+                transport.forget(peer)
+                transport.drop(peer, LinkEnd.local)
+            self._wanted.clear()
+            self.executor.expelled()
+            return
+        for grant in self.roles.grants:
+            if grant.revokes and self._wanted.pop(grant.node, None) is not None:
+                self._let_go(grant.node)
+            if grant.revokes:
+                # It is told why before the door closes: a link that ends by our own will is flushed first.
+                transport.send(grant.node, FeedDelta(events=tuple(entry.event for entry in entries)))
+                transport.drop(grant.node, LinkEnd.local)
+                transport.forget(grant.node)
+                self.membership.expel(grant.node)
+        for member in members:
+            if member.node not in self._wanted and member.state is not MemberState.left:
+                self._want(member.node, member.addresses)
+
+    def _want(self, node: str, addresses: tuple[str, ...]) -> None:
+        if node != self.me and not self.roles.revoked(node) and not self.roles.revoked(self.me):
+            self._wanted[node] = addresses
+            self._ports.transport.want(node, addresses)
+
     def _member_changed(self, member: Member, was: MemberState | None) -> None:
         present = member.state in PRESENT
         if member.node != self.me:
@@ -410,8 +478,7 @@ class Node:
                 self._let_go(member.node)
             elif self._wanted.get(member.node) != member.addresses or (present and was not in PRESENT):
                 # The dead are dialled too, ever more rarely: that is how a partition heals.
-                self._wanted[member.node] = member.addresses
-                self._ports.transport.want(member.node, member.addresses)
+                self._want(member.node, member.addresses)
                 self._tasks.spawn(self._remember_peers(), "node: remember peers")
             if not present and was in PRESENT:
                 self.executor.node_gone(member.node)
@@ -424,6 +491,7 @@ class Node:
 
     def _let_go(self, node: str) -> None:
         self._ports.transport.forget(node)
+        self.contacts.forget(node)
         self._wanted.pop(node, None)
         self._tasks.spawn(self._remember_peers(), "node: remember peers")
 
@@ -469,12 +537,12 @@ class Node:
 
     def _verify(self, node: str, signature: bytes, data: bytes) -> bool:
         key = self.roles.public_key(node)
-        return key is not None and verify(key, signature, data)
+        return key is not None and not self.roles.revoked(node) and verify(key, signature, data)
 
     def _electorate(self) -> None:
         if not self._ready:
             return
-        alive = self.membership.alive
+        alive = self._alive()
         may = self.roles.holders(Role.coordinator)
         self.leadership.electorate(
             tuple(node for node in may if node in alive),
@@ -489,15 +557,25 @@ class Node:
 
     def _workers(self) -> tuple[str, ...]:
         """Alive members that may work, sorted by id."""
-        alive = self.membership.alive
+        alive = self._alive()
         return tuple(node for node in self.roles.holders(Role.worker) if node in alive)
+
+    def _alive(self) -> tuple[str, ...]:
+        """Members not known to be gone and not revoked, this node included, sorted."""
+        return tuple(node for node in self.membership.alive if not self.roles.revoked(node))
 
     def _gone(self, node: str) -> bool:
         member = self.membership.member(node)
-        return member is not None and member.state not in PRESENT
+        return self.roles.revoked(node) or (member is not None and member.state not in PRESENT)
 
     def _health(self) -> tuple[str, ...]:
         found = list(self._troubles.values())
+        if (grant := self.roles.grant(self.me)) is not None and grant.revokes:
+            reason = grant.reason.rstrip(". ") or "no reason was given"
+            found.append(
+                f"This node was revoked from its hive: {reason}. It takes no part any more. Ask an admin to grant it "
+                "roles again, or `hivenode join` another hive."
+            )
         if self.replication.trouble:
             found.append(self.replication.trouble)
         if self.replication.quarantined:
@@ -528,10 +606,9 @@ class Node:
 
     def _dial_known(self) -> None:
         for node, addresses in sorted(self._known_peers().items()):
-            if node != self.me and self._wanted.get(node) is None:
-                self._wanted[node] = addresses
-                self._ports.transport.want(node, addresses)
-        if self._ports.seeds:
+            if self._wanted.get(node) is None:
+                self._want(node, addresses)
+        if self._ports.seeds and not self.roles.revoked(self.me):
             self._ports.transport.seed(self._ports.seeds)
 
     def _known_peers(self) -> dict[str, tuple[str, ...]]:
@@ -541,6 +618,7 @@ class Node:
 
     async def _remember_peers(self) -> None:
         known = {m.node: m.addresses for m in self.membership.members if m.state is not MemberState.left}
+        known = {node: addresses for node, addresses in known.items() if not self.roles.revoked(node)}
         known.pop(self.me, None)
         raw = msgspec.msgpack.encode(dict(sorted(known.items())))
         if raw != self._ports.journal.cell(PEERS):
@@ -548,7 +626,8 @@ class Node:
 
     def found(self, node: str, addresses: tuple[str, ...]) -> None:
         """A hint from discovery: a node of this hive may be at these addresses."""
-        if self._ready and node != self.me and node not in self._ports.transport.links:
+        revoked = self.roles.revoked(node) or self.roles.revoked(self.me)
+        if self._ready and node != self.me and node not in self._ports.transport.links and not revoked:
             self._ports.transport.want(node, addresses)
 
     async def _measure_lag(self) -> None:

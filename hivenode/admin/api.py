@@ -12,6 +12,7 @@ from hivenode.admin import metrics
 from hivenode.admin.answers import HEADERS, Handler, answer, errors, read
 from hivenode.admin.auth import check, check_loopback
 from hivenode.admin.events import KEEP_ALIVE_SECONDS, Streams
+from hivenode.admin.member_routes import MemberRoutes
 from hivenode.errors import Conflict, InvalidInput
 from hivenode.spec.status import NodeService
 from hivenode.spec.values import Role
@@ -138,6 +139,7 @@ class AdminServer:
         add.add_post("/v1/invites", self._invite)
         add.add_post("/v1/join", self._join)
         add.add_post("/v1/stop", self._stop)
+        MemberRoutes(self._service.members).add_to(app)
         return app
 
     @web.middleware

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from hivenode import __version__
+from hivenode.admin.members import Members
 from hivenode.admin.notices import Notices
 from hivenode.catalog.holders import Keeper
 from hivenode.catalog.models import Catalogue, Holders, ModelVersion
@@ -83,6 +84,7 @@ class Parts:
     health: Callable[[], tuple[str, ...]]
     admin_url: Callable[[], str]
     addresses: Callable[[], tuple[str, ...]]
+    members: Members
     invite: Callable[[tuple[Role, ...], int, float], Awaitable[InviteIssued]]
     join: Callable[[str], Awaitable[JoinResult]]
     stop: Callable[[], None]
@@ -95,6 +97,10 @@ class Service:
         self._p = parts
 
     # --- the hive ---------------------------------------------------------------------------------------------
+
+    @property
+    def members(self) -> Members:
+        return self._p.members
 
     def status(self) -> Status:
         p = self._p
@@ -134,17 +140,20 @@ class Service:
                 coordinator=member.node == coordinator,
             )
             for member in p.membership.members
+            if member.node == p.me or not p.roles.revoked(member.node)
         )
 
     def _health(self) -> tuple[str, ...]:
         p = self._p
         found = list(p.health())
+        if p.roles.revoked(p.me):
+            return tuple(found)  # whatever else is wrong follows from that
         if p.leadership.leader is None:
             found.append("There is no coordinator yet: jobs wait until one is elected.")
         found.extend(
             f"{member.name} is {member.state.value}: its jobs go on elsewhere."
             for member in p.membership.members
-            if member.state in (MemberState.suspect, MemberState.dead)
+            if member.state in (MemberState.suspect, MemberState.dead) and not p.roles.revoked(member.node)
         )
         return tuple(found)
 
@@ -152,7 +161,8 @@ class Service:
         return await self._p.invite(roles, uses, expires_seconds)
 
     async def join(self, token: str) -> JoinResult:
-        if any(job.open for job in self._p.ledger.jobs.values()):
+        p = self._p
+        if not p.roles.revoked(p.me) and any(job.open for job in p.ledger.jobs.values()):
             raise Conflict(
                 "This node's present hive still has unfinished jobs.",
                 fix="Wait for them or `hivenode cancel` them, then join.",

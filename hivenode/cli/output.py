@@ -18,6 +18,7 @@ PIPE_WIDTH = 160
 STATE_STYLES = {
     "alive": "green", "running": "green", "finished": "green", "suspect": "yellow", "planned": "yellow",
     "queued": "yellow", "dead": "red", "lost": "red", "failed": "red", "left": "dim", "cancelled": "dim",
+    "unheard": "dim",
 }  # fmt: skip
 
 

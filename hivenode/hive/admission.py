@@ -1,19 +1,23 @@
-"""Letting machines in: invites issued by a node that holds the hive's authority, and their redemption."""
+"""Who belongs to the hive: invites issued by a node that holds the hive's authority, their redemption, and the
+grants that change or end a membership. A grant becomes known as an event in that node's own feed, and holds by the
+authority's signature wherever it is read."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 
-from hivenode.errors import InvalidInput, Refused
+from hivenode.errors import Conflict, InvalidInput, NotFound, Refused
+from hivenode.hive.roles import Roles
 from hivenode.logs import get_logger
 from hivenode.net.joining import JoinReply, JoinRequest
+from hivenode.spec.events import Body, NodeAdmitted
 from hivenode.spec.status import InviteIssued
 from hivenode.spec.values import Role
 from hivenode.store.ports import Journal
-from hivenode.trust.authority import Authority
+from hivenode.trust.authority import Authority, Grant
 from hivenode.trust.credentials import Credentials
 from hivenode.trust.identity import id_of
 from hivenode.trust.invites import InviteBook
@@ -30,6 +34,9 @@ class Admission:
         wall: seconds since 1970.
         rng: source of invite ids and secrets (the daemon hands in the system's).
         addresses: where a joining node may reach members, own first.
+        roles: what the authority has said of each node so far.
+        heads: how many events of each author count here.
+        append: states facts in our own feed.
     """
 
     def __init__(
@@ -40,18 +47,24 @@ class Admission:
         wall: Callable[[], float],
         rng: random.Random,
         addresses: Callable[[], tuple[str, ...]],
+        roles: Roles,
+        heads: Callable[[], Mapping[str, int]],
+        append: Callable[[Body], Awaitable[None]],
     ) -> None:
         self._credentials = credentials
         self._journal = journal
         self._wall = wall
         self._rng = rng
         self._addresses = addresses
+        self._roles = roles
+        self._heads = heads
+        self._append = append
         self._book = InviteBook(journal.cell(CELL))
         self._lock = asyncio.Lock()
 
     async def invite(self, roles: tuple[Role, ...], uses: int, expires_seconds: float) -> InviteIssued:
         """A token with which another machine joins. Raises Refused where the authority's key is not kept."""
-        self._authority()
+        self._authority("let nobody in", "Make the invite")
         if not roles:
             raise InvalidInput("An invite needs at least one role.", fix=f"Roles are {', '.join(Role)}.")
         if not 1 <= uses <= 10_000:
@@ -75,14 +88,22 @@ class Admission:
 
     async def admit(self, request: JoinRequest) -> JoinReply:
         """Redeem an invite. The caller has proved that it holds the private key. Raises Refused."""
-        authority = self._authority()
+        authority = self._authority("let nobody in", "Make the invite")
         node = id_of(request.public_key)
+        if self._roles.revoked(node):  # an invite that is still open must not undo what a person decided
+            raise Refused(
+                f"Node {node} was revoked from this hive.",
+                fix=f"An admin lets it in again with `hivenode grant {node[:8]} --role ROLE`.",
+            )
         async with self._lock:
             now = self._wall()
             roles = self._book.redeem(request.id, request.secret, node, now)
             await self._journal.set_cell(CELL, self._book.state())
         certificate = authority.certify(request.public_key, now=datetime.fromtimestamp(now, UTC))
-        grant = authority.grant(request.public_key, request.name, roles, serial=int(now * 1000))
+        known = self._roles.grant(node)
+        grant = authority.grant(request.public_key, request.name, roles, serial=self._serial(known))
+        if known is not None:  # the first grant stands in the newcomer's feed; who returns has one there already
+            await self._append(NodeAdmitted(grant=grant))
         log.info("admitted", node_id=node, member=request.name, roles=[role.value for role in roles])
         return JoinReply(
             certificate_pem=certificate,
@@ -91,10 +112,68 @@ class Admission:
             addresses=self._addresses(),
         )
 
-    def _authority(self) -> Authority:
+    async def change(self, node: str, roles: tuple[Role, ...]) -> None:
+        """Give a node these roles instead of those it has; also lets a revoked one in again.
+
+        Raises:
+            Refused: the authority's key is not kept here.
+            InvalidInput: no roles.
+            NotFound: the hive never had this node.
+        """
+        if not roles:
+            raise InvalidInput(
+                "A grant needs at least one role.", fix=f"Roles are {', '.join(Role)}; `hivenode revoke` takes all."
+            )
+        async with self._lock:
+            authority = self._authority("change nobody's roles", "Do it")
+            held = self._held(node)
+            grant = authority.grant(held.public_key, held.name, tuple(dict.fromkeys(roles)), self._serial(held))
+            await self._append(NodeAdmitted(grant=grant))
+        log.info("roles granted", node_id=node, member=held.name, roles=[role.value for role in roles])
+
+    async def revoke(self, node: str, reason: str) -> None:
+        """End a node's membership. What it stated until now, as far as it has come here, goes on to count.
+
+        Raises:
+            Refused: the authority's key is not kept here, or `node` is this one.
+            NotFound: the hive never had this node.
+            Conflict: it is revoked already.
+        """
+        async with self._lock:
+            authority = self._authority("revoke nobody", "Do it")
+            if node == self._credentials.identity.node_id:
+                raise Refused(
+                    "This node founded the hive and keeps its authority's key: it cannot be revoked.",
+                    fix="Stop it with `hivenode down`; without it nobody can be let in or revoked.",
+                )
+            held = self._held(node)
+            if held.revokes:
+                raise Conflict(f"{held.name} is revoked already.", fix="Nothing to do.")
+            grant = authority.grant(
+                held.public_key,
+                held.name,
+                (),
+                self._serial(held),
+                through=self._heads().get(node, 0),
+                reason=reason,
+            )
+            await self._append(NodeAdmitted(grant=grant))
+        log.warning("revoked", node_id=node, member=held.name, reason=reason)
+
+    def _held(self, node: str) -> Grant:
+        grant = self._roles.grant(node)
+        if grant is None:
+            raise NotFound(f"This hive never had a node {node}.", fix="`hivenode peers` lists those it knows.")
+        return grant
+
+    def _serial(self, held: Grant | None) -> int:
+        """Above the one before, even if the clock was set back."""
+        return max(int(self._wall() * 1000), held.serial + 1 if held is not None else 0)
+
+    def _authority(self, so: str, do: str) -> Authority:
         if self._credentials.authority is None:
             raise Refused(
-                "This node does not keep the hive's authority key, so it can let nobody in.",
-                fix="Make the invite on the node that founded the hive.",
+                f"This node does not keep the hive's authority key, so it can {so}.",
+                fix=f"{do} on the node that founded the hive.",
             )
         return self._credentials.authority

@@ -112,6 +112,10 @@ class Membership:
     def dial_failed(self, peer: str, why: LinkEnd) -> None:
         self._carry_out(self._swim.dial_failed(self._now(), peer, why))
 
+    def expel(self, node: str) -> None:
+        """A member was revoked: it is as good as dead."""
+        self._carry_out(self._swim.expel(self._now(), node))
+
     def lagged(self, seconds: float) -> None:
         """Our own event loop was late by this much: blame ourselves first."""
         self._swim.lag(self._now(), seconds)

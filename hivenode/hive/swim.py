@@ -330,6 +330,14 @@ class Swim:
         self._plan_gossip(now)
         return effects
 
+    def expel(self, now: float, node: str) -> list[Effect]:
+        """It is no member any more, by an authority above ours: hold it dead, whatever it says."""
+        self._refusals.pop(node, None)
+        self._vouched.pop(node, None)
+        effects: list[Effect] = [*self._roster.condemn(now, node)]
+        self._plan_gossip(now)
+        return effects
+
     def _redial_refused(self, now: float) -> list[Effect]:
         effects: list[Effect] = []
         for peer, refusal in list(self._refusals.items()):

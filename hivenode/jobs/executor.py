@@ -410,6 +410,11 @@ class Executor:
             if node in work.members and work.handle is not None and work.state in ("prepared", "running"):
                 work.handle.send(PeerLost(node=node))
 
+    def expelled(self) -> None:
+        """This node was revoked: it works for nobody any more."""
+        for work in list(self._work.values()):
+            self._end(work, "this node was revoked")
+
     def ledger_changed(self) -> None:
         """End work whose job has ended, or whose attempt has been overtaken by a higher epoch's."""
         for work in list(self._work.values()):

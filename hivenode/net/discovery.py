@@ -39,6 +39,17 @@ class Interface:
     address: str
 
 
+@dataclass(frozen=True)
+class Announced:
+    """What some node says of itself by multicast. Nothing of it is proven."""
+
+    node: str
+    hive: str
+    name: str
+    version: str
+    addresses: tuple[str, ...]
+
+
 def interfaces() -> tuple[Interface, ...]:
     """Addresses of the interfaces that are up, in the system's order; link-local IPv6 left out."""
     up = {name for name, state in psutil.net_if_stats().items() if state.isup}
@@ -86,6 +97,8 @@ class Discovery:
         interfaces: IP addresses of the interfaces to use, never "all": container bridges would be flooded.
         on_found: called with id and addresses of a node of this hive, each time they are heard anew.
         version, boot: build and boot counter, announced for people who look.
+        name: this node's, announced for people who look.
+        on_heard: called with every announcement, of whatever hive.
     """
 
     def __init__(
@@ -99,11 +112,14 @@ class Discovery:
         *,
         version: str = "",
         boot: int = 0,
+        name: str = "",
+        on_heard: Callable[[Announced], None] = lambda announced: None,
     ) -> None:
         self._hive = hive_id
         self._node = node_id
         self._interfaces = list(interfaces)
         self._on_found = on_found
+        self._on_heard = on_heard
         self._tasks = TaskGroup(_task_failed)
         self._resolving: dict[str, None] = {}
         self._state = "off"
@@ -115,7 +131,7 @@ class Discovery:
             SERVICE,
             f"{node_id}.{SERVICE}",
             port=port,
-            properties={"v": version, "hive": hive_id, "node": node_id, "boot": str(boot)},
+            properties={"v": version, "hive": hive_id, "node": node_id, "boot": str(boot), "name": name[:64]},
             parsed_addresses=_literals(addresses),
             server=f"{node_id}.local.",
         )
@@ -191,15 +207,16 @@ class Discovery:
 
     def _report(self, info: AsyncServiceInfo) -> None:
         properties = info.decoded_properties
-        node = properties.get("node") or ""
-        if properties.get("hive") != self._hive:
-            self.foreign += 1
-            return
+        node, hive = properties.get("node") or "", properties.get("hive") or ""
+        foreign = hive != self._hive
+        self.foreign += foreign
         if node == self._node or len(node) != len(self._node) or not info.port:
             return
         hosts = dict.fromkeys(info.parsed_addresses())
         addresses = tuple(join_address(host, info.port) for host in list(hosts)[:MAX_ADDRESSES])
-        if addresses:
+        name, version = (properties.get(key) or "" for key in ("name", "v"))
+        self._on_heard(Announced(node, hive[:64], name[:64], version[:64], addresses))
+        if addresses and not foreign:
             log.debug("node heard", node=node, addresses=addresses)
             self._on_found(node, addresses)
 

@@ -23,6 +23,7 @@ from hivenode.net.link import (
     CLOSE_GOODBYE,
     CLOSE_PROTOCOL,
     MAX_WEBSOCKET_MESSAGE,
+    PROTOCOL_VERSIONS,
     Link,
     LinkClosed,
     LinkLimits,
@@ -32,6 +33,7 @@ from hivenode.net.link import (
 from hivenode.net.links import Links
 from hivenode.net.listener import Listener, ListenLimits, bind
 from hivenode.net.messages import PROTOCOL, Message
+from hivenode.net.probing import BUILD_HEADER, PROTOCOLS_HEADER, Probe, probe
 from hivenode.net.redial import DialLimits, Wanted, keep_seed
 from hivenode.net.transport import LinkEnd, TransportHandler
 from hivenode.spec.values import BlobRef
@@ -93,6 +95,7 @@ class PeerTransport:
         self.id = credentials.identity.node_id
         self.port = port
         self._hive = credentials.hive_id
+        self._build = build_version
         self._credentials = credentials
         self._listen_host = listen_host
         self._advertise = tuple(advertise)
@@ -212,6 +215,13 @@ class PeerTransport:
             raise Unavailable("The network is not up.", fix="Wait until the node has started.")
         await self._bulk_client.fetch(peer, ref, into)
 
+    async def probe(self, peer: str, address: str, wall: Callable[[], float]) -> Probe:
+        """Find out whether and how a node, this one included, can be reached at an address. `wall`: seconds since
+        1970."""
+        if not self._running:
+            raise Unavailable("The network is not up.", fix="Wait until the node has started.")
+        return await probe(self._dialer, address, peer, wall)
+
     def renew(self, credentials: Credentials) -> None:
         """Show a new certificate on connections from here on; links that are up stay."""
         self._credentials = credentials
@@ -312,7 +322,15 @@ class PeerTransport:
         address = join_address(str(remote[0]), int(remote[1])) if remote else ""
         if PROTOCOL not in request.headers.get("Sec-WebSocket-Protocol", ""):
             reason = f"This node speaks {PROTOCOL}."
-            raise web.HTTPUpgradeRequired(text=reason, headers={"X-Hive-Reason": reason})
+            oldest, newest = PROTOCOL_VERSIONS
+            raise web.HTTPUpgradeRequired(
+                text=reason,
+                headers={
+                    "X-Hive-Reason": reason,
+                    BUILD_HEADER: self._build,
+                    PROTOCOLS_HEADER: f"{oldest}-{newest}",
+                },
+            )
         if not self._running or (peer not in self._links.live and len(self._links.live) >= self._limits.links):
             raise web.HTTPServiceUnavailable(headers={"X-Hive-Reason": "It takes no more links now."})
         socket = web.WebSocketResponse(

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from hivenode.spec.members import MemberService
 from hivenode.spec.values import BlobRef, Plan, Role
 
 
@@ -160,6 +161,9 @@ class Notice(msgspec.Struct, frozen=True):
 
 class NodeService(Protocol):
     """What the admin endpoint needs of a node. Every method may raise a HiveError."""
+
+    @property
+    def members(self) -> MemberService: ...
 
     def status(self) -> Status: ...
 

@@ -27,6 +27,7 @@ from hivenode.spec.status import (
     WorkerStatus,
 )
 from hivenode.spec.values import BlobRef, Candidate, Plan, Role, Share, Strategy
+from tests.admin.members import MemoryMembers
 
 NODES = {"ash": "a" * 32, "birch": "b" * 32, "cedar": "c" * 32}
 BLOB = BlobRef(digest="0" * 64, size=123_456)
@@ -92,6 +93,11 @@ class MemoryNode:
     def __post_init__(self) -> None:
         self.bus = Notices(lambda: 1_700_000_000.0)
         self.stopping = asyncio.Event()
+        self._members = MemoryMembers()
+
+    @property
+    def members(self) -> MemoryMembers:
+        return self._members
 
     def _ask(self, *what: Any) -> None:
         self.asked.append(what)

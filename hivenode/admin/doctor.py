@@ -1,0 +1,239 @@
+"""Examining this node's connections: what is wrong, and the one thing to do about it."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from hivenode.errors import Unavailable
+from hivenode.hive.contacts import Contacts
+from hivenode.hive.membership import Membership
+from hivenode.hive.roles import Roles
+from hivenode.hive.swim import MemberState
+from hivenode.net.addresses import is_loopback, split_address
+from hivenode.net.discovery import Interface
+from hivenode.net.probing import Probe
+from hivenode.net.transport import LinkEnd, Transport
+from hivenode.spec.members import Check, Diagnosis, PeerExamined, ProbedAddress
+
+MAX_SKEW_SECONDS = 10.0
+MAX_PEERS = 64
+MAX_ADDRESSES = 8
+AT_ONCE = 16
+
+
+class Instruments(Protocol):
+    """What the doctor needs of the machine. In simulation there is none."""
+
+    @property
+    def used(self) -> tuple[Interface, ...]:
+        """Interfaces whose addresses are given out."""
+        ...
+
+    @property
+    def skipped(self) -> tuple[Interface, ...]: ...
+
+    @property
+    def discovery(self) -> str:
+        """State of discovery; "" when the settings switch it off."""
+        ...
+
+    async def probe(self, peer: str, address: str) -> Probe: ...
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """
+    Args:
+        addresses: what this node gives out as its own.
+        instruments: None where there is no real network.
+    """
+
+    me: str
+    addresses: Sequence[str]
+    transport: Transport
+    membership: Membership
+    roles: Roles
+    contacts: Contacts
+    instruments: Instruments | None
+
+    async def examine(self, peer: str) -> Diagnosis:
+        """Examine this node, and the connections to one peer, or with "" to every member that should be there.
+
+        Raises:
+            Unavailable: there is no real network.
+        """
+        if self.instruments is None:
+            raise Unavailable("There is no real network to examine.", fix="Ask a daemon.")
+        peers = [peer] if peer else self._expected()
+        room = asyncio.Semaphore(AT_ONCE)
+        own = await asyncio.gather(*(self._probe(room, self.me, address) for address in self.addresses[:MAX_ADDRESSES]))
+        examined = await asyncio.gather(*(self._examine(room, node) for node in peers if node != self.me))
+        checks = (
+            *self._network(),
+            self._port(own),
+            _clock([one.skew_seconds for each in examined for one in each.addresses if one.skew_seconds is not None]),
+            self._membership(),
+        )
+        healthy = all(check.ok for check in checks) and all(each.ok for each in examined)
+        return Diagnosis(healthy=healthy, checks=checks, peers=tuple(examined))
+
+    def _expected(self) -> list[str]:
+        """Members that should be there, those not linked first."""
+        links = self.transport.links
+        nodes = [
+            member.node
+            for member in self.membership.members
+            if member.state is not MemberState.left and not self.roles.revoked(member.node)
+        ]
+        return sorted(nodes, key=lambda node: (node in links, node))[:MAX_PEERS]
+
+    async def _probe(self, room: asyncio.Semaphore, peer: str, address: str) -> Probe:
+        assert self.instruments is not None
+        async with room:
+            return await self.instruments.probe(peer, address)
+
+    # --- this node --------------------------------------------------------------------------------------------
+
+    def _network(self) -> tuple[Check, ...]:
+        assert self.instruments is not None
+        used = ", ".join(f"{one.name} {one.address}" for one in self.instruments.used) or "none"
+        skipped = ", ".join(f"{one.name} {one.address}" for one in self.instruments.skipped) or "none"
+        only_here = all(is_loopback(split_address(address)[0]) for address in self.addresses)
+        state = self.instruments.discovery
+        working = not state.startswith("not working")
+        return (
+            Check("interfaces", True, f"Used: {used}. Skipped: {skipped}."),
+            Check(
+                "addresses",
+                True,
+                f"Others are told to dial {', '.join(self.addresses)}."
+                + (" No other machine can: these are this machine's own." if only_here else ""),
+                "To be found by other machines, set network.listen and network.advertise." if only_here else "",
+            ),
+            Check(
+                "discovery",
+                working,
+                f"Discovery by multicast: {state or 'switched off by network.discovery'}.",
+                "" if working else "Allow UDP port 5353 between the machines, or name members in network.seeds.",
+            ),
+        )
+
+    def _port(self, own: Sequence[Probe]) -> Check:
+        failed = [probe for probe in own if probe.error]
+        if not failed:
+            return Check("port", True, f"It answers at {', '.join(probe.address for probe in own)}.")
+        said = "; ".join(f"{probe.address}: {probe.error}" for probe in failed)
+        fix = "Open the port in this machine's firewall, and correct network.advertise if it is set."
+        return Check("port", len(failed) < len(own), f"This node cannot reach itself at {said}.", fix)
+
+    def _membership(self) -> Check:
+        grant = self.roles.grant(self.me)
+        if grant is not None and grant.revokes:
+            reason = grant.reason.rstrip(". ") or "no reason was given"
+            fix = "Ask an admin of the hive to grant it roles again, or join another hive."
+            return Check("membership", False, f"This node was revoked: {reason}.", fix)
+        return Check("membership", True, f"Its roles are {', '.join(self.roles.of(self.me))}.")
+
+    # --- a peer -----------------------------------------------------------------------------------------------
+
+    async def _examine(self, room: asyncio.Semaphore, node: str) -> PeerExamined:
+        member = self.membership.member(node)
+        heard = self.contacts.announcement(node)
+        failures = self.contacts.failures(node)
+        addresses = dict.fromkeys(
+            [
+                *(member.addresses if member else ()),
+                *(heard.said.addresses if heard else ()),
+                *(failure.address for failure in failures),
+            ]
+        )
+        tried = list(addresses)[:MAX_ADDRESSES]
+        probes = await asyncio.gather(*(self._probe(room, node, address) for address in tried))
+        linked = node in self.transport.links
+        found, fix = self._verdict(node, linked, probes)
+        return PeerExamined(
+            node=node,
+            name=(member.name if member else "") or self.roles.name(node),
+            state="revoked" if self.roles.revoked(node) else member.state.value if member else "unheard",
+            linked=linked,
+            version=member.version if member else "",
+            multicast_at=heard.at if heard else None,
+            last_contact=self.contacts.last(node),
+            last_error=failures[0].detail if failures else "",
+            addresses=tuple(
+                ProbedAddress(p.address, p.tcp, p.identity, p.build, p.protocols, p.skew_seconds, p.error)
+                for p in probes
+            ),
+            ok=not fix,
+            found=found,
+            fix=fix,
+        )
+
+    def _verdict(self, node: str, linked: bool, probes: Sequence[Probe]) -> tuple[str, str]:
+        """What is the matter, and what to do; the latter is empty when all is well."""
+        name, member, failures = self.roles.name(node), self.membership.member(node), self.contacts.failures(node)
+        if self.roles.revoked(node):
+            return f"{name} was revoked.", f"`hivenode grant {name} --role ROLE` lets it in again."
+        if member is not None and member.state is MemberState.left:
+            return f"{name} was stopped by its owner.", f"Start it there with `hivenode up`; `hivenode forget {name}`."
+        if not probes:
+            fix = f"Start it, or name its address in network.seeds. If it is gone for good: `hivenode forget {name}`."
+            return f"No address of {name} is known.", fix
+        good = [probe for probe in probes if not probe.error]
+        skews = [probe.skew_seconds for probe in good if probe.skew_seconds is not None]
+        if skews and abs(skew := min(skews, key=abs)) > MAX_SKEW_SECONDS:
+            return _skewed(name, skew)
+        if good and linked:
+            return f"{name} is linked and answers at {good[0].address}.", ""
+        if good:
+            why = f": {failures[0].detail}" if failures else ""
+            return (
+                f"{name} answers at {good[0].address}, but there is no link{why}.",
+                f"Wait a moment and ask again; then look at the log of {name}, and run `hivenode doctor` there.",
+            )
+        return _unreachable(name, linked, probes)
+
+
+def _skewed(name: str, skew: float) -> tuple[str, str]:
+    word = "ahead of" if skew > 0 else "behind"
+    return (
+        f"The clock of {name} is {abs(skew):.0f} s {word} this machine's.",
+        "Have both set their clocks by the network: `timedatectl set-ntp true`.",
+    )
+
+
+def _unreachable(name: str, linked: bool, probes: Sequence[Probe]) -> tuple[str, str]:
+    """The probe that came furthest says most."""
+    best = max(probes, key=lambda probe: (probe.identity, probe.tcp, probe.why is LinkEnd.refused))
+    found = f"{name} at {best.address}: {best.error}."
+    if linked:
+        found = f"{name} is linked because it dialled this node; it cannot be dialled at {best.address}: {best.error}."
+        return found, f"Open its port in the firewall of {name}, or correct network.advertise there."
+    if best.identity and best.why is LinkEnd.protocol:
+        return found, "Run the same version of hivenode on both machines."
+    if best.identity:
+        return found, f"Look at what {name} logs about this node; it may hold it revoked."
+    if best.tcp and best.why is LinkEnd.identity:
+        if "clock" in best.error:
+            return found, "Have both machines set their clocks by the network: `timedatectl set-ntp true`."
+        return found, f"Something else has that address: see in `hivenode status` on {name} where it listens."
+    if best.why is LinkEnd.refused:
+        return found, "The machine is there and hivenode is not: start it there with `hivenode up`, on the same port."
+    fix = f"Is {name} switched on and on this network? Then allow TCP to {best.address} in the firewalls between."
+    return found, fix
+
+
+def _clock(skews: Sequence[float]) -> Check:
+    """Whose clock is wrong when many differ from ours, all to the same side: ours."""
+    if not skews:
+        return Check("clock", True, "No other member's clock could be compared.")
+    middle = statistics.median(skews)
+    if len(skews) > 1 and abs(middle) > MAX_SKEW_SECONDS:
+        word = "behind" if middle > 0 else "ahead of"
+        fix = "Set it by the network: `timedatectl set-ntp true`."
+        return Check("clock", False, f"This machine's clock is {abs(middle):.0f} s {word} most others'.", fix)
+    return Check("clock", True, f"The clocks of other members differ from it by {max(map(abs, skews)):.1f} s at most.")

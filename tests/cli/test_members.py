@@ -1,0 +1,52 @@
+"""The verbs about members, against a daemon's real endpoint."""
+
+from __future__ import annotations
+
+from hivenode.spec.values import Role
+from tests.cli.conftest import Endpoint, Run
+
+
+def test_peers_names_members_strangers_and_the_revoked(daemon: Endpoint, run: Run) -> None:
+    answer = run("peers")
+    assert answer.code == 0
+    assert all(word in answer.out for word in ("birch", "dogwood", "It is in another hive.", "cedar", "laptop sold"))
+    assert "\x1b" not in answer.out
+    found = run("peers", "--json").json
+    assert [len(found[key]) for key in ("known", "pending", "revoked")] == [1, 1, 1]
+
+
+def test_revoke_grant_and_forget(daemon: Endpoint, run: Run) -> None:
+    assert "no member any more" in run("revoke", "birch", "--reason", "sold").out
+    assert run("grant", "birch", "--role", "worker", "--role", "submitter").out == "birch is worker, submitter now.\n"
+    assert run("forget", "birch", "--json").json["roles"] == []
+    assert daemon.node.members.asked == [
+        ("revoke", "birch", "sold"),
+        ("grant", "birch", (Role.worker, Role.submitter)),
+        ("forget", "birch"),
+    ]
+
+
+def test_what_is_wrong_with_the_words_is_said(daemon: Endpoint, run: Run) -> None:
+    assert run("revoke", "elm").code == 3
+    assert run("revoke", "ash").code == 4
+    assert run("grant", "birch").code == 2
+    assert run("grant", "birch", "--role", "king").code == 2
+    assert run("revoke", "../../v1/stop").code == 3, "a name cannot become another address"
+
+
+def test_the_doctors_exit_code_says_whether_all_is_well(daemon: Endpoint, run: Run) -> None:
+    answer = run("doctor")
+    assert (answer.code, "All is well." in answer.out) == (0, True)
+    daemon.node.members.fix = "Start it with `hivenode up`."
+    answer = run("doctor", "birch")
+    assert answer.code == 5
+    assert "Start it with `hivenode up`." in answer.out
+    assert daemon.node.members.asked[-1] == ("doctor", "birch")
+    answer = run("doctor", "--json")
+    assert (answer.code, answer.json["healthy"]) == (5, False)
+
+
+def test_without_a_daemon_the_doctor_says_what_to_do(run: Run) -> None:
+    answer = run("doctor")
+    assert answer.code == 5
+    assert "hivenode up" in answer.err
