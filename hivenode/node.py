@@ -209,7 +209,7 @@ class Node:
             rng=ports.rng,
             addresses=self._seed_addresses,
             roles=self.roles,
-            heads=lambda: self.feeds.heads,
+            counted=self.feeds.counted,
             append=self.replication.append,
         )
         self.service: NodeService = Service(self._parts())

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
 from hivenode.errors import Conflict, InvalidInput, NotFound, Refused
@@ -35,7 +35,7 @@ class Admission:
         rng: source of invite ids and secrets (the daemon hands in the system's).
         addresses: where a joining node may reach members, own first.
         roles: what the authority has said of each node so far.
-        heads: how many events of each author count here.
+        counted: how many events of an author count here.
         append: states facts in our own feed.
     """
 
@@ -48,7 +48,7 @@ class Admission:
         rng: random.Random,
         addresses: Callable[[], tuple[str, ...]],
         roles: Roles,
-        heads: Callable[[], Mapping[str, int]],
+        counted: Callable[[str], int],
         append: Callable[[Body], Awaitable[None]],
     ) -> None:
         self._credentials = credentials
@@ -57,7 +57,7 @@ class Admission:
         self._rng = rng
         self._addresses = addresses
         self._roles = roles
-        self._heads = heads
+        self._counted = counted
         self._append = append
         self._book = InviteBook(journal.cell(CELL))
         self._lock = asyncio.Lock()
@@ -154,7 +154,7 @@ class Admission:
                 held.name,
                 (),
                 self._serial(held),
-                through=self._heads().get(node, 0),
+                through=self._counted(node),
                 reason=reason,
             )
             await self._append(NodeAdmitted(grant=grant))

@@ -96,7 +96,7 @@ class Feeds:
         """Version vector: highest number held, of those that count, of each author; `QUARANTINED` for one whose feed
         forked, of which nothing more is wanted."""
         authors = sorted(self._feeds.keys() | self._forked.keys())
-        return {author: QUARANTINED if author in self._forked else self._counted(author) for author in authors}
+        return {author: QUARANTINED if author in self._forked else self.counted(author) for author in authors}
 
     @property
     def forked(self) -> Mapping[str, int]:
@@ -191,15 +191,16 @@ class Feeds:
         held = self._latest.get(grant.node)
         if held is not None and held.serial >= grant.serial:
             return False
-        before = self._counted(grant.node)
+        before = self.counted(grant.node)
         self._latest[grant.node] = grant
-        return self._counted(grant.node) != before
+        return self.counted(grant.node) != before
 
     def _limit(self, author: str) -> int | None:
         grant = self._latest.get(author)
         return grant.through if grant is not None and grant.revokes else None
 
-    def _counted(self, author: str) -> int:
+    def counted(self, author: str) -> int:
+        """How many events of an author count."""
         held, limit = len(self._feeds.get(author, ())), self._limit(author)
         return held if limit is None else min(held, limit)
 
