@@ -308,9 +308,6 @@ class _Daemon:
             notify("STOPPING=1")
 
     async def _join(self, token: str) -> JoinResult:
-        invite = read_token(token)
-        if invite.hive == self._home.current.read_text(encoding="ascii").strip():
-            raise Conflict(f"This node is in hive {invite.hive[:8]} already.", fix="Nothing to do.")
         credentials, seeds = await join(read_token(token), self._identity, self._settings.node.name,
                                         datetime.now(UTC))  # fmt: skip
         self._enter(credentials, seeds)
