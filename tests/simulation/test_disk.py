@@ -139,12 +139,12 @@ def test_blobs_are_kept_by_their_hash_and_files_are_taken_in() -> None:
     async def main(rng: random.Random) -> None:
         disk = SimulatedDisk(rng)
         blobs = SimulatedBlobs(disk)
-        disk.files["/work/model"] = b"weights"
-        ref = await blobs.put_file(Path("/work/model"), move=True)
+        disk.files["/simulated/model"] = b"weights"
+        ref = await blobs.put_file(Path("/simulated/model"), move=True)
         assert await blobs.read(ref.digest, limit=7) == b"weights"
         assert list(blobs.digests()) == [ref]
         with pytest.raises(NotFound):
-            await blobs.put_file(Path("/work/model"))
+            await blobs.put_file(Path("/simulated/model"))
         with pytest.raises(Exhausted):
             await blobs.read(ref.digest, limit=6)
         disk.crash()

@@ -72,7 +72,7 @@ class Directories:
 
     def make(self, job: str, attempt: int) -> str:
         self.made += 1
-        return f"/work/{job}-{attempt}-{self.made}"
+        return f"/simulated/{job}-{attempt}-{self.made}"
 
     def remove(self, directory: str) -> None:
         for name in [name for name in self.disk.files if name.startswith(directory + "/")]:
