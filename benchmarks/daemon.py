@@ -43,15 +43,16 @@ async def join_seconds(root: Path) -> float:
     """Median time from the start of a new machine with a token to its being a member in the founder's eyes."""
     founder = Machine(root, "founder")
     await founder.start()
-    taken = []
+    machines, taken = [founder], []
     for number in range(3):
         token = (await founder.api("POST", "/v1/invites", {"uses": 1}))["token"]
         joiner = Machine(root, f"joiner{number}")
+        machines.append(joiner)
         began = time.perf_counter()
         await joiner.start("--join", token)
         await founder.until("/v1/status", lambda status, n=number: settled(status, n + 2))
         taken.append(time.perf_counter() - began)
-    await asyncio.gather(*(m.stop() for m in [founder]))
+    await asyncio.gather(*(machine.stop() for machine in machines))
     return statistics.median(taken)
 
 
