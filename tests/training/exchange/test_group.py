@@ -131,6 +131,18 @@ def test_a_round_somebody_completed_is_fetched_bit_for_bit() -> None:
     assert fetched
 
 
+@pytest.mark.parametrize(
+    ("seed", "kills"), [(110, [(203, 1), (241, 3)]), (131, [(95, 0), (127, 3)]), (148, [(179, 0), (219, 3)])]
+)
+def test_a_result_fetched_twice_counts_only_what_belongs_to_the_second_time(
+    seed: int, kills: list[tuple[int, int]]
+) -> None:
+    """Found by search: a piece announced in one view comes in after the next view has asked for the result again."""
+    world = World(5, rounds=3, count=16, rng=random.Random(seed))
+    run_with_kills(world, kills)
+    world.check_all_finish()
+
+
 def test_who_contributes_nan_is_out_and_named() -> None:
     world = World(3, rounds=2, count=9, rng=random.Random(5))
     guilty = world.members[1]
