@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from pydantic import ValidationError
 
 from hivenode import __version__
 from hivenode.admin.members import Members
@@ -283,7 +284,7 @@ class Service:
         furthest = max(going, key=lambda progress: progress.step, default=None)
         state = job.ending or ("queued" if attempt is None or attempt.ended else "running" if furthest else "planned")
         model = p.catalogue.of_job(job.id)
-        epochs = furthest.epochs if furthest else json.loads(job.spec).get("training", {}).get("epochs", 0)
+        epochs = furthest.epochs if furthest else _declared_epochs(job.spec)
         metrics = attempt.ended.metrics if attempt and attempt.ended and job.ending == "finished" else {}
         step = furthest.step if furthest else attempt.ended.step if attempt and attempt.ended else 0
         return JobSummary(
@@ -416,6 +417,14 @@ class Service:
             node=p.name,
             seconds=asyncio.get_running_loop().time() - began,
         )
+
+
+def _declared_epochs(spec: bytes) -> int:
+    """0 when this version does not understand the declaration; anybody who may submit can have stated anything."""
+    try:
+        return JobSpec.model_validate_json(spec).training.epochs
+    except ValidationError:
+        return 0
 
 
 def plain(value: msgspec.Struct) -> dict[str, Any]:
