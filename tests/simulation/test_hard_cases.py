@@ -19,13 +19,6 @@ SEEDS = range(3)
 def odd_specs() -> list[bytes]:
     bad_epochs = b'{"name": "x", "training": {"epochs": "many"}}'
     return [b"not json", b"\xff\xfe", b"[]", b"{}", b'{"training": 3}', bad_epochs]
-        b"not json",
-        b"\xff\xfe",
-        b"[]",
-        b"{}",
-        b'{"training": 3}',
-        b'{"name": "x", "training": {"epochs": "many"}}',
-    ]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
