@@ -11,10 +11,9 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-import msgspec
-
 from hivenode import __version__
 from hivenode.admin.doctor import Doctor, Instruments
+from hivenode.admin.health import complaints
 from hivenode.admin.members import Members
 from hivenode.admin.notices import Notices
 from hivenode.admin.service import Parts, Service, plain
@@ -22,6 +21,7 @@ from hivenode.catalog.holders import Keeper
 from hivenode.catalog.models import Catalogue, Holders
 from hivenode.config import Settings
 from hivenode.errors import HiveError
+from hivenode.hive.address_book import AddressBook
 from hivenode.hive.admission import Admission
 from hivenode.hive.clock import HybridClock
 from hivenode.hive.contacts import Contacts
@@ -76,7 +76,6 @@ from hivenode.trust.credentials import Credentials
 from hivenode.trust.identity import verify
 
 BOOT = "boot"
-PEERS = "peers"
 LAG_SECONDS = 0.1
 
 log = get_logger("node")
@@ -129,7 +128,6 @@ class Node:
         self._troubles: dict[str, str] = {}
         self._addresses: tuple[str, ...] = ()
         self._ready = False
-        self._wanted: dict[str, tuple[str, ...]] = {}
         self._build_views()
 
     def _build_views(self) -> None:
@@ -142,6 +140,13 @@ class Node:
         self.views = Views([self.roles, self.ledger, self.holders, self.experience])
         self.feeds = Feeds(self._credentials.hive_id, self._credentials.authority_key)
         self.notices = Notices(self._ports.wall)
+        self.book = AddressBook(
+            me=self.me,
+            transport=self._ports.transport,
+            journal=self._ports.journal,
+            roles=self.roles,
+            members=lambda: self.membership.members,
+        )
         self.contacts = Contacts(self._ports.wall)
 
     # --- life ---------------------------------------------------------------------------------------------------
@@ -149,7 +154,7 @@ class Node:
     async def start(self) -> None:
         """Bring everything up. Raises Conflict (port), Corrupted (journal), Exhausted (disk)."""
         ports, identity = self._ports, self._credentials.identity
-        self._alone = not (self._known_peers() or ports.seeds)
+        self._alone = not (self.book.remembered or ports.seeds)
         boot = int.from_bytes(ports.journal.cell(BOOT) or b"", "big") + 1
         await ports.journal.set_cell(BOOT, boot.to_bytes(8, "big"))
         self.clock = HybridClock(ports.wall)
@@ -217,7 +222,7 @@ class Node:
         self.membership.start()
         self.leadership.start(alone=self._alone)
         self._electorate()
-        self._dial_known()
+        self.book.open(ports.seeds)
         self._tasks.spawn(self._measure_lag(), "node: loop lag")
         self._tasks.spawn(self.results.tidy(), "node: tidy")
 
@@ -337,7 +342,7 @@ class Node:
             call=self.call_node,
             wall=ports.wall,
             rng=ports.rng,
-            health=self._health,
+            health=lambda: complaints(self.me, self._troubles, self.roles, self.replication, self.feeds),
             admin_url=ports.admin_url,
             addresses=lambda: self._addresses,
             members=self._members(),
@@ -445,16 +450,16 @@ class Node:
 
     def _heed_grants(self, entries: Sequence[Entry]) -> None:
         """The authority has spoken: part from whoever is revoked, seek out whoever may come back."""
-        transport, members = self._ports.transport, self.membership.members
+        transport = self._ports.transport
         if self.roles.revoked(self.me):
-            for peer in dict.fromkeys([*self._wanted, *(member.node for member in members), *transport.links]):
-                transport.forget(peer)
+            known = (member.node for member in self.membership.members)
+            for peer in dict.fromkeys([*self.book.sought, *known, *transport.links]):
+                self.book.strike(peer)
                 transport.drop(peer, LinkEnd.local)
-            self._wanted.clear()
             self.executor.expelled()
             return
         for grant in self.roles.grants:
-            if grant.revokes and self._wanted.pop(grant.node, None) is not None:
+            if grant.revokes and self.book.addresses(grant.node) is not None:
                 self._let_go(grant.node)
             if grant.revokes:
                 # It is told why before the door closes: a link that ends by our own will is flushed first.
@@ -462,24 +467,16 @@ class Node:
                 transport.drop(grant.node, LinkEnd.local)
                 transport.forget(grant.node)
                 self.membership.expel(grant.node)
-        for member in members:
-            if member.node not in self._wanted and member.state is not MemberState.left:
-                self._want(member.node, member.addresses)
-
-    def _want(self, node: str, addresses: tuple[str, ...]) -> None:
-        if node != self.me and not self.roles.revoked(node) and not self.roles.revoked(self.me):
-            self._wanted[node] = addresses
-            self._ports.transport.want(node, addresses)
+        self.book.seek_all()
 
     def _member_changed(self, member: Member, was: MemberState | None) -> None:
         present = member.state in PRESENT
         if member.node != self.me:
             if member.state is MemberState.left:
                 self._let_go(member.node)
-            elif self._wanted.get(member.node) != member.addresses or (present and was not in PRESENT):
-                # The dead are dialled too, ever more rarely: that is how a partition heals.
-                self._want(member.node, member.addresses)
-                self._tasks.spawn(self._remember_peers(), "node: remember peers")
+            elif self.book.addresses(member.node) != member.addresses or (present and was not in PRESENT):
+                self.book.seek(member.node, member.addresses)
+                self._tasks.spawn(self.book.remember(), "node: remember peers")
             if not present and was in PRESENT:
                 self.executor.node_gone(member.node)
         self._electorate()
@@ -490,10 +487,9 @@ class Node:
         self._changed.notify()
 
     def _let_go(self, node: str) -> None:
-        self._ports.transport.forget(node)
+        self.book.strike(node)
         self.contacts.forget(node)
-        self._wanted.pop(node, None)
-        self._tasks.spawn(self._remember_peers(), "node: remember peers")
+        self._tasks.spawn(self.book.remember(), "node: remember peers")
 
     def _leader_changed(self, epoch: Epoch | None) -> None:
         self.coordinator.lead(epoch if epoch is not None and epoch.node == self.me else None)
@@ -568,33 +564,6 @@ class Node:
         member = self.membership.member(node)
         return self.roles.revoked(node) or (member is not None and member.state not in PRESENT)
 
-    def _health(self) -> tuple[str, ...]:
-        found = list(self._troubles.values())
-        if (grant := self.roles.grant(self.me)) is not None and grant.revokes:
-            reason = grant.reason.rstrip(". ") or "no reason was given"
-            found.append(
-                f"This node was revoked from its hive: {reason}. It takes no part any more. Ask an admin to grant it "
-                "roles again, or `hivenode join` another hive."
-            )
-        if self.replication.trouble:
-            found.append(self.replication.trouble)
-        if self.replication.quarantined:
-            found.append(
-                "Another member found two branches of this node's own feed and takes nothing more of it: give this "
-                "node a new home and invite it again."
-            )
-        for author, hours in sorted(self.replication.ahead.items()):
-            found.append(
-                f"The clock of {self.roles.name(author)} is {hours:.0f} hours ahead of this machine's; nothing it says "
-                "is taken in until they agree. Set the clocks (`timedatectl set-ntp true`)."
-            )
-        for author, seq in sorted(self.feeds.forked.items()):
-            found.append(
-                f"The feed of {self.roles.name(author)} forked at event {seq} (restored from a backup, or one key on "
-                "two machines): nothing it says is taken in. Give it a new home and invite it again."
-            )
-        return tuple(found)
-
     def _worker_host(self) -> str:
         """Where this node's workers listen for the others': the host of its first address."""
         return self._addresses[0].rpartition(":")[0].strip("[]")
@@ -604,31 +573,10 @@ class Node:
         others = [a for m in self.membership.members if m.node != self.me and m.state in PRESENT for a in m.addresses]
         return tuple(dict.fromkeys([*self._addresses, *others]))[:16]
 
-    def _dial_known(self) -> None:
-        for node, addresses in sorted(self._known_peers().items()):
-            if self._wanted.get(node) is None:
-                self._want(node, addresses)
-        if self._ports.seeds and not self.roles.revoked(self.me):
-            self._ports.transport.seed(self._ports.seeds)
-
-    def _known_peers(self) -> dict[str, tuple[str, ...]]:
-        """Addresses of the other members when last heard of, by id."""
-        raw = self._ports.journal.cell(PEERS)
-        return msgspec.msgpack.decode(raw, type=dict[str, tuple[str, ...]]) if raw else {}
-
-    async def _remember_peers(self) -> None:
-        known = {m.node: m.addresses for m in self.membership.members if m.state is not MemberState.left}
-        known = {node: addresses for node, addresses in known.items() if not self.roles.revoked(node)}
-        known.pop(self.me, None)
-        raw = msgspec.msgpack.encode(dict(sorted(known.items())))
-        if raw != self._ports.journal.cell(PEERS):
-            await self._ports.journal.set_cell(PEERS, raw)
-
     def found(self, node: str, addresses: tuple[str, ...]) -> None:
         """A hint from discovery: a node of this hive may be at these addresses."""
-        revoked = self.roles.revoked(node) or self.roles.revoked(self.me)
-        if self._ready and node != self.me and node not in self._ports.transport.links and not revoked:
-            self._ports.transport.want(node, addresses)
+        if self._ready:
+            self.book.hint(node, addresses)
 
     async def _measure_lag(self) -> None:
         loop = asyncio.get_running_loop()

@@ -264,6 +264,7 @@ class Executor:
                     fix="Look at who ordered it.",
                 )
             if epoch < fence:
+                log.warning("an order of an outlived epoch is refused", epoch=str(epoch), obeyed=str(fence))
                 raise Refused(
                     f"Node {self._node_name} has obeyed epoch {fence} and refuses an order of epoch {epoch}.",
                     fix="Nothing to do: the newer coordinator's orders stand.",
