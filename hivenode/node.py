@@ -27,7 +27,8 @@ from hivenode.hive.clock import HybridClock
 from hivenode.hive.contacts import Contacts
 from hivenode.hive.election import Election, ElectionSettings
 from hivenode.hive.feeds import Entry, Feeds
-from hivenode.hive.membership import Leadership, Membership
+from hivenode.hive.leadership import Leadership
+from hivenode.hive.membership import Membership
 from hivenode.hive.replication import Replication
 from hivenode.hive.roles import Roles
 from hivenode.hive.swim import PRESENT, PROFILES, Member, MemberState, Swim

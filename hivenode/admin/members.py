@@ -8,7 +8,8 @@ from hivenode.admin.doctor import Doctor
 from hivenode.errors import Conflict, InvalidInput, NotFound
 from hivenode.hive.admission import Admission
 from hivenode.hive.contacts import Contacts, Failure, Heard
-from hivenode.hive.membership import Leadership, Membership
+from hivenode.hive.leadership import Leadership
+from hivenode.hive.membership import Membership
 from hivenode.hive.roles import Roles
 from hivenode.hive.swim import PRESENT
 from hivenode.net.transport import Transport

@@ -19,7 +19,8 @@ from hivenode.catalog.holders import Keeper
 from hivenode.catalog.models import Catalogue, Holders, ModelVersion
 from hivenode.errors import Conflict, HiveError, InvalidInput, NotFound, Refused, Unavailable
 from hivenode.hive.clock import seconds
-from hivenode.hive.membership import Leadership, Membership
+from hivenode.hive.leadership import Leadership
+from hivenode.hive.membership import Membership
 from hivenode.hive.roles import Roles
 from hivenode.hive.swim import MemberState
 from hivenode.jobs.coordinator import Coordinator
