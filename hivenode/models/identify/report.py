@@ -13,6 +13,11 @@ FREE = -1
 """A dimension that is chosen when the model is used: batch, length."""
 
 
+MOST_FINDINGS = 200
+"""A hostile file may hold millions; the verdict needs one."""
+LONGEST_FINDING = 300
+
+
 class Confidence(StrEnum):
     """How a value is known: `read` stands in the file as such, `inferred` follows from what stands there by a rule that
     has no exceptions we know of, `guessed` is likely and may be wrong."""
@@ -89,7 +94,8 @@ class Report(msgspec.Struct, kw_only=True):
     Attributes:
         path: as it was given.
         format: e.g. `safetensors`, `torch_zip`, `gguf`, `onnx`, `keras_h5`.
-        framework: `pytorch`, `tensorflow`, `keras`, `transformers`, `diffusers`, `flax`, `scikit-learn`, `onnx`, `xgboost`, ...
+        framework: `pytorch`, `tensorflow`, `keras`, `transformers`, `diffusers`, `flax`, `scikit-learn`,
+            `onnx`, `xgboost`, ...
         family: nlp, computer_vision, tabular, reinforcement_learning, audio, other or unknown.
         task: e.g. `text_classification`, `image_classification`, `object_detection`, `regression`, `q_learning`.
         architecture: cnn, transformer, rnn, gan, diffusion, tree_based, ensemble, linear, neural_network, dqn, ppo, ...
@@ -103,7 +109,8 @@ class Report(msgspec.Struct, kw_only=True):
         quantization: e.g. `q4_k_m`, `gptq-4bit`, `int8`.
         safe: True: nothing but data and known-harmless constructs; False: see `findings`; None: it could not be told.
         confidence: by field name, for every field that has a value and was not simply measured (path, size).
-        hyperparameters: sizes needed to cost the model (hidden size, heads, vocabulary, ...), as they stand in the file.
+        hyperparameters: sizes needed to cost the model (hidden size, heads, vocabulary, ...), as they stand there.
+        bytes_read: how much of the files was read to know this.
         listing: each tensor; kept out of the JSON unless asked for.
     """
 
@@ -128,10 +135,11 @@ class Report(msgspec.Struct, kw_only=True):
     confidence: dict[str, Evidence] = msgspec.field(default_factory=dict)
     error: Trouble | None = None
     hyperparameters: dict[str, bool | int | float | str] = msgspec.field(default_factory=dict)
+    bytes_read: int | None = None
     listing: list[Tensor] = msgspec.field(default_factory=list)
 
     def know(self, how: Confidence, evidence: str, **fields: Any) -> None:
-        """Set fields and say how they are known: `report.know(Confidence.read, "config.json: model_type", model="bert")`.
+        """Set fields and say how they are known: `report.know(Confidence.read, "config.json: model", model="bert")`.
 
         A field that is None or empty is left as it was.
         """
@@ -142,7 +150,7 @@ class Report(msgspec.Struct, kw_only=True):
             self.confidence[name] = Evidence(how, evidence)
 
     def hold(self, tensors: Iterable[Tensor], evidence: str) -> None:
-        """Take a listing, and what follows from it: `tensors`, `dtypes`, `parameters` (everything but buffers, once)."""
+        """Take a listing and what follows: `tensors`, `dtypes`, `parameters` (everything but buffers, once)."""
         self.listing = list(tensors)
         own = [tensor for tensor in self.listing if tensor.shared_with is None]
         self.dtypes = {}
@@ -154,6 +162,12 @@ class Report(msgspec.Struct, kw_only=True):
             tensors=len(self.listing),
             parameters=sum(count(tensor.shape) for tensor in own if tensor.trainable is not False),
         )
+
+    def find(self, what: str, where: str, why: str) -> None:
+        """Name a construct that is not known to be harmless; the verdict is then unsafe."""
+        self.safe = False
+        if len(self.findings) < MOST_FINDINGS:
+            self.findings.append(Finding(what[:LONGEST_FINDING], where, why))
 
     def to_dict(self, *, listing: bool = False) -> dict[str, Any]:
         """The stable JSON form."""

@@ -1,4 +1,4 @@
-"""Bounded reading of files nobody vouches for: every byte read is counted, and a reader can't take more than its share."""
+"""Bounded reading of files nobody vouches for: bytes are counted, and a reader can't take more than its share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from hivenode.errors import Corrupted, Exhausted, InvalidInput, NotFound
 
@@ -40,12 +40,16 @@ class Source:
             raise InvalidInput(f"{path} is not a regular file.", fix="Give a model file or a directory that holds one.")
         self.size = status.st_size
         self.bytes_read = 0
+        self.kept: dict[str, object] = {}
+        """What one look at the file has parsed and the next may use: the archive's directory."""
         self._budget = budget
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -62,7 +66,8 @@ class Source:
         """
         if offset < 0 or length < 0 or offset + length > self.size:
             raise Corrupted(
-                f"{self.name} is cut short or lies about its sizes: {length} bytes are wanted at {offset}, it has {self.size}.",
+                f"{self.name} is cut short or lies about its sizes: "
+                f"{length} bytes are wanted at {offset}, it has {self.size}.",
                 fix="Fetch the file again.",
             )
         if length > LARGEST_READ or self.bytes_read + length > self._budget:
@@ -92,3 +97,52 @@ class Source:
         """The last bytes, as many as there are up to `length`."""
         taken = min(length, self.size)
         return self.read(self.size - taken, taken)
+
+    def some(self, offset: int, length: int) -> bytes:
+        """Up to `length` bytes from `offset`; fewer only where the file ends."""
+        return self.read(offset, max(0, min(length, self.size - offset)))
+
+    def part(self, start: int, size: int) -> Part:
+        """A range of this file as a file of its own, nothing read yet.
+
+        Raises:
+            Corrupted: it does not lie within the file.
+        """
+        return Part(self, start, size)
+
+
+class Part:
+    """A range of bytes of a source: an entry kept uncompressed in an archive, a pickle after another."""
+
+    def __init__(self, source: Source, start: int, size: int) -> None:
+        if start < 0 or size < 0 or start + size > source.size:
+            raise Corrupted(
+                f"{source.name} is cut short or lies about its sizes: it has {source.size} bytes, "
+                f"of which {size} are wanted at {start}.",
+                fix="Fetch the file again.",
+            )
+        self.source = source
+        self.start = start
+        self.size = size
+
+    def some(self, offset: int, length: int) -> bytes:
+        """Up to `length` bytes from `offset`; fewer only where the part ends."""
+        return self.source.read(self.start + offset, max(0, min(length, self.size - offset)))
+
+
+class Readable(Protocol):
+    """What can be read from anywhere: a source, a part of one, or what a decompressor yields."""
+
+    def some(self, offset: int, length: int) -> bytes:
+        """Up to `length` bytes from `offset`; fewer only where the data ends."""
+        ...
+
+
+class Held:
+    """Bytes already in memory, as something to read from."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def some(self, offset: int, length: int) -> bytes:
+        return self.data[offset : offset + length]
