@@ -165,6 +165,21 @@ class ElectionSettings(_Section):
         " N, a side with fewer than N waits instead.",
     )
 
+    priority: int = Field(
+        5,
+        ge=0,
+        le=10,
+        description="How much you want this machine to coordinate, against the others of the hive. Among equals, those"
+        " on mains power, well linked and long up go first; a higher priority goes before all of that.",
+    )
+    transfer_seconds: float = Field(
+        30.0,
+        ge=1,
+        le=86400,
+        description="A coordinator hands over to a member that has been clearly better placed for this long, seconds;"
+        " at once when it goes on battery itself, or stops.",
+    )
+
     @model_validator(mode="after")
     def _patient(self) -> ElectionSettings:
         low, high = self.timeout_seconds

@@ -32,6 +32,7 @@ from hivenode.net.peers import PeerTransport
 from hivenode.net.probing import Probe
 from hivenode.node import Node, Ports
 from hivenode.planning.profile import SelfProfile
+from hivenode.power import Power
 from hivenode.spec.status import JoinResult, Status
 from hivenode.store.blobs import FileBlobs
 from hivenode.store.journal import SqliteJournal
@@ -170,6 +171,7 @@ class _Daemon:
         self._rng = random.SystemRandom()
         self._identity = Identity.load_or_create(home.key)
         self._profile = SelfProfile(home.path / "profile.json", threads=settings.worker.threads or None)
+        self._power = Power()
         self._url = ""
 
     async def run(self) -> int:
@@ -180,6 +182,8 @@ class _Daemon:
         credentials = await self._credentials()
         self._measuring = asyncio.create_task(self._profile.measure(), name="profile")
         watchdog = asyncio.create_task(keep_watchdog(), name="watchdog")
+        await self._power.look()
+        power = asyncio.create_task(self._power.watch(), name="power")
         while not self._stopping.is_set():
             self._rejoined: Credentials | None = None
             self._again = asyncio.Event()
@@ -189,6 +193,7 @@ class _Daemon:
             credentials = self._rejoined
         self._measuring.cancel()
         watchdog.cancel()
+        power.cancel()
         return 0
 
     async def _credentials(self) -> Credentials:
@@ -265,6 +270,7 @@ class _Daemon:
                 home=str(self._home.path),
                 seeds=seeds,
                 instruments=bench,
+                on_battery=lambda: self._power.on_battery,
             ),
         )
         admin: AdminServer | None = None

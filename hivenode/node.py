@@ -25,12 +25,14 @@ from hivenode.hive.address_book import AddressBook
 from hivenode.hive.admission import Admission
 from hivenode.hive.clock import HybridClock
 from hivenode.hive.contacts import Contacts
+from hivenode.hive.council import FULL, council
 from hivenode.hive.election import Election, ElectionSettings
 from hivenode.hive.feeds import Entry, Feeds
-from hivenode.hive.leadership import Leadership
+from hivenode.hive.leadership import Electorate, Leadership
 from hivenode.hive.membership import Membership
 from hivenode.hive.replication import Replication
 from hivenode.hive.roles import Roles
+from hivenode.hive.standing import UNABLE, SelfAssessment, Signs
 from hivenode.hive.swim import PRESENT, PROFILES, Member, MemberState, Swim
 from hivenode.hive.views import Views
 from hivenode.jobs.coordinator import Coordinator
@@ -78,6 +80,8 @@ from hivenode.trust.identity import verify
 
 BOOT = "boot"
 LAG_SECONDS = 0.1
+ASSESS_SECONDS = 1.0
+"""Between two looks at how fit this node is to coordinate."""
 
 log = get_logger("node")
 
@@ -113,6 +117,8 @@ class Ports:
     """Addresses at which a member may answer."""
     instruments: Instruments | None = None
     """For the doctor; None where there is no real network."""
+    on_battery: Callable[[], bool] = lambda: False
+    """Whether the machine runs on battery now."""
 
 
 class Node:
@@ -174,7 +180,7 @@ class Node:
             wall=ports.wall,
             on_change=self._facts_changed,
             on_offender=lambda peer, reason: ports.transport.drop(peer, LinkEnd.protocol),
-            on_trouble=self._electorate,
+            on_trouble=self._assess,
             expects_peers=not self._alone,
             tasks=self._tasks,
         )
@@ -193,21 +199,8 @@ class Node:
             verify=self._verify,
         )
         self.membership = Membership(swim, ports.transport, self._member_changed, self._let_go, self._conflict)
-        election = self._settings.election
-        self.leadership = Leadership(
-            lambda state: Election(
-                self.me,
-                settings=ElectionSettings(
-                    heartbeat=election.heartbeat_seconds, timeout=election.timeout_seconds, quorum=election.quorum
-                ),
-                rng=ports.rng,
-                state=state,
-            ),
-            ports.transport,
-            ports.journal,
-            self._leader_changed,
-            self._tasks,
-        )
+        self._assessment = SelfAssessment(self._settings.election.priority, asyncio.get_running_loop().time())
+        self.leadership = self._build_leadership()
         self.admission = Admission(
             self._credentials,
             ports.journal,
@@ -222,9 +215,11 @@ class Node:
         self._ready = True
         self.membership.start()
         self.leadership.start(alone=self._alone)
+        self._assess()
         self._electorate()
         self.book.open(ports.seeds)
         self._tasks.spawn(self._measure_lag(), "node: loop lag")
+        self._tasks.spawn(self._keep_assessing(), "node: standing")
         self._tasks.spawn(self.results.tidy(), "node: tidy")
 
     async def stop(self) -> None:
@@ -240,6 +235,24 @@ class Node:
         if hasattr(self, "calls"):
             await self.calls.close()
         await self._ports.journal.close()
+
+    def _build_leadership(self) -> Leadership:
+        ports, election = self._ports, self._settings.election
+        settings = ElectionSettings(
+            heartbeat=election.heartbeat_seconds,
+            timeout=election.timeout_seconds,
+            quorum=election.quorum,
+            transfer=election.transfer_seconds,
+        )
+        return Leadership(
+            lambda state: Election(self.me, settings=settings, rng=ports.rng, state=state),
+            ports.transport,
+            ports.journal,
+            self._leader_changed,
+            self._assess,
+            self._tasks,
+            handover_seconds=settings.window,
+        )
 
     def _build_jobs(self) -> None:
         ports, settings = self._ports, self._settings
@@ -384,12 +397,14 @@ class Node:
         log.info("linked", peer=self.roles.name(peer), peer_id=peer, address=address)
         self.replication.link_up(peer)
         self.membership.link_up(peer)
+        self._links_changed()
 
     def link_down(self, peer: str, why: LinkEnd) -> None:
         if self._ready:
             log.info("link ended", peer=self.roles.name(peer), peer_id=peer, why=why.value)
             self.calls.link_down(peer)
             self.membership.link_down(peer, why)
+            self._links_changed()
 
     def dial_failed(self, peer: str, address: str, why: LinkEnd, detail: str) -> None:
         if self._ready:
@@ -494,6 +509,11 @@ class Node:
 
     def _leader_changed(self, epoch: Epoch | None) -> None:
         self.coordinator.lead(epoch if epoch is not None and epoch.node == self.me else None)
+        self._assess()
+        self._tell_coordinator(epoch)
+        self._changed.notify()
+
+    def _tell_coordinator(self, epoch: Epoch | None) -> None:
         self.notices.tell(
             "coordinator",
             {
@@ -501,9 +521,9 @@ class Node:
                 "name": self.roles.name(epoch.node) if epoch else "",
                 "epoch": str(epoch) if epoch else "",
                 "counter": epoch.counter if epoch else self.leadership.highest.counter,
+                "waiting": self.leadership.waiting,
             },
         )
-        self._changed.notify()
 
     def _broadcast(self, progress: Progress) -> None:
         self._hear(progress)
@@ -539,14 +559,60 @@ class Node:
     def _electorate(self) -> None:
         if not self._ready:
             return
-        alive = self._alive()
+        present = {member.node: member for member in self.membership.members if member.state in PRESENT}
+        alive = tuple(node for node in present if not self.roles.revoked(node))
         may = self.roles.holders(Role.coordinator)
+        standings = {node: present[node].standing for node in may if node in present}
+        able = tuple(node for node, standing in standings.items() if standing != UNABLE)
+        voters = able if self._settings.election.quorum else council(able, self.roles.serial)
+        told = [Epoch(present[node].leads, node) for node in able if present[node].leads]
+        waited = self.leadership.waiting
         self.leadership.electorate(
-            tuple(node for node in may if node in alive),
-            tuple(node for node in may if self._known(node)),
-            self.me in may and not self.replication.trouble,  # who cannot write cannot coordinate
-            tuple(node for node in alive if node not in may),
+            Electorate(
+                alive=able,
+                known=tuple(node for node in may if self._known(node)),
+                eligible=self.me in able,
+                followers=alive if len(alive) <= FULL else self._near(alive),
+                voters=voters,
+                standings=standings,
+                told=max(told, default=None),
+            )
         )
+        if self.leadership.waiting != waited:
+            self._tell_coordinator(self.leadership.leader)
+
+    def _links_changed(self) -> None:
+        if len(self.membership.alive) > FULL:
+            self._electorate()  # who is linked gets heartbeats
+
+    def _near(self, alive: tuple[str, ...]) -> tuple[str, ...]:
+        """Of a large hive, those that get heartbeats without being voters: who is linked, and who works for us."""
+        links = {*self._ports.transport.links, *(self.coordinator.executors if self.leadership.leading else ())}
+        return tuple(node for node in alive if node in links)
+
+    def _assess(self) -> None:
+        """Say how fit we are to coordinate, if that has changed, and whether we do."""
+        if not self._ready:
+            return
+        now = asyncio.get_running_loop().time()
+        links = self._ports.transport.links
+        others = [node for node in self.leadership.voters if node != self.me]
+        signs = Signs(
+            able=self.leadership.able and not self.replication.trouble,  # who cannot write cannot coordinate
+            battery=self._ports.on_battery(),
+            health=self.membership.health,
+            linked=sum(node in links for node in others) / len(others) if others else 1.0,
+        )
+        leader = self.leadership.leader
+        tells = leader is not None and leader.node == self.me and len(self.membership.alive) > FULL
+        standing, leads = self._assessment.assess(now, signs), leader.counter if leader is not None and tells else 0
+        if self.membership.declare(standing, leads):
+            self._electorate()
+
+    async def _keep_assessing(self) -> None:
+        while True:
+            await asyncio.sleep(ASSESS_SECONDS)
+            self._assess()
 
     def _known(self, node: str) -> bool:
         member = self.membership.member(node)

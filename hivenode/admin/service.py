@@ -151,7 +151,8 @@ class Service:
         if p.roles.revoked(p.me):
             return tuple(found)  # whatever else is wrong follows from that
         if p.leadership.leader is None:
-            found.append("There is no coordinator yet: jobs wait until one is elected.")
+            why = f", {p.leadership.waiting}" if p.leadership.waiting else ""
+            found.append(f"There is no coordinator yet{why}: jobs wait until one is elected.")
         found.extend(
             f"{member.name} is {member.state.value}: its jobs go on elsewhere."
             for member in p.membership.members

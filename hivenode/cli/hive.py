@@ -164,7 +164,8 @@ def describe(notice: Notice) -> str:
         case "coordinator" if data.get("node"):
             return f"{data.get('name')} coordinates, epoch {data.get('epoch')}"
         case "coordinator":
-            return f"nobody coordinates (epoch counter {data.get('counter')})"
+            waiting = f"; {data['waiting']}" if data.get("waiting") else ""
+            return f"nobody coordinates (epoch counter {data.get('counter')}){waiting}"
         case "job":
             return f"{data.get('name')} ({data.get('job')}) is {data.get('state')}: {data.get('reason')}"
         case "progress":

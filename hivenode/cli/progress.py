@@ -120,7 +120,7 @@ class JobView:
             case "coordinator" if data.get("node"):
                 return [f"{data.get('name')} coordinates now (epoch {data.get('epoch')})"]
             case "coordinator":
-                return ["the coordinator is gone, the others elect"]
+                return [data.get("waiting") or "the coordinator is gone, the others elect"]
         return []
 
     def _advance(self, report: Report, now: float) -> None:

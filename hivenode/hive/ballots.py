@@ -25,6 +25,13 @@ class ElectionSettings:
     leaders at a time, more than half of all that may coordinate."""
     rank_delay: float = 0.1
     """Once a leader is known to be gone, the r-th of those that could follow waits r times this long."""
+    transfer: float = 30.0
+    """A leader hands over to a member that has been clearly better for this long."""
+
+    @property
+    def window(self) -> float:
+        """How long an heir has to win, and how long voters wait for a clearly better candidate."""
+        return 2 * self.heartbeat
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,14 +30,27 @@ What a leader does when it learns of a counter or epoch above its own:
   above applies.
 
 Counters more than `MAX_STEP` above anything seen are not believed, so that one message cannot use them up.
+
+Who should lead: members tell how fit they are (`standing`). Better ones stand earlier; a voter refuses its pre-vote to
+a candidate while a clearly better one is alive, but not for longer than a moment, lest one that never stands keep the
+hive waiting; and a leader hands over to a clearly better member, or to the best one when it stops (Ongaro, 3.10): it
+names its heir in its heartbeats, the heir stands at once, and voters grant it their votes although they hear their
+leader, who gives it his own. If nothing comes of it the leader leads on. Standings only ever decide between candidates
+any of which may lead, so a false one does no harm to safety.
+
+In a large hive only a `council` votes. Who is neither of it nor sent heartbeats believes what the membership says:
+which member signs that it leads (`told`).
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 
 from hivenode.hive import ballots
 from hivenode.hive.ballots import Campaign, Effect, ElectionSettings, Leader, Persist, Send
+from hivenode.hive.standing import ORDINARY, clearly
+from hivenode.hive.succession import NEVER, Succession, order
 from hivenode.net.messages import Heartbeat, HeartbeatAck, Message, VoteReply, VoteRequest
 from hivenode.spec.values import Epoch
 
@@ -45,7 +58,6 @@ __all__ = ["Effect", "Election", "ElectionSettings", "Leader", "Persist", "Send"
 
 MAX_STEP = 1 << 20
 """How far above everything seen a counter is still believed."""
-NEVER = float("inf")
 _HURRIED_TRIES = 5
 """Campaigns at short intervals once the leader is gone or silent; afterwards it is back to the timeout."""
 _RAISES = 3
@@ -81,6 +93,17 @@ class Election:
         self._voted = -NEVER
         self._alive: tuple[str, ...] = ()
         self._known: tuple[str, ...] = ()
+        self._voters: tuple[str, ...] = ()
+        self._standings: dict[str, int] = {}
+        self._told: Epoch | None = None
+        self._by_word = False
+        """Whether we follow a leader that the membership names and that sends us no heartbeats."""
+        self._heir = ""
+        """Whom the leader we follow, or we as the leader, hands over to."""
+        self._heir_until = NEVER
+        self._succession = Succession(me, settings.transfer)
+        self._better_until: float | None = None
+        """Until when pre-votes are refused to candidates that a better one outranks; None before the first refusal."""
         self._audience: tuple[str, ...] = ()
         self._eligible = False
         self._resigned = False
@@ -90,6 +113,8 @@ class Election:
         self._bid_at = NEVER
         self._wait_until = -NEVER
         self._spared = False
+        self._armed: tuple[float, float] | None = None
+        """Since when we wait before we stand, and our draw; None if `_stand_at` was set otherwise."""
         self._hurried = 0
         self._acks: dict[str, float] = {}
 
@@ -116,14 +141,16 @@ class Election:
         self._wait_until = now + 2 * self._settings.timeout[1]
         self._rearm(now)
         if alone:
-            self._stand_at = self._wait_until = now
+            self._wait_until = now
+            self._alarm_at(now)
         return []
 
     def deadline(self) -> float:
         """When `tick` must be called next."""
         if not self.leading:
             return self._stand_at
-        return min(self._beat_at, self._bid_at, self._campaign.ends if self._campaign else NEVER)
+        ends = self._campaign.ends if self._campaign else NEVER
+        return min(self._beat_at, self._bid_at, self._heir_until, ends)
 
     def tick(self, now: float) -> list[Effect]:
         """Do what is due."""
@@ -131,13 +158,22 @@ class Election:
             return self._lead(now)
         if now < self._stand_at:
             return []
+        if self._leader is not None and now - self._heard_leader < self._settings.timeout[0]:
+            # We stood as its heir and did not win in time: it leads on.
+            self._campaign = None
+            self._rearm(now)
+            return []
+        if self._leader is not None and self._leader == self._told and not self._may_stand:
+            self._by_word = True
+            self._alarm_at(NEVER)
+            return []
         if now - self._stand_at > self._settings.heartbeat and not self._spared:
             # We were late ourselves, so the leader's heartbeats may lie unread: read them first, once.
             self._spared = True
-            self._stand_at = now + self._settings.heartbeat
+            self._alarm_at(now + self._settings.heartbeat)
             return []
         if self._may_stand and now < self._wait_until and len(self._known) > len(self._alive):
-            self._stand_at = self._wait_until + self._rng.uniform(0, self._settings.heartbeat)
+            self._rearm(self._wait_until - self._settings.timeout[0])
             return []
         if self._leader is not None:
             self._hurried = _HURRIED_TRIES
@@ -145,7 +181,7 @@ class Election:
         if self._may_stand:
             effects += self._stand(now)
         else:
-            self._stand_at = NEVER
+            self._alarm_at(NEVER)
         return effects
 
     # --- who there is ---------------------------------------------------------------------------------------
@@ -157,19 +193,32 @@ class Election:
         known: tuple[str, ...],
         eligible: bool,
         followers: tuple[str, ...] = (),
+        *,
+        voters: tuple[str, ...] | None = None,
+        standings: Mapping[str, int] | None = None,
+        told: Epoch | None = None,
     ) -> list[Effect]:
         """Tell who may vote; to be called after every change.
 
         Args:
-            alive: members that may coordinate and are not known to be gone, sorted; with us, if we may.
+            alive: members that may coordinate, are not known to be gone and can vote, sorted; with us, if we may.
             known: all members that may coordinate, sorted.
             eligible: whether we may coordinate. If not, we neither vote nor stand, but follow.
-            followers: further members to send heartbeats to: those alive that may not coordinate.
+            followers: further members to send heartbeats to: those alive that do not vote.
+            voters: those of `alive` that vote and stand, sorted; all if not given.
+            standings: how fit they are; `ORDINARY` where nothing is said.
+            told: the highest epoch in which a member that is alive and may coordinate says that it leads.
         """
         lost = any(node not in alive for node in self._alive)
         fresh_from = self._audience
         self._alive, self._known, self._eligible = alive, known, eligible
-        self._audience = tuple(sorted({*alive, *followers} - {self._me}))
+        self._voters = alive if voters is None else voters
+        self._standings = {node: (standings or {}).get(node, ORDINARY) for node in self._voters}
+        self._told = told
+        self._audience = tuple(sorted({*self._voters, *followers} - {self._me}))
+        self._set_alarm()
+        if self.leading:
+            self._succession.look(now, self._standings)
         fresh = [peer for peer in self._audience if peer not in fresh_from]
         missing = len(known) > len(alive)
         if self._campaign is not None and not self._may_stand:
@@ -178,6 +227,7 @@ class Election:
             effects = [*self._greet(fresh), *self._count(now)] if eligible else self._step_down(now)
         elif self._leader is not None:
             effects = [] if self._leader.node in alive else [*self._lose_leader(), *self._hasten(now)]
+            effects += self._hear_tell(now)
         else:
             effects = [*self._disclaim(fresh), *self._count(now)]
             if lost and not self.leading:
@@ -185,6 +235,24 @@ class Election:
             idle = self._stand_at == NEVER or (not missing and self._stand_at > now + self._settings.timeout[1])
             if self._may_stand and idle and not self.leading:
                 self._rearm(now)
+            effects += self._hear_tell(now)
+        return effects
+
+    def _hear_tell(self, now: float) -> list[Effect]:
+        """Follow whom the membership says to lead, if no heartbeats are meant for us."""
+        told, effects = self._told, []
+        if self._by_word and told != self._leader:
+            effects = self._lose_leader()
+            self._rearm(now)
+        if told is None or self._may_stand or told.node not in self._alive or not self._credible(told):
+            return effects
+        bound = self._promised.counter > told.counter and self._promised.node != told.node
+        if told == self._leader or bound or (told != self._accepted and told.counter <= self._accepted.counter):
+            return effects
+        if told != self._accepted:
+            self._accepted = told
+            effects.append(self._persist())
+        effects += self._follow(now, told, by_word=True)
         return effects
 
     def overtaken(self, now: float, epoch: Epoch) -> list[Effect]:
@@ -195,19 +263,22 @@ class Election:
         return [*self._step_down(now), *self._hasten(now)]
 
     def resign(self, now: float) -> list[Effect]:
-        """Hand over on stop: do not lead or stand any more, but go on voting. Followers start an election at
-        once."""
+        """Hand over on stop: stand no more, but go on voting, and lead until the best of those that follow has won or
+        `window` is over. If there is nobody, or nothing comes of it, followers start an election at once."""
         self._resigned = True
         self._campaign = None
-        return self._step_down(now) if self.leading else []
+        if not self.leading:
+            return []
+        heir = self._succession.last_resort(self._confirmed(now), self._standings)
+        return self._hand_over(now, heir) if heir else self._step_down(now)
 
     # --- messages -------------------------------------------------------------------------------------------
 
     def receive(self, now: float, peer: str, message: Message) -> list[Effect]:
         """`peer` is the authenticated sender. Messages that are not the election's are ignored."""
         match message:
-            case Heartbeat(epoch=epoch):
-                return self._on_heartbeat(now, peer, epoch)
+            case Heartbeat(epoch=epoch, heir=heir):
+                return self._on_heartbeat(now, peer, epoch, heir)
             case HeartbeatAck(epoch=epoch):
                 return self._on_ack(now, peer, epoch)
             case VoteRequest(epoch=epoch, trial=trial):
@@ -217,7 +288,7 @@ class Election:
             case _:
                 return []
 
-    def _on_heartbeat(self, now: float, peer: str, epoch: Epoch) -> list[Effect]:
+    def _on_heartbeat(self, now: float, peer: str, epoch: Epoch, heir: str) -> list[Effect]:
         # A leader that we hold dead is not followed, whatever of it is still under way; should it live, it
         # refutes.
         if epoch.node != peer or peer not in self._alive or not self._credible(epoch):
@@ -233,10 +304,10 @@ class Election:
         promise = self._promised
         bound = promise.counter > epoch.counter and promise.node != peer
         if epoch == self._accepted and not bound:
-            return effects + self._follow(now, epoch)
+            return effects + self._follow(now, epoch, heir)
         if epoch.counter > self._accepted.counter and not bound:
             self._accepted = epoch
-            return [*effects, self._persist(), *self._follow(now, epoch)]
+            return [*effects, self._persist(), *self._follow(now, epoch, heir)]
         if epoch.counter == self._accepted.counter and epoch > self._accepted and not bound:
             # Our leader will give way to this one, which has to outbid it before we can follow.
             effects += self._lose_leader()
@@ -265,7 +336,7 @@ class Election:
     def _on_request(self, now: float, peer: str, epoch: Epoch, trial: bool) -> list[Effect]:
         if epoch.node != peer or not self._eligible or peer not in self._known:
             return []
-        granted = self._would_vote(now, epoch)
+        granted = self._would_vote(now, epoch) and not (trial and self._better_waits(now, peer))
         effects: list[Effect] = []
         if granted and not trial:
             self._promised = epoch
@@ -274,6 +345,7 @@ class Election:
             if self._leader is None or self._leader.node != peer:
                 effects += self._lose_leader()
             self._campaign = None
+            self._beat_at = self._bid_at = self._heir_until = NEVER
             self._rearm(now)
         return [*effects, Send(peer, VoteReply(epoch, trial, granted, self.highest))]
 
@@ -287,11 +359,23 @@ class Election:
                 # Whoever has our vote gets a moment to win with it.
                 return now - self._voted >= self._settings.heartbeat or self._promised.node not in self._alive
         leader = self._leader
-        if leader is None or leader.node == epoch.node:
+        if leader is None or epoch.node in (leader.node, self._heir):
             return True
         if leader.node == self._me:
             return False
         return leader.node not in self._alive or now - self._heard_leader >= self._settings.timeout[0]
+
+    def _better_waits(self, now: float, candidate: str) -> bool:
+        """Whether a clearly better member than this candidate could stand instead. It gets `window` to do so, once:
+        one that does not stand by then shall not keep the hive without a leader."""
+        if self._heir == candidate or (self._leader is not None and self._leader.node == candidate):
+            return False
+        worth = clearly(self._standings.get(candidate, ORDINARY))
+        if all(clearly(self._standings[node]) <= worth for node in self._rivals):
+            return False
+        if self._better_until is None:
+            self._better_until = now + self._settings.window
+        return now < self._better_until
 
     def _on_reply(self, now: float, peer: str, reply: VoteReply) -> list[Effect]:
         campaign = self._campaign
@@ -313,11 +397,22 @@ class Election:
 
     @property
     def _may_stand(self) -> bool:
-        return self._eligible and not self._resigned and self._me in self._alive
+        return self._eligible and not self._resigned and self._me in self._voters
+
+    @property
+    def _rivals(self) -> list[str]:
+        """Voters, best first, without the leader that fell silent."""
+        silent = self._accepted.node
+        return order((n for n in self._voters if n != silent or n == self._me), self._standings)
+
+    @property
+    def votes(self) -> tuple[int, int]:
+        """How many voters are there, and how many votes a coordinator needs."""
+        return len(self._voters), self._needed
 
     @property
     def _needed(self) -> int:
-        return max(len(self._alive) // 2 + 1, self._settings.quorum)
+        return max(len(self._voters) // 2 + 1, self._settings.quorum)
 
     @property
     def _next_counter(self) -> int:
@@ -336,7 +431,7 @@ class Election:
         epoch = Epoch(self._next_counter, self._me)
         self._campaign = Campaign(epoch, True, ends, {self._me: None}, raises)
         if not self.leading:
-            self._stand_at = ends
+            self._alarm_at(ends)
         return [*self._ask(VoteRequest(epoch, True)), *self._count(now)]
 
     def _count(self, now: float) -> list[Effect]:
@@ -358,14 +453,17 @@ class Election:
         self._campaign = None
         self._accepted = epoch
         self._leader = epoch
-        self._stand_at = NEVER
+        self._alarm_at(NEVER)
         self._hurried = 0
+        self._better_until = None
+        self._set_heir("")
+        self._succession.begin(now, self._standings)
         self._acks = dict.fromkeys(campaign.grants, now)
         self._beat_at = now + self._settings.heartbeat
         return [self._persist(), Leader(epoch), *self._greet(self._audience)]
 
     def _ask(self, request: VoteRequest) -> list[Effect]:
-        return [Send(peer, request) for peer in self._alive if peer != self._me]
+        return [Send(peer, request) for peer in self._voters if peer != self._me]
 
     # --- leading --------------------------------------------------------------------------------------------
 
@@ -374,13 +472,38 @@ class Election:
             self._campaign = None
             if self._supporters(now) < self._needed:
                 return self._step_down(now)
+        if now >= self._heir_until:
+            if self._resigned:
+                return self._step_down(now)
+            self._set_heir("")  # it did not win: we lead on
+            self._beat_at = now
         effects = self._outbid(now) if now >= self._bid_at else []
         if now < self._beat_at:
             return effects
         if self._settings.quorum and self._supporters(now) < self._settings.quorum:
             return effects + self._step_down(now)
+        heir = "" if self._heir or self._campaign else self._succession.due(now, self._confirmed(now), self._standings)
+        if heir:
+            return effects + self._hand_over(now, heir)
         self._beat_at = now + self._settings.heartbeat
         return effects + self._greet(self._audience)
+
+    def _hand_over(self, now: float, heir: str) -> list[Effect]:
+        self._succession.tried(now)
+        self._set_heir(heir)
+        self._heir_until = now + self._settings.window
+        self._beat_at = now + self._settings.heartbeat
+        others = [peer for peer in self._audience if peer != heir]
+        return self._greet([*others, heir])  # the voters should know before the heir asks them
+
+    def _set_heir(self, heir: str) -> None:
+        self._heir = heir
+        self._heir_until = NEVER
+
+    def _confirmed(self, now: float) -> list[str]:
+        """Voters that confirmed us a moment ago."""
+        since = now - 3 * self._settings.heartbeat
+        return [peer for peer in self._voters if peer != self._me and self._acks.get(peer, -NEVER) > since]
 
     def _supporters(self, now: float) -> int:
         """Voters, ourselves included, that confirmed us within the longest timeout."""
@@ -388,18 +511,23 @@ class Election:
         return 1 + sum(at > since for peer, at in self._acks.items() if peer in self._known and peer != self._me)
 
     def _greet(self, peers: tuple[str, ...] | list[str]) -> list[Effect]:
-        return [Send(peer, Heartbeat(self._leader)) for peer in peers] if self._leader else []
+        return [Send(peer, Heartbeat(self._leader, self._heir)) for peer in peers] if self._leader else []
 
     def _outbid(self, now: float) -> list[Effect]:
         self._bid_at = NEVER
-        return self._stand(now) if self._campaign is None and self._may_stand else []
+        if self._campaign is not None or self._resigned or self._heir:
+            return []
+        if self._may_stand:
+            return self._stand(now)
+        heir = self._succession.last_resort(self._confirmed(now), self._standings)  # we have no vote ourselves
+        return self._hand_over(now, heir) if heir else []
 
     def _step_down(self, now: float) -> list[Effect]:
         """Stop leading, and tell those that follow that they need not wait for us."""
         laid_down = self._leader
         effects = self._lose_leader()
         self._campaign = None
-        self._beat_at = self._bid_at = NEVER
+        self._beat_at = self._bid_at = self._heir_until = NEVER
         self._rearm(now)
         if laid_down is not None:
             effects += [Send(peer, HeartbeatAck(laid_down)) for peer in self._audience]
@@ -413,15 +541,29 @@ class Election:
 
     # --- following ------------------------------------------------------------------------------------------
 
-    def _follow(self, now: float, epoch: Epoch) -> list[Effect]:
+    def _follow(self, now: float, epoch: Epoch, heir: str = "", *, by_word: bool = False) -> list[Effect]:
         effects: list[Effect] = [] if self._leader == epoch else [Leader(epoch)]
         self._leader = epoch
+        self._by_word = by_word
         self._heard_leader = now
         self._wait_until = -NEVER
-        self._campaign = None
         self._hurried = 0
-        self._rearm(now)
-        return [*effects, Send(epoch.node, HeartbeatAck(epoch))] if self._eligible else effects
+        self._better_until = None
+        self._set_heir(heir)
+        if self._eligible and not by_word:
+            effects.append(Send(epoch.node, HeartbeatAck(epoch)))
+        if by_word:
+            self._campaign = None
+            self._alarm_at(NEVER)
+        elif heir != self._me or not self._may_stand:
+            self._campaign = None
+            self._rearm(now)
+        elif self._campaign is None:
+            self._hurried = 1
+            effects += self._stand(now)
+        else:  # it takes long: voters may have been asked before they heard that we are the heir
+            effects += self._ask(VoteRequest(self._campaign.epoch, self._campaign.trial))
+        return effects
 
     def _refuse(self, peer: str, epoch: Epoch) -> list[Effect]:
         return [Send(peer, HeartbeatAck(epoch))]
@@ -430,6 +572,8 @@ class Election:
         if self._leader is None:
             return []
         self._leader = None
+        self._by_word = False
+        self._set_heir("")
         return [Leader(None)]
 
     def _hasten(self, now: float) -> list[Effect]:
@@ -437,18 +581,35 @@ class Election:
         try again soon, for others may learn of it a little later."""
         if self._may_stand:
             settings = self._settings
-            delay = min(self._alive.index(self._me) * settings.rank_delay, settings.timeout[0])
+            delay = min(self._rivals.index(self._me) * settings.rank_delay, settings.timeout[0])
             self._campaign = None
             self._hurried = _HURRIED_TRIES
-            self._stand_at = min(self._stand_at, now + delay + self._rng.uniform(0, settings.rank_delay / 2))
+            self._alarm_at(min(self._stand_at, now + delay + self._rng.uniform(0, settings.rank_delay / 2)))
         return []
 
     def _rearm(self, now: float) -> None:
+        """Stand after a silence from now on."""
         self._spared = False
+        self._armed = (now, self._rng.random())
+        self._set_alarm()
+
+    def _alarm_at(self, when: float) -> None:
+        self._stand_at, self._armed = when, None
+
+    def _set_alarm(self) -> None:
+        """The silence after which we stand is the shorter the better we are; apart, so that few stand together."""
+        if self._armed is None:
+            return
+        since, chance = self._armed
+        low, high = self._settings.timeout
         if self._resigned:
             self._stand_at = NEVER
+        elif self._may_stand:
+            rivals = self._rivals
+            slot = min((high - low) / len(rivals), self._settings.heartbeat)
+            self._stand_at = since + low + (rivals.index(self._me) + chance) * slot
         else:
-            self._stand_at = now + self._rng.uniform(*self._settings.timeout)
+            self._stand_at = since + low + chance * (high - low)
 
     # --- bookkeeping ----------------------------------------------------------------------------------------
 

@@ -58,6 +58,11 @@ class Membership:
         """Smoothed round trip of direct probes, seconds."""
         return self._swim.latency(node)
 
+    @property
+    def health(self) -> int:
+        """Lifeguard's local health score: 0 (well) to 7."""
+        return self._swim.health
+
     def start(self) -> None:
         self._carry_out(self._swim.start(self._now()))
 
@@ -84,6 +89,13 @@ class Membership:
     def expel(self, node: str) -> None:
         """A member was revoked: it is as good as dead."""
         self._carry_out(self._swim.expel(self._now(), node))
+
+    def declare(self, standing: int, leads: int) -> bool:
+        """Say how fit we are to coordinate, and the counter of the epoch in which we do (else 0); whether that is
+        anything new."""
+        news = self._swim.declare(self._now(), standing, leads)
+        self._alarm.reset()
+        return news
 
     def lagged(self, seconds: float) -> None:
         """Our own event loop was late by this much: blame ourselves first."""

@@ -48,6 +48,11 @@ class Roles:
         """What the authority said last of a node; None for one it never spoke of."""
         return self._grants.get(node)
 
+    def serial(self, node: str) -> int:
+        """Of its latest grant; 0 without one."""
+        grant = self._grants.get(node)
+        return grant.serial if grant else 0
+
     def revoked(self, node: str) -> bool:
         grant = self._grants.get(node)
         return grant is not None and grant.revokes

@@ -20,9 +20,12 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from types import MappingProxyType
 
+from msgspec.structs import replace as replace_struct
+
 from hivenode.hive import profiles, statements
 from hivenode.hive.broadcasts import Broadcasts
 from hivenode.hive.profiles import Profile
+from hivenode.hive.standing import ORDINARY
 from hivenode.hive.statements import Sign, Verify
 from hivenode.hive.suspicion import Suspicion
 from hivenode.net.messages import Alive, Dead, Left, Statement, Suspect
@@ -43,7 +46,8 @@ PRESENT = (MemberState.alive, MemberState.suspect)
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One node in our eyes. `since` is when it took on this state, in the seconds of `now`."""
+    """One node in our eyes. `since` is when it took on this state, in the seconds of `now`; `standing` and `leads` are
+    what it says of itself."""
 
     node: str
     state: MemberState
@@ -52,6 +56,8 @@ class Member:
     addresses: tuple[str, ...]
     version: str
     since: float
+    standing: int = ORDINARY
+    leads: int = 0
 
     @property
     def boot(self) -> int:
@@ -61,8 +67,8 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """A member appeared, or its state, addresses, name, version or boot changed. `was` is its earlier state,
-    None for a new one."""
+    """A member appeared, or its state, its boot or what it says of itself changed. `was` is its earlier state, None
+    for a new one."""
 
     member: Member
     was: MemberState | None
@@ -284,7 +290,7 @@ class Roster:
         if not statements.valid(statement, self._verify):
             return []
         self.health.add(1)
-        self._reassert(now, statement.incarnation)
+        self._reassert(statement.incarnation)
         return []
 
     def _own_key(self, own: Alive, statement: Alive | Left) -> list[RosterEffect]:
@@ -301,14 +307,23 @@ class Roster:
         self._conflict = statement.incarnation
         return [Conflict(statement.incarnation, statement.addresses if isinstance(statement, Alive) else ())]
 
-    def _reassert(self, now: float, accused: int) -> None:
+    def declare(self, standing: int, leads: int) -> bool:
+        """Say of ourselves how fit we are to coordinate and in which epoch we do; whether that is anything new."""
+        own = self.own
+        if self._leaving or (own.standing, own.leads) == (standing, leads):
+            return False
+        self._records[self.me].alive = replace_struct(own, standing=standing, leads=leads)
+        self._reassert(own.incarnation)
+        return True
+
+    def _reassert(self, accused: int) -> None:
         record = self._records[self.me]
         own = record.alive
         incarnation = max(own.incarnation, accused) + 1
         record.alive = statements.alive(
-            self._sign, self.me, incarnation, own.name, own.addresses, own.version
-        )  # fmt: skip
-        self._set(record, replace(record.member, incarnation=incarnation))
+            self._sign, self.me, incarnation, own.name, own.addresses, own.version, own.standing, own.leads
+        )
+        self._set(record, _member(record.alive, record.member.state, record.member.since))
         self.broadcasts.put(record.alive)
 
     # --- our own judgement ----------------------------------------------------------------------------------
@@ -413,5 +428,6 @@ class Roster:
 
 def _member(statement: Alive, state: MemberState, since: float) -> Member:
     return Member(
-        statement.node, state, statement.incarnation, statement.name, statement.addresses, statement.version,
-    since )  # fmt: skip
+        statement.node, state, statement.incarnation, statement.name, statement.addresses, statement.version, since,
+        statement.standing, statement.leads,
+    )  # fmt: skip

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from hivenode.hive.standing import ORDINARY
 from hivenode.net.messages import Alive, Dead, Left, Statement, Suspect
 
 Sign = Callable[[bytes], bytes]
@@ -26,7 +27,7 @@ def signed_part(statement: Statement) -> bytes:
     """The bytes a statement's signature covers."""
     if isinstance(statement, Alive):
         return _encode((_TAG, "alive", statement.node, statement.incarnation, statement.name,
-                        statement.addresses, statement.version))  # fmt: skip
+                        statement.addresses, statement.version, statement.standing, statement.leads))  # fmt: skip
     if isinstance(statement, Left):
         return _encode((_TAG, "left", statement.node, statement.incarnation))
     kind = "suspect" if isinstance(statement, Suspect) else "dead"
@@ -50,8 +51,11 @@ def size(statement: Statement) -> int:
     return len(_encode(statement))
 
 
-def alive(sign: Sign, node: str, incarnation: int, name: str, addresses: tuple[str, ...], version: str) -> Alive:
-    draft = Alive(node, incarnation, name, addresses, version, _UNSIGNED)
+def alive(
+    sign: Sign, node: str, incarnation: int, name: str, addresses: tuple[str, ...], version: str,
+    standing: int = ORDINARY, leads: int = 0,
+) -> Alive:  # fmt: skip
+    draft = Alive(node, incarnation, name, addresses, version, standing, leads, _UNSIGNED)
     return msgspec.structs.replace(draft, signature=sign(signed_part(draft)))
 
 

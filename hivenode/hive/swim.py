@@ -183,6 +183,14 @@ class Swim:
             self._lag_counted = now
             self._roster.health.add(1)
 
+    def declare(self, now: float, standing: int, leads: int) -> bool:
+        """Say how fit we are to coordinate, and the counter of the epoch in which we do (else 0); whether that is
+        anything new."""
+        news = self._roster.declare(standing, leads)
+        if news:
+            self._plan_gossip(now)
+        return news
+
     def leave(self, now: float) -> list[Effect]:
         """Say goodbye to everyone linked. Afterwards only questions are answered, nothing is started."""
         statement = self._roster.leave(now)

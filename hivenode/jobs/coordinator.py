@@ -86,6 +86,12 @@ class Coordinator:
         self.waiting: dict[str, str] = {}
         """Why an open job is not running, by job."""
 
+    @property
+    def executors(self) -> tuple[str, ...]:
+        """Nodes of the attempts that are not over, sorted."""
+        current = (job.current for job in self._ledger.jobs.values() if job.open)
+        return tuple(sorted({node for attempt in current if attempt and not attempt.ended for node in attempt.nodes}))
+
     def lead(self, epoch: Epoch | None) -> None:
         """Begin to lead in an epoch, or stop leading (None)."""
         for task in [self._main, *self._drivers.values()]:

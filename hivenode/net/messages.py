@@ -29,13 +29,17 @@ class _Message(msgspec.Struct, frozen=True, tag_field="t", omit_defaults=True):
 
 
 class Alive(_Message, frozen=True, tag="alive"):
-    """Signed by the subject: I run, at these addresses, in this incarnation (boot counter << 32 | sequence)."""
+    """Signed by the subject: I run, at these addresses, in this incarnation (boot counter << 32 | sequence).
+    `standing`: how fit I am to coordinate (`hive.standing`), 0 if I can neither vote nor lead. `leads`: the counter of
+    the epoch in which I coordinate, said only where not every member gets my heartbeats."""
 
     node: NodeId
     incarnation: Incarnation
     name: Name
     addresses: Annotated[tuple[Address, ...], msgspec.Meta(max_length=8)]
     version: Name
+    standing: Annotated[int, msgspec.Meta(ge=0, le=255)]
+    leads: Annotated[int, msgspec.Meta(ge=0, le=2**48)]
     signature: Signature
 
 
@@ -120,7 +124,10 @@ class VoteReply(_Message, frozen=True, tag="vote"):
 
 
 class Heartbeat(_Message, frozen=True, tag="beat"):
+    """`heir`: the member to which the leader hands over, and which may be voted for although the leader lives."""
+
     epoch: Epoch
+    heir: Annotated[str, msgspec.Meta(max_length=32)] = ""
 
 
 class HeartbeatAck(_Message, frozen=True, tag="beat_ack"):

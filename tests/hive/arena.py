@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable, Iterable
 
 from hivenode.hive.election import Effect, Election, ElectionSettings, Leader, Persist, Send
+from hivenode.hive.standing import ORDINARY, UNABLE
 from hivenode.net.messages import Message
 from hivenode.spec.values import Epoch
 
@@ -19,6 +20,9 @@ class Arena:
     Args:
         kind: the class of election to run.
         detect: seconds until the others know of a crash.
+        standings: of the voters; `ORDINARY` where none is given. Everybody knows them at once.
+        council: how many of those alive vote, first come first; all if not given.
+        disk: seconds a write takes, which what comes after it waits for.
     """
 
     def __init__(
@@ -30,15 +34,25 @@ class Arena:
         followers: int = 0,
         detect: float = 1.0,
         kind: type[Election] = Election,
+        standings: dict[str, int] | None = None,
+        council: int | None = None,
+        disk: tuple[float, float] = (0.0, 0.0),
+        delay: tuple[float, float] = (0.0005, 0.005),
+        loss: float = 0.0,
+        settings: ElectionSettings | None = None,
     ) -> None:
         self.rng = random.Random(seed)
         self.now = 0.0
         self.voters = tuple(f"n{i}" for i in range(voters))
         self.all = (*self.voters, *(f"w{i}" for i in range(followers)))
-        self.settings = ElectionSettings(quorum=quorum)
+        self.settings = settings or ElectionSettings(quorum=quorum)
+        self.standings = dict.fromkeys(self.voters, ORDINARY) | (standings or {})
+        self._council, self._disk, self._delay, self._loss = council, disk, delay, loss
+        self._writing: dict[str, float] = {}
         self.disks: dict[str, bytes | None] = dict.fromkeys(self.all)
         self.nodes: dict[str, Election] = {}
         self.told: list[tuple[float, str, Epoch | None]] = []
+        """What each node acted upon, and when."""
         self.messages = 0
         self.deaf: dict[tuple[str, str], None] = {}
         self._detect, self._kind = detect, kind
@@ -110,6 +124,12 @@ class Arena:
             self._believed_gone[node] = {other: None for other in self.all if other not in self.nodes}
             self._tell(node)
 
+    def stands(self, node: str, standing: int) -> None:
+        """From now on this is its standing, and everybody knows."""
+        self.standings[node] = standing
+        for other in self.nodes:
+            self._tell(other)
+
     def believes_gone(self, node: str, other: str) -> None:
         self._believed_gone[node][other] = None
         if node in self.nodes:
@@ -152,13 +172,32 @@ class Arena:
 
     def _tell(self, node: str) -> None:
         gone = self._believed_gone[node]
-        alive = tuple(n for n in self.voters if n not in gone)
+        alive = tuple(n for n in self.voters if n not in gone and self.standings[n] != UNABLE)
         others = tuple(n for n in self.all if n not in gone)
         if node in self.nodes:
-            eligible = node in self.voters
-            self._act(node, self.nodes[node].electorate(self.now, alive, self.voters, eligible, others))
+            voters = alive if self._council is None else tuple(sorted(alive, key=lambda n: int(n[1:]))[: self._council])
+            effects = self.nodes[node].electorate(
+                self.now, alive, self.voters, node in alive, others, voters=tuple(sorted(voters)),
+                standings=self.standings,
+            )  # fmt: skip
+            self._act(node, effects)
 
     def _act(self, node: str, effects: Iterable[Effect]) -> None:
+        if self._disk == (0.0, 0.0):
+            self._carry_out(node, effects)
+            return
+        ready = max(self.now, self._writing.get(node, self.now))
+        election = self.nodes[node]
+        for effect in effects:
+            if isinstance(effect, Persist):
+                ready += self.rng.uniform(*self._disk)
+            self._at(
+                ready - self.now,
+                lambda effect=effect: self._carry_out(node, [effect]) if self.nodes.get(node) is election else None,
+            )
+        self._writing[node] = ready
+
+    def _carry_out(self, node: str, effects: Iterable[Effect]) -> None:
         for effect in effects:
             match effect:
                 case Persist(state=state):
@@ -170,8 +209,8 @@ class Arena:
 
     def _send(self, node: str, peer: str, message: Message) -> None:
         self.messages += 1
-        if (node, peer) not in self.deaf:
-            self._at(self.rng.uniform(0.0005, 0.005), lambda: self._arrive(peer, node, message))
+        if (node, peer) not in self.deaf and (not self._loss or self.rng.random() >= self._loss):
+            self._at(self.rng.uniform(*self._delay), lambda: self._arrive(peer, node, message))
 
     def _arrive(self, node: str, peer: str, message: Message) -> None:
         if node in self._frozen:

@@ -42,6 +42,8 @@ class Machine(RuleBasedStateMachine):
         self.votes: dict[tuple[str, int], str] = {}
         self.leaders: dict[int, Epoch] = {}
         self.followed: dict[str, Epoch] = dict.fromkeys(NODES, ZERO_EPOCH)
+        self.standings: dict[str, int] = {}
+        self.seen: dict[str, tuple[str, ...]] = {}
         self.elections: dict[str, Election] = {}
         for node in NODES:
             self.boot(node)
@@ -59,7 +61,10 @@ class Machine(RuleBasedStateMachine):
         self.see(node, VOTERS)
 
     def see(self, node: str, alive: tuple[str, ...]) -> None:
-        effects = self.elections[node].electorate(self.now, alive, VOTERS, node in VOTERS, NODES)
+        self.seen[node] = alive
+        effects = self.elections[node].electorate(
+            self.now, alive, VOTERS, node in VOTERS, NODES, standings=self.standings
+        )
         self.waiting[node] += effects
 
     # --- what may happen ------------------------------------------------------------------------------------------
@@ -100,6 +105,16 @@ class Machine(RuleBasedStateMachine):
     @rule(node=nodes, gone=st.lists(st.sampled_from(VOTERS), max_size=3, unique=True))
     def a_node_sees_others_go(self, node: str, gone: list[str]) -> None:
         self.see(node, tuple(n for n in VOTERS if n not in gone or n == node))
+
+    @rule(node=st.sampled_from(VOTERS), standing=st.integers(1, 191), hear=st.lists(nodes, unique=True))
+    def a_standing_changes(self, node: str, standing: int, hear: list[str]) -> None:
+        self.standings[node] = standing
+        for hearer in hear:
+            self.see(hearer, self.seen[hearer])
+
+    @rule(node=nodes)
+    def a_node_resigns(self, node: str) -> None:
+        self.waiting[node] += self.elections[node].resign(self.now)
 
     @rule(order=st.randoms(use_true_random=False), lose=st.sampled_from([0.0, 0.2]), rounds=st.integers(1, 6))
     def much_happens(self, order: random.Random, lose: float, rounds: int) -> None:
@@ -182,11 +197,11 @@ class VotesFirst(Election):
 class TakesTheHigherId(Election):
     """Follows whichever epoch is higher, also under the same counter."""
 
-    def _on_heartbeat(self, now: float, peer: str, epoch: Epoch) -> list[Effect]:
+    def _on_heartbeat(self, now: float, peer: str, epoch: Epoch, heir: str) -> list[Effect]:
         if epoch.counter == self._accepted.counter and epoch > self._accepted and not self.leading:
             self._accepted = epoch
             return [self._persist(), *self._follow(now, epoch)]
-        return super()._on_heartbeat(now, peer, epoch)
+        return super()._on_heartbeat(now, peer, epoch, heir)
 
 
 CHECKS = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
