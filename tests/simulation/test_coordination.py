@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
-from hivenode.node import Node
+from hivenode.node import Node, Ports
 from hivenode.spec.status import Status
 from hivenode.spec.values import Role
 from tests.simulation.loop import run
 from tests.simulation.test_scenarios import NAMES, end, hive, rest
-from tests.simulation.world import World
+from tests.simulation.world import Machine, World
 
 SEEDS = range(3)
+
+
+class Powered(World):
+    """Machines that may run on battery."""
+
+    def __init__(self, rng: random.Random) -> None:
+        super().__init__(rng)
+        self.batteries: set[str] = set()
+
+    def _ports(self, machine: Machine, seeds: Sequence[str], rng: random.Random) -> Ports:
+        return replace(super()._ports(machine, seeds, rng), on_battery=lambda: machine.name in self.batteries)
 
 
 async def status(world: World, name: str) -> Status:
@@ -42,9 +55,10 @@ def listen(world: World, name: str) -> list[dict[str, object]]:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_laptop_on_battery_does_not_coordinate_while_a_desktop_can(seed: int) -> None:
     async def main(rng: random.Random) -> None:
-        world = World(rng)
+        world = Powered(rng)
+        world.batteries |= {"lap", "top"}
         for name in ("lap", "top", "desk"):
-            await world.start_node(name, battery=name != "desk")
+            await world.start_node(name)
         await world.until(lambda: world.coordinator() == "desk", 60, "the desktop, which came last, leads")
         world.kill("desk")
         await world.until(lambda: world.coordinator() in ("lap", "top"), 10, "a laptop leads where nothing else is")
@@ -65,14 +79,17 @@ def test_a_laptop_on_battery_does_not_coordinate_while_a_desktop_can(seed: int) 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_coordinator_that_is_unplugged_hands_over_and_gets_the_lead_back_late(seed: int) -> None:
     async def main(rng: random.Random) -> None:
-        world = await hive(rng, 3)
+        world = Powered(rng)
+        for name in ("ann", "bob", "cid"):
+            await world.start_node(name)
+        await world.formed()
         first = world.coordinator()
         job = await world.submit("ann", steps=2000, min_nodes=3)
         await world.until(lambda: world.step(job) > 50, 60)
-        world.machines[first].battery = True
+        world.batteries.add(first)
         await world.until(lambda: world.coordinator() not in ("", first), 6, "it hands over")
         second = world.leader(first)
-        world.machines[first].battery = False
+        world.batteries.remove(first)
         await asyncio.sleep(50)
         assert world.leader(first) == second
         await end(world, [job])
@@ -85,9 +102,10 @@ def test_a_coordinator_that_is_unplugged_hands_over_and_gets_the_lead_back_late(
 
 def test_the_owner_says_who_coordinates() -> None:
     async def main(rng: random.Random) -> None:
-        world = World(rng)
+        world = Powered(rng)
+        world.batteries.add("bob")
         for name, priority in (("ann", 1), ("bob", 9), ("cid", 5)):
-            await world.start_node(name, battery=name == "bob", settings={"election": {"priority": priority}})
+            await world.start_node(name, settings={"election": {"priority": priority}})
         await world.until(lambda: world.coordinator() == "bob", 60, "the one with the highest priority")
 
     run(main, seed=1)

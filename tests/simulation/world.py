@@ -89,8 +89,6 @@ class Machine:
     disk: SimulatedDisk
     skew_seconds: float = 0.0
     """Added to its wall clock."""
-    battery: bool = False
-    """It runs on battery."""
     settings: dict[str, dict[str, object]] = field(default_factory=dict)
     lives: int = 0
     process: Process | None = None
@@ -157,7 +155,6 @@ class World:
         roles: tuple[Role, ...] = ALL_ROLES,
         seeds: Sequence[str] | None = None,
         skew_seconds: float = 0.0,
-        battery: bool = False,
         settings: dict[str, dict[str, object]] | None = None,
         clone_of: str = "",
     ) -> Machine:
@@ -184,7 +181,6 @@ class World:
             credentials,
             self._disk(),
             skew_seconds=skew_seconds,
-            battery=battery,
             settings=settings or {},
         )
         if clone_of:
@@ -245,7 +241,6 @@ class World:
             stop=lambda: setattr(machine, "stopping", True),
             admin_url=lambda: "",
             home=f"/home/{machine.name}",
-            on_battery=lambda: machine.battery,
             seeds=tuple(self.network.host(name).address for name in seeds if name != machine.name),
         )
 
