@@ -10,7 +10,7 @@ import pytest
 from hivenode.node import Node
 from hivenode.spec.events import JobSubmitted
 from tests.simulation.loop import run
-from tests.simulation.test_scenarios import NAMES, end, hive, rest
+from tests.simulation.stories import NAMES, end, hive, rest
 from tests.simulation.world import World
 
 SEEDS = range(3)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
 
 import pytest
@@ -10,33 +9,9 @@ import pytest
 from hivenode.node import Node
 from hivenode.spec.events import BlobHeld
 from hivenode.spec.values import Role
-from hivenode.trust.authority import Authority
+from tests.simulation.faults import FOUNDER, founded, revoke
 from tests.simulation.loop import run
-from tests.simulation.world import World
-
-NAMES = ("ann", "bob", "cid", "dan", "eve")
-FOUNDER = "ann"
-
-
-async def founded(rng: random.Random) -> World:
-    """A hive whose founder keeps the authority's key, and is not its coordinator."""
-    world = World(rng)
-    for name in NAMES:
-        await world.start_node(name)
-    await world.formed()
-    if world.coordinator() == FOUNDER:
-        await world.stop(FOUNDER)
-        await world.formed()
-        await world.restart(FOUNDER, ["bob"])
-        await world.formed()
-    admission = world.machines[FOUNDER].node.admission
-    authority = Authority.from_seed(b"simulated world")
-    admission._credentials = dataclasses.replace(admission._credentials, authority=authority)
-    return world
-
-
-async def revoke(node: Node, ref: str) -> None:
-    await node.service.members.revoke(ref, "sold")
+from tests.simulation.stories import NAMES
 
 
 @pytest.mark.parametrize("seed", range(3))

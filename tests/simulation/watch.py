@@ -19,6 +19,7 @@ class Watch:
         self._world = world
         self._followed: dict[str, Epoch] = {}
         self._broken: list[str] = []
+        self.led: dict[int, set[str]] = {}
         self._obeyed: dict[str, Epoch] = {}
         self._orders: dict[tuple[str, str], object] = {}
         self.durable: dict[str, int] = {}
@@ -61,6 +62,7 @@ class Watch:
         if before is not None and leader != before and leader.counter <= before.counter:
             self._broken.append(f"{name} follows {leader} after {before}")
         self._followed[name] = leader
+        self.led.setdefault(leader.counter, set()).add(leader.node)
 
     def _orders_of(self, machine: Machine) -> None:
         """A node begins no work by an epoch lower than one it has obeyed, over all of its lives."""

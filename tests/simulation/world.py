@@ -17,6 +17,7 @@ The world watches, whenever all is quiet, what must hold on every node at every 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import json
 import random
 from collections.abc import Callable, Coroutine, Sequence
@@ -142,7 +143,9 @@ class World:
         """Jobs whose submission was answered."""
         self._settings = settings or {}
         self._disk = lambda: SimulatedDisk(_child(rng), sync_seconds=sync_seconds, torn=torn)
-        self._authority = Authority.from_seed(b"simulated world")
+        self.authority = Authority.from_seed(b"simulated world")
+        self.outside = contextvars.copy_context()
+        """Of no process: what is called in it outlives them all."""
         self._watch = Watch(self)
         loop.always(self._watch.look)
 
@@ -168,11 +171,11 @@ class World:
         number = len(self.machines) + 1
         credentials = Credentials(
             identity=key,
-            hive_id=self._authority.hive_id,
+            hive_id=self.authority.hive_id,
             authority_pem="",
-            authority_key=self._authority.public_key,
+            authority_key=self.authority.public_key,
             certificate_pem="",
-            grant=self._authority.grant(key.public_key, name, roles, number),
+            grant=self.authority.grant(key.public_key, name, roles, number),
             authority=None,
         )
         machine = Machine(
@@ -327,6 +330,11 @@ class World:
         except TimeoutError as error:
             error.add_note("\n".join(self.describe()))
             raise
+
+    @property
+    def led(self) -> dict[int, set[str]]:
+        """By counter of an epoch, all that anybody has ever followed under it."""
+        return self._watch.led
 
     @property
     def up(self) -> list[Machine]:
