@@ -202,6 +202,34 @@ class FeedSettings(_Section):
         description="How often a node compares what it holds with one other, seconds. News is pushed at once; this"
         " finds what got lost.",
     )
+    seal_events: int = Field(
+        10_000,
+        ge=1,
+        le=10_000_000,
+        description="The coordinator has the members replace old events by what follows from them once there are so"
+        " many of them. Less often costs disk, memory and time to start; more often costs a little work.",
+    )
+    seal_after_days: float = Field(
+        7.0,
+        ge=0.01,
+        le=3650,
+        description="Age from which events may be sealed, days. What a node that was away states about an earlier time"
+        " counts as said then at the latest.",
+    )
+    patience_days: float = Field(
+        30.0,
+        ge=0.01,
+        le=3650,
+        description="A member silent for longer is not waited for when old events are sealed, days. It catches up"
+        " when it is back; but if a hive was split for longer, its sides cannot be made one again.",
+    )
+    keep_jobs_days: float = Field(
+        90.0,
+        ge=0.01,
+        le=36500,
+        description="How long an ended job stays in the list, days; its model stays for good. The coordinator's"
+        " setting counts, and must be the same on all nodes or nearly so.",
+    )
 
 
 class WorkerSettings(_Section):

@@ -32,6 +32,7 @@ from hivenode.hive.leadership import Electorate, Leadership
 from hivenode.hive.membership import Membership
 from hivenode.hive.replication import Replication
 from hivenode.hive.roles import Roles
+from hivenode.hive.sealer import DAY, Sealer, SealRules
 from hivenode.hive.standing import UNABLE, SelfAssessment, Signs
 from hivenode.hive.swim import PRESENT, PROFILES, Member, MemberState, Swim
 from hivenode.hive.views import Views
@@ -52,6 +53,7 @@ from hivenode.net.messages import (
     Call,
     FeedDelta,
     FeedHeads,
+    FeedSummary,
     Gossip,
     Heartbeat,
     HeartbeatAck,
@@ -65,12 +67,23 @@ from hivenode.net.messages import (
     Reply,
     Request,
     Response,
+    SealOffered,
     VoteReply,
     VoteRequest,
 )
 from hivenode.net.transport import LinkEnd, Transport
 from hivenode.planning.qtable import Experience
-from hivenode.spec.events import AttemptEnded, CheckpointSaved, JobCancelled, JobGivenUp, ModelRegistered, NodeAdmitted
+from hivenode.spec.events import (
+    AttemptEnded,
+    CheckpointSaved,
+    JobCancelled,
+    JobGivenUp,
+    ModelRegistered,
+    NodeAdmitted,
+    SealClosed,
+    SealConfirmed,
+    SealProposed,
+)
 from hivenode.spec.status import JoinResult, NodeService
 from hivenode.spec.values import Epoch, Role
 from hivenode.store.ports import BlobStore, Journal
@@ -185,6 +198,7 @@ class Node:
             tasks=self._tasks,
         )
         await self.replication.start()
+        self._build_sealer()
         self._build_jobs()
         self._addresses = await ports.transport.start(self)
         swim = Swim(
@@ -217,6 +231,7 @@ class Node:
         self.leadership.start(alone=self._alone)
         self._assess()
         self._electorate()
+        self.sealer.start()
         self.book.open(ports.seeds)
         self._tasks.spawn(self._measure_lag(), "node: loop lag")
         self._tasks.spawn(self._keep_assessing(), "node: standing")
@@ -252,6 +267,33 @@ class Node:
             self._assess,
             self._tasks,
             handover_seconds=settings.window,
+        )
+
+    def _build_sealer(self) -> None:
+        ports, feeds = self._ports, self._settings.feeds
+        self.sealer = Sealer(
+            me=self.me,
+            hive_id=self._credentials.hive_id,
+            rules=SealRules(
+                events=feeds.seal_events,
+                after=feeds.seal_after_days * DAY,
+                patience=feeds.patience_days * DAY,
+                keep=feeds.keep_jobs_days * DAY,
+            ),
+            replication=self.replication,
+            feeds=self.feeds,
+            views=self.views,
+            roles=self.roles,
+            journal=ports.journal,
+            blobs=ports.blobs,
+            leads=self._leads,
+            present=self._alive,
+            fetch=ports.transport.fetch,
+            send=ports.transport.send,
+            wall=ports.wall,
+            on_sealed=self._sealed,
+            on_offender=lambda peer, reason: ports.transport.drop(peer, LinkEnd.protocol),
+            tasks=self._tasks,
         )
 
     def _build_jobs(self) -> None:
@@ -356,7 +398,7 @@ class Node:
             call=self.call_node,
             wall=ports.wall,
             rng=ports.rng,
-            health=lambda: complaints(self.me, self._troubles, self.roles, self.replication, self.feeds),
+            health=lambda: complaints(self.me, self._troubles, self.roles, self.replication, self.sealer),
             admin_url=ports.admin_url,
             addresses=lambda: self._addresses,
             members=self._members(),
@@ -425,8 +467,12 @@ class Node:
                     self.leadership.receive(peer, message)
             case HeartbeatAck():  # any follower may say that it is bound to another epoch
                 self.leadership.receive(peer, message)
-            case FeedHeads() | FeedDelta():
+            case FeedHeads() | FeedSummary() | FeedDelta():
                 self.replication.received(peer, message)
+                if isinstance(message, FeedHeads):
+                    self.sealer.heard(peer, message)
+            case SealOffered():
+                self.sealer.offered(peer, message)
             case Progress():
                 if message.node == peer:
                     self._hear(message)
@@ -459,10 +505,29 @@ class Node:
         for job in touched:
             if job in self.ledger.jobs:
                 self.notices.tell("job", plain(self.service.job(job).summary))
-        for version in self.catalogue.versions:
-            if any(isinstance(body, ModelRegistered) and body.job == version.job for body in bodies):
+        registered = {body.job for body in bodies if isinstance(body, ModelRegistered)}
+        for version in self.catalogue.versions if registered else ():
+            if version.job in registered:
                 self.notices.tell("model", {"model": version.reference, "job": version.job})
+        if any(isinstance(body, SealProposed | SealConfirmed | SealClosed) for body in bodies):
+            self.sealer.wake()
         self._changed.notify()
+
+    def _sealed(self) -> None:
+        """Facts may have come all at once, with a snapshot."""
+        if not self._ready:
+            return
+        self._heed_grants(())
+        self._electorate()
+        for peer in self._ports.transport.links:
+            self.membership.link_up(peer)
+        self.executor.ledger_changed()
+        self._tasks.spawn(self.results.tidy(), "node: tidy")
+        self._changed.notify()
+
+    def _leads(self) -> Epoch | None:
+        leader = self.leadership.leader
+        return leader if leader is not None and leader.node == self.me else None
 
     def _heed_grants(self, entries: Sequence[Entry]) -> None:
         """The authority has spoken: part from whoever is revoked, seek out whoever may come back."""

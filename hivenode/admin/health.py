@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from hivenode.hive.feeds import Feeds
 from hivenode.hive.replication import Replication
 from hivenode.hive.roles import Roles
+from hivenode.hive.sealer import Sealer
 
 
 def complaints(
-    me: str, troubles: Mapping[str, str], roles: Roles, replication: Replication, feeds: Feeds
+    me: str, troubles: Mapping[str, str], roles: Roles, replication: Replication, sealer: Sealer
 ) -> tuple[str, ...]:
     """Empty when all is well.
 
@@ -39,6 +39,7 @@ def complaints(
     found.extend(
         f"The feed of {roles.name(author)} forked at event {seq} (restored from a backup, or one key on two machines): "
         "nothing it says is taken in. Give it a new home and invite it again."
-        for author, seq in sorted(feeds.forked.items())
+        for author, seq in sorted(replication.feeds.forked.items())
     )
+    found.extend(sealer.alarms[cause] for cause in sorted(sealer.alarms))
     return tuple(found)

@@ -6,12 +6,14 @@ partition that was. Versions of a name are numbered in the order in which they w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+
+import msgspec
 
 from hivenode.errors import NotFound
 from hivenode.spec.events import BlobHeld, Body, ModelRegistered
-from hivenode.spec.values import BlobRef
+from hivenode.spec.values import BlobRef, Digest, NodeId
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,25 +82,46 @@ class Catalogue:
         raise NotFound(f"There is no model {name}.", fix=f"Known models: {known}. A finished job registers one.")
 
 
+_PIECE = 256
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(dict[Digest, tuple[NodeId, ...]]).decode
+
+
 class Holders:
     """Which node says it keeps which bytes."""
 
+    topic = "holders"
     kinds: tuple[type[Body], ...] = (BlobHeld,)
 
     def __init__(self) -> None:
-        self._held: dict[str, dict[str, None]] = {}
-
-    def reset(self) -> None:
-        self._held.clear()
+        self._held: dict[str, tuple[str, ...]] = {}
 
     def apply(self, author: str, hlc: int, body: Body) -> None:
         assert isinstance(body, BlobHeld)
-        holders = self._held.setdefault(body.digest, {})
-        if body.held:
-            holders[author] = None
+        others = tuple(node for node in self._held.get(body.digest, ()) if node != author)
+        if holders := (*others, author) if body.held else others:
+            self._held[body.digest] = tuple(sorted(holders))
         else:
-            holders.pop(author, None)
+            self._held.pop(body.digest, None)
+
+    def mark(self) -> object:
+        return dict(self._held)
+
+    def back(self, mark: object) -> None:
+        assert isinstance(mark, dict)
+        self._held = dict(mark)
+
+    def fresh(self) -> Holders:
+        return Holders()
+
+    def dump(self, forget: int) -> Iterator[bytes]:
+        ordered = sorted(self._held.items())
+        for at in range(0, len(ordered), _PIECE):
+            yield _encode(dict(ordered[at : at + _PIECE]))
+
+    def load(self, piece: bytes) -> None:
+        self._held.update(_decode(piece))
 
     def of(self, digest: str) -> tuple[str, ...]:
         """Node ids, sorted."""
-        return tuple(sorted(self._held.get(digest, ())))
+        return self._held.get(digest, ())

@@ -6,13 +6,17 @@ restored from an old backup, or one key on two machines): the author is quaranti
 
 Of a revoked author only the events up to the number in its revocation count. Later ones are not taken in, and those
 that were taken before the revocation arrived are kept on disk but are no part of `entries` and `heads`.
+
+What was sealed is gone from here: of each author a cut remains, on which its next event follows. All that was sealed
+counts, and whatever is offered again from below a cut is passed over, since it can no longer be judged.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import msgspec
 
@@ -25,6 +29,10 @@ from hivenode.trust.identity import Identity, verify
 
 GENESIS = bytes(32)
 QUARANTINED = 2**53
+UNKNOWN_BYTES = 512
+"""Of a body, in fields that this version does not know."""
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are not what they should be."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_event = msgspec.msgpack.Decoder(Event).decode
@@ -39,10 +47,13 @@ class Entry:
     body: Body | None
     encoded: bytes
 
-    @property
-    def key(self) -> tuple[int, str, int]:
-        """The total order of all events in all feeds: clock, author, number."""
-        return (self.event.hlc, self.event.author, self.event.seq)
+
+class Cut(msgspec.Struct, frozen=True, array_like=True):
+    """A place in a feed: number, SHA-256 and clock of its last event."""
+
+    seq: Annotated[int, msgspec.Meta(ge=1, le=2**53)]
+    tip: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+    hlc: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +74,20 @@ def encode_body(body: Body) -> bytes:
 
 
 def decode_body(data: bytes) -> Body | None:
-    """None for a kind or shape this version does not know; such events are kept and passed on, not folded."""
+    """None for a kind or shape this version does not know; such events are kept and passed on, not folded.
+
+    What it knows must be nearly all of it: nesting in fields unknown here could be so deep that whether it can be
+    decoded depends on how deep the caller's own stack is, and that must be the same on every node.
+    """
     try:
-        return _bodies.decode(data)
-    except msgspec.MsgspecError:
+        body = _bodies.decode(data)
+    except UNREADABLE:
         return None
+    return body if len(data) - len(_encode(body)) <= UNKNOWN_BYTES else None
 
 
-def _signed_part(hive_id: str, event: Event) -> bytes:
+def signed_part(hive_id: str, event: Event) -> bytes:
+    """What an event's signature is over."""
     return _encode((hive_id, event.author, event.seq, event.prev, event.hlc, event.body))
 
 
@@ -84,18 +101,20 @@ class Feeds:
 
     def __init__(self, hive_id: str, authority_key: bytes) -> None:
         self._hive_id = hive_id
-        self._authority_key = authority_key
+        self.authority_key = authority_key
         self._feeds: dict[str, list[Entry]] = {}
         self._tips: dict[str, bytes] = {}
         self._grants: dict[str, Grant] = {}
         self._latest: dict[str, Grant] = {}
         self._forked: dict[str, int] = {}
+        self._evidence: dict[str, Event] = {}
+        self._floors: dict[str, Cut] = {}
 
     @property
     def heads(self) -> dict[str, int]:
         """Version vector: highest number held, of those that count, of each author; `QUARANTINED` for one whose feed
         forked, of which nothing more is wanted."""
-        authors = sorted(self._feeds.keys() | self._forked.keys())
+        authors = sorted(self._floors.keys() | self._feeds.keys() | self._forked.keys())
         return {author: QUARANTINED if author in self._forked else self.counted(author) for author in authors}
 
     @property
@@ -103,14 +122,15 @@ class Feeds:
         """Quarantined authors and the number at which their feed forked."""
         return self._forked
 
-    def grant(self, node: str) -> Grant | None:
-        """The grant a node's feed begins with."""
-        return self._grants.get(node)
+    @property
+    def floors(self) -> Mapping[str, Cut]:
+        """Where each feed was cut by the latest seal."""
+        return self._floors
 
     def entries(self) -> Iterable[Entry]:
-        """All that count."""
+        """All that count, from beyond the seal."""
         for author in sorted(self._feeds):
-            yield from self._feeds[author][: self._limit(author)]
+            yield from self._feeds[author][: self._reach(author)]
 
     def counts(self, event: Event) -> bool:
         """False for what a revoked author says after the end that its revocation sets."""
@@ -120,12 +140,12 @@ class Feeds:
     def compose(self, identity: Identity, clock: Callable[[], int], bodies: Sequence[Body]) -> list[Entry]:
         """The next events of our own feed; they become part of it with `accept`, once they are durable."""
         author = identity.node_id
-        seq, prev = len(self._feeds.get(author, ())), self._tips.get(author, GENESIS)
+        seq, prev = self._held(author), self._tips.get(author, GENESIS)
         entries: list[Entry] = []
         for body in bodies:
             seq += 1
             bare = Event(author, seq, prev, clock(), encode_body(body), bytes(64))
-            event = msgspec.structs.replace(bare, signature=identity.sign(_signed_part(self._hive_id, bare)))
+            event = msgspec.structs.replace(bare, signature=identity.sign(signed_part(self._hive_id, bare)))
             encoded = _encode(event)
             try:  # what others could not read must never become part of the chain
                 _decode_event(encoded)
@@ -148,9 +168,9 @@ class Feeds:
         gap, forks, offence = False, [], ""
         for event in events:
             author = event.author
-            if author in self._forked or not self.counts(event):
+            if author in self._forked or not self.counts(event) or event.seq <= self._floor(author):
                 continue
-            held, tip = staged.get(author) or (len(self._feeds.get(author, ())), self._tips.get(author, GENESIS))
+            held, tip = staged.get(author) or (self._held(author), self._tips.get(author, GENESIS))
             if event.seq > held + 1:
                 gap = True
                 continue
@@ -160,13 +180,14 @@ class Feeds:
             body = decode_body(event.body)
             try:
                 grant = grants.get(author) or self._grants.get(author) or self._first_grant(event, body)
-                if not verify(grant.public_key, event.signature, _signed_part(self._hive_id, event)):
+                if not verify(grant.public_key, event.signature, signed_part(self._hive_id, event)):
                     raise Refused(f"An event of {author} has a wrong signature.", fix="Look at who sent it.")
             except Refused as error:
                 offence = error.sentence
                 break
             if event.seq <= held or event.prev != tip:
                 self._forked[author] = event.seq
+                self._evidence[author] = event
                 forks.append(author)
                 continue
             grants[author] = grant
@@ -185,7 +206,7 @@ class Feeds:
         if not isinstance(entry.body, NodeAdmitted):
             return False
         try:
-            grant = open_grant(entry.body.grant, self._authority_key)
+            grant = open_grant(entry.body.grant, self.authority_key)
         except Refused:
             return False  # a forged grant grants nothing; the feed that carries it is otherwise valid
         held = self._latest.get(grant.node)
@@ -197,24 +218,115 @@ class Feeds:
 
     def _limit(self, author: str) -> int | None:
         grant = self._latest.get(author)
-        return grant.through if grant is not None and grant.revokes else None
+        return max(grant.through, self._floor(author)) if grant is not None and grant.revokes else None
 
     def counted(self, author: str) -> int:
-        """How many events of an author count."""
-        held, limit = len(self._feeds.get(author, ())), self._limit(author)
+        """The number of the last event of an author that counts."""
+        held, limit = self._held(author), self._limit(author)
         return held if limit is None else min(held, limit)
+
+    def _floor(self, author: str) -> int:
+        cut = self._floors.get(author)
+        return cut.seq if cut is not None else 0
+
+    def _held(self, author: str) -> int:
+        return self._floor(author) + len(self._feeds.get(author, ()))
+
+    def _reach(self, author: str) -> int:
+        """How many of the entries held count."""
+        return self.counted(author) - self._floor(author)
 
     def _append(self, entry: Entry) -> None:
         event = entry.event
-        feed = self._feeds.setdefault(event.author, [])
-        if event.seq != len(feed) + 1:
+        if event.seq != self._held(event.author) + 1:
             raise Corrupted(
-                f"Event {event.seq} of {event.author} does not follow {len(feed)}.", fix="Restart the daemon."
+                f"Event {event.seq} of {event.author} does not follow {self._held(event.author)}.",
+                fix="Restart the daemon.",
             )
         if event.seq == 1 and isinstance(entry.body, NodeAdmitted):
-            self._grants[event.author] = open_grant(entry.body.grant, self._authority_key)
-        feed.append(entry)
+            self._grants[event.author] = open_grant(entry.body.grant, self.authority_key)
+        self._feeds.setdefault(event.author, []).append(entry)
         self._tips[event.author] = hashlib.sha256(entry.encoded).digest()
+
+    # --- sealing --------------------------------------------------------------------------------------------------
+
+    def cuts(self, horizon: int) -> dict[str, Cut]:
+        """Of each feed the longest part, from its beginning, that counts and was said up to the horizon. A feed that
+        forked is cut no further than it is: others may hold its other branch."""
+        cuts = dict(self._floors)
+        for author, feed in self._feeds.items():
+            last = None
+            for entry in feed[: self._reach(author) if author not in self._forked else 0]:
+                if entry.event.hlc > horizon:
+                    break
+                last = entry
+            if last is not None:
+                tip = hashlib.sha256(last.encoded).digest()
+                cuts[author] = Cut(last.event.seq, tip, max(last.event.hlc, self._heard(author)))
+        return {author: cuts[author] for author in sorted(cuts)}
+
+    def _heard(self, author: str) -> int:
+        cut = self._floors.get(author)
+        return cut.hlc if cut is not None else 0
+
+    def heard(self, author: str) -> int:
+        """Hybrid clock of the last event held of an author, 0 if there is none."""
+        feed = self._feeds.get(author)
+        return feed[-1].event.hlc if feed else self._heard(author)
+
+    def began(self, author: str, horizon: int) -> bool:
+        """Whether an author is known here to have said something up to the horizon."""
+        feed = self._feeds.get(author)
+        return author in self._floors or (feed is not None and feed[0].event.hlc <= horizon)
+
+    def older(self, horizon: int) -> int:
+        """How many events beyond the seal were said up to the horizon."""
+        return sum(1 for feed in self._feeds.values() for entry in feed if entry.event.hlc <= horizon)
+
+    @property
+    def size(self) -> int:
+        """Events held."""
+        return sum(len(feed) for feed in self._feeds.values())
+
+    def agrees(self, cuts: Mapping[str, Cut]) -> str:
+        """An author of whom we hold another event than the one at its cut, or "" if there is none."""
+        for author, cut in cuts.items():
+            floor, held = self._floors.get(author), self._held(author)
+            if cut.seq > held or cut.seq < self._floor(author):
+                continue
+            if floor is not None and cut.seq == floor.seq:
+                tip = floor.tip
+            else:
+                tip = hashlib.sha256(self._feeds[author][cut.seq - self._floor(author) - 1].encoded).digest()
+            if tip != cut.tip:
+                return author
+        return ""
+
+    def up_to(self, cuts: Mapping[str, Cut]) -> list[Entry] | None:
+        """The entries from the present seal up to these cuts; None unless all are held."""
+        found: list[Entry] = []
+        for author in sorted(cuts):
+            if self._held(author) < cuts[author].seq:
+                return None
+            found += self._feeds.get(author, [])[: max(0, cuts[author].seq - self._floor(author))]
+        return found if not self.agrees(cuts) else None
+
+    def begin(self, cuts: Mapping[str, Cut], grants: Iterable[Grant]) -> None:
+        """Go on from a seal: what lies below its cuts is dropped, and its grants are known."""
+        for author, cut in cuts.items():
+            feed = self._feeds.get(author, [])
+            rest = feed[max(0, cut.seq - self._floor(author)) :]
+            self._floors[author] = cut
+            if rest:
+                self._feeds[author] = rest
+            else:
+                self._feeds.pop(author, None)
+                self._tips[author] = cut.tip
+        for grant in grants:
+            self._grants.setdefault(grant.node, grant)
+            held = self._latest.get(grant.node)
+            if held is None or grant.serial > held.serial:
+                self._latest[grant.node] = grant
 
     def load(self, records: Iterable[Record]) -> None:
         """Take in what the journal holds. Each record is judged like an event from elsewhere.
@@ -225,7 +337,7 @@ class Feeds:
         for record in records:
             try:
                 found = self.examine([_decode_event(record.data)])
-            except msgspec.MsgspecError as error:
+            except UNREADABLE as error:
                 found = Examined((), False, (), str(error))
             if len(found.fresh) != 1:
                 raise Corrupted(
@@ -243,12 +355,28 @@ class Feeds:
         events: list[Event] = []
         size = 0
         for author in sorted(self._feeds):
-            for entry in self._feeds[author][heads.get(author, 0) : self._limit(author)]:
+            there, floor = heads.get(author, 0), self._floor(author)
+            if there < floor:
+                continue  # it lacks what is sealed, and could not chain these on
+            for entry in self._feeds[author][there - floor : self._reach(author)]:
                 size += len(entry.encoded) + 8
                 if events and (size > limit_bytes or len(events) >= 512):
                     return tuple(events), True
                 events.append(entry.event)
+        for event in self._proofs(heads):
+            size += len(event.body) + 256
+            if size <= limit_bytes and len(events) < 512:
+                events.append(event)
         return tuple(events), False
+
+    def _proofs(self, heads: Mapping[str, int]) -> Iterator[Event]:
+        """Of forked authors, whom a node with these heads still believes, both branches: one of them it lacks."""
+        for author, event in sorted(self._evidence.items()):
+            floor, feed = self._floor(author), self._feeds.get(author, [])
+            if floor < event.seq <= heads.get(author, 0) < QUARANTINED:
+                yield event
+                if feed:
+                    yield feed[min(event.seq - floor, len(feed)) - 1].event
 
     def behind(self, heads: Mapping[str, int]) -> bool:
         """Whether a node with these heads has something we lack."""
@@ -256,20 +384,20 @@ class Feeds:
             limit = self._limit(author)
             there = seq if limit is None else min(seq, limit)
             wanted = author not in self._forked and seq != QUARANTINED
-            if wanted and there > len(self._feeds.get(author, ())):
+            if wanted and there > self._held(author):
                 return True
         return False
 
     def _encoded(self, author: str, seq: int, fresh: Sequence[Entry]) -> bytes:
-        feed = self._feeds.get(author, [])
-        if seq <= len(feed):
-            return feed[seq - 1].encoded
+        feed, floor = self._feeds.get(author, []), self._floor(author)
+        if seq <= floor + len(feed):
+            return feed[seq - floor - 1].encoded
         return next(e.encoded for e in fresh if e.event.author == author and e.event.seq == seq)
 
     def _first_grant(self, event: Event, body: Body | None) -> Grant:
         if event.seq != 1 or not isinstance(body, NodeAdmitted):
             raise Refused(f"The feed of {event.author} does not begin with a grant.", fix="Invite that node again.")
-        grant = open_grant(body.grant, self._authority_key)
+        grant = open_grant(body.grant, self.authority_key)
         if grant.node != event.author:
             raise Refused(
                 f"The feed of {event.author} begins with the grant of {grant.node}.", fix="Invite that node again."

@@ -1,21 +1,26 @@
 """The shell around the feeds: makes events durable, passes them on, and fetches what is missing.
 
 A node's own events are pushed to every link at once; once a second version vectors are compared with one random
-linked node, which repairs whatever a push missed. Events are folded only after they are on disk.
+linked node, which repairs whatever a push missed; where there are many authors, hashes of them first. Events are
+folded only after they are on disk.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
 from collections.abc import Callable, Sequence
+
+import msgspec
 
 from hivenode.errors import HiveError, Refused, Unavailable
 from hivenode.hive.clock import HybridClock, seconds
 from hivenode.hive.feeds import QUARANTINED, Entry, Feeds
+from hivenode.hive.snapshots import Snapshot, finish, open_file, read
 from hivenode.hive.views import Views
 from hivenode.logs import get_logger
-from hivenode.net.messages import Event, FeedDelta, FeedHeads, Message
+from hivenode.net.messages import Event, FeedDelta, FeedHeads, FeedSummary, Message
 from hivenode.spec.events import Body, NodeAdmitted
 from hivenode.store.ports import Journal, Record
 from hivenode.tasks import TaskGroup
@@ -28,6 +33,11 @@ PROBE = "probe"
 MAX_AHEAD_HOURS = 24.0
 WHOLE_SECONDS = 3.0
 """How long the first statement after a start waits to hear from another member."""
+TAKE_BACK_SECONDS = 60.0
+"""How long it waits for events of our own of which another member has told."""
+
+MANY_AUTHORS = 64
+"""With more of them a version vector is only sent once its hash is known to differ."""
 
 log = get_logger("feeds")
 
@@ -91,19 +101,68 @@ class Replication:
         """Authors whose events are not taken in because their clocks are ahead of ours, with hours."""
         self.trouble = ""
         """Why events cannot be written now; empty when they can."""
+        self.sealed: Snapshot | None = None
+        """The latest seal."""
 
     async def start(self) -> None:
         """Read the journal and fold it. Begins our own feed, if it is new, in the background."""
+        if (file := self._journal.snapshot()) is not None:
+            _, data = open_file(file)
+            self._begin(finish(read(data, self._views.folds, self.feeds.authority_key)))
         self.feeds.load(self._journal.records())
-        entries = sorted(self.feeds.entries(), key=lambda entry: entry.key)
-        own = [entry.event.hlc for entry in entries if entry.event.author == self._identity.node_id]
-        self._clock.follow(max(own, default=0))
-        if entries:
-            self._clock.observe(entries[-1].event.hlc)
+        entries = list(self.feeds.entries())
+        self._clock.follow(self.feeds.heard(self._identity.node_id))
+        self._clock.observe(max((entry.event.hlc for entry in entries), default=0))
         self._views.add(entries)
         self._tasks.spawn(self._introduce(), "feeds: introduce ourselves")
         self._tasks.spawn(self._take_in(), "feeds: take in")
         self._tasks.spawn(self._compare(), "feeds: compare")
+
+    def _begin(self, snapshot: Snapshot) -> None:
+        self.sealed = snapshot
+        self.feeds.begin(snapshot.header.cuts, snapshot.grants)
+        self._clock.follow(self.feeds.heard(self._identity.node_id))
+        self._views.rebase(snapshot.header.horizon, snapshot.marks, list(self.feeds.entries()))
+
+    async def seal(self, snapshot: Snapshot, file: bytes) -> bool:
+        """Put a snapshot in place of what it was made of: on disk first, then here. False if a later one is in place
+        by now, or what is held contradicts it.
+
+        Raises:
+            Exhausted: the disk is full; nothing has changed.
+        """
+        return await asyncio.shield(self._tasks.spawn(self._seal(snapshot, file), "feeds: seal"))
+
+    async def _seal(self, snapshot: Snapshot, file: bytes) -> bool:
+        async with self._lock:
+            header = snapshot.header
+            if self.seal_number >= header.number or self.feeds.agrees(header.cuts):
+                return False
+            try:
+                await self._journal.seal(file, {author: cut.seq for author, cut in header.cuts.items()})
+            except HiveError as error:
+                self._note_trouble(str(error))
+                raise
+            self._begin(snapshot)
+            self._see_whole()
+        log.info("sealed", number=header.number, bytes=len(file), events_left=self.feeds.size)
+        return True
+
+    @property
+    def seal_number(self) -> int:
+        return self.sealed.header.number if self.sealed is not None else 0
+
+    @property
+    def _seal_digest(self) -> str:
+        return self.sealed.digest if self.sealed is not None else ""
+
+    def heads(self, *, reply: bool = False) -> FeedHeads:
+        """What we hold, for another member."""
+        return FeedHeads(heads=self.feeds.heads, reply=reply, seal=self.seal_number, digest=self._seal_digest)
+
+    def _summary(self) -> FeedSummary:
+        told = msgspec.msgpack.encode((sorted(self.feeds.heads.items()), self.seal_number, self._seal_digest))
+        return FeedSummary(digest=hashlib.sha256(told).digest())
 
     async def append(self, *bodies: Body) -> None:
         """State facts: durable, folded and on their way to the others when this returns.
@@ -131,18 +190,25 @@ class Replication:
             self._send(peer, delta)
 
     async def _be_whole(self) -> None:
-        if self._whole.is_set():
+        if self._whole.is_set() or await self._wait_whole(WHOLE_SECONDS):
             return
+        others_have_more = self._known_elsewhere > self.feeds.heads.get(self._identity.node_id, 0)
+        if others_have_more and await self._wait_whole(TAKE_BACK_SECONDS):
+            return
+        if self._identity.node_id in self._journal.damaged:
+            raise Unavailable(
+                "The end of this node's own feed was lost with a part of its journal.",
+                fix="Start another member of the hive: this node takes its own events back from it.",
+            )
+        self._whole.set()  # nobody is there to ask, and nothing says that anything was lost
+
+    async def _wait_whole(self, seconds: float) -> bool:
         try:
-            async with asyncio.timeout(WHOLE_SECONDS):
+            async with asyncio.timeout(seconds):
                 await self._whole.wait()
         except TimeoutError:
-            if self._identity.node_id in self._journal.damaged:
-                raise Unavailable(
-                    "The end of this node's own feed was lost with a part of its journal.",
-                    fix="Start another member of the hive: this node takes its own events back from it.",
-                ) from None
-            self._whole.set()  # nobody is there to ask, and nothing says that anything was lost
+            return False
+        return True
 
     def _see_whole(self) -> None:
         if self.feeds.heads.get(self._identity.node_id, 0) >= self._known_elsewhere:
@@ -160,9 +226,13 @@ class Replication:
                 await asyncio.sleep(self._sync_seconds)
 
     def link_up(self, peer: str) -> None:
-        self._send(peer, FeedHeads(heads=self.feeds.heads, reply=True))
+        self._send(peer, self.heads(reply=True))
 
-    def received(self, peer: str, message: FeedHeads | FeedDelta) -> None:
+    def received(self, peer: str, message: FeedHeads | FeedSummary | FeedDelta) -> None:
+        if isinstance(message, FeedSummary):
+            if message != self._summary():
+                self._send(peer, self.heads(reply=True))
+            return
         if isinstance(message, FeedDelta):
             try:
                 self._inbox.put_nowait((peer, message))
@@ -178,7 +248,7 @@ class Replication:
         if events:
             self._send(peer, FeedDelta(events=events, more=more))
         if message.reply and self.feeds.behind(message.heads):
-            self._send(peer, FeedHeads(heads=self.feeds.heads))
+            self._send(peer, self.heads())
 
     async def _take_in(self) -> None:
         while True:
@@ -203,7 +273,7 @@ class Replication:
             log.warning("a peer sent an event that cannot be", peer=peer, reason=found.offence)
             self._on_offender(peer, found.offence)
         elif found.fresh and (delta.more or found.gap):  # else it would be the same again
-            self._send(peer, FeedHeads(heads=self.feeds.heads))
+            self._send(peer, self.heads())
 
     def _of_our_time(self, events: Sequence[Event]) -> list[Event]:
         """Without those whose clock is so far ahead that following it would carry ours away."""
@@ -228,7 +298,7 @@ class Replication:
         self._note_trouble("")
         recount = [self.feeds.accept(entry) for entry in entries]
         if any(recount):
-            self._views.rebuild(sorted(self.feeds.entries(), key=lambda entry: entry.key))
+            self._views.rebuild(list(self.feeds.entries()))
         else:
             self._views.add([entry for entry in entries if self.feeds.counts(entry.event)])
         try:
@@ -249,7 +319,8 @@ class Replication:
                 await self._try_again()
             links = self._links()
             if links:
-                self._send(self._rng.choice(links), FeedHeads(heads=self.feeds.heads, reply=True))
+                many = len(self.feeds.heads) > MANY_AUTHORS
+                self._send(self._rng.choice(links), self._summary() if many else self.heads(reply=True))
 
     async def _try_again(self) -> None:
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from hivenode.errors import Refused
 from hivenode.spec.events import Body, NodeAdmitted
 from hivenode.spec.values import Role
@@ -16,16 +18,15 @@ class Roles:
         own: this node's own grant, which counts before its feed has begun.
     """
 
+    topic = "roles"
     kinds: tuple[type[Body], ...] = (NodeAdmitted,)
 
     def __init__(self, authority_key: bytes, own: bytes | None = None) -> None:
         self._authority_key = authority_key
         self._own = open_grant(own, authority_key) if own is not None else None
+        self._folded: dict[str, tuple[Grant, bytes]] = {}
         self._grants: dict[str, Grant] = {}
-        self.reset()
-
-    def reset(self) -> None:
-        self._grants = {self._own.node: self._own} if self._own is not None else {}
+        self.back({})
 
     def apply(self, author: str, hlc: int, body: Body) -> None:
         assert isinstance(body, NodeAdmitted)
@@ -33,9 +34,40 @@ class Roles:
             grant = open_grant(body.grant, self._authority_key)
         except Refused:
             return  # a forged grant grants nothing; the feed that carries it is otherwise valid
+        self._take(grant, body.grant)
+
+    def _take(self, grant: Grant, signed: bytes) -> None:
+        held = self._folded.get(grant.node)
+        if held is None or grant.serial > held[0].serial:
+            self._folded[grant.node] = (grant, signed)
+            self._show(grant)
+
+    def _show(self, grant: Grant) -> None:
         held = self._grants.get(grant.node)
         if held is None or grant.serial > held.serial:
             self._grants[grant.node] = grant
+
+    def mark(self) -> object:
+        return dict(self._folded)
+
+    def back(self, mark: object) -> None:
+        assert isinstance(mark, dict)
+        self._folded = dict(mark)
+        self._grants = {node: grant for node, (grant, _) in self._folded.items()}
+        if self._own is not None:
+            self._show(self._own)
+
+    def fresh(self) -> Roles:
+        return Roles(self._authority_key)
+
+    def dump(self, forget: int) -> Iterator[bytes]:
+        """The grants as the authority signed them."""
+        for node in sorted(self._folded):
+            yield self._folded[node][1]
+
+    def load(self, piece: bytes) -> None:
+        """Raises Refused: the authority did not sign it."""
+        self._take(open_grant(piece, self._authority_key), piece)
 
     def of(self, node: str) -> tuple[Role, ...]:
         grant = self._grants.get(node)

@@ -7,7 +7,8 @@ node, even if two sides of a partition both ended it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import msgspec
@@ -98,6 +99,20 @@ class Job:
         return max(self.attempts.values(), key=lambda a: (a.planned, a.number), default=None)
 
     @property
+    def model(self) -> tuple[int, ModelRegistered] | None:
+        """What the attempt that finished it registered, with the hybrid clock."""
+        return self.models.get(self.finished_by) if self.finished_by is not None else None
+
+    def copy(self) -> Job:
+        """One that can be changed without this one changing."""
+        return replace(
+            self,
+            attempts={name: replace(a, adopted=list(a.adopted)) for name, a in self.attempts.items()},
+            checkpoints=dict(self.checkpoints),
+            models=dict(self.models),
+        )
+
+    @property
     def next_number(self) -> int:
         return max((number for number, _ in self.attempts), default=0) + 1
 
@@ -119,6 +134,31 @@ class Job:
         return max(self.checkpoints.values(), key=lambda c: (c.step, c.blob.digest), default=None)
 
 
+class _GrantState(msgspec.Struct, frozen=True, array_like=True, tag="grant"):
+    grant: bytes
+
+
+class _JobsState(msgspec.Struct, frozen=True, array_like=True, tag="jobs"):
+    jobs: tuple[Job, ...]
+
+
+class _ModelsState(msgspec.Struct, frozen=True, array_like=True, tag="models"):
+    models: tuple[tuple[int, ModelRegistered], ...]
+
+
+_PIECE = 16
+_encode = msgspec.msgpack.Encoder().encode
+_State = _GrantState | _JobsState | _ModelsState
+_state: msgspec.msgpack.Decoder[_State] = msgspec.msgpack.Decoder(_State)
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    roles: object
+    jobs: dict[str, Job]
+    forgotten: dict[str, tuple[int, ModelRegistered]]
+
+
 class Ledger:
     """All jobs, by id.
 
@@ -130,6 +170,7 @@ class Ledger:
         authority_key: by which the grants are checked that give authors their roles.
     """
 
+    topic = "ledger"
     kinds: tuple[type[Body], ...] = (
         NodeAdmitted,
         JobSubmitted,
@@ -144,32 +185,69 @@ class Ledger:
     )
 
     def __init__(self, authority_key: bytes) -> None:
+        self._authority_key = authority_key
         self._roles = Roles(authority_key)
         self.jobs: dict[str, Job] = {}
+        self._forgotten: dict[str, tuple[int, ModelRegistered]] = {}
+        self._own: dict[str, None] = {}
 
-    def reset(self) -> None:
-        self._roles.reset()
-        self.jobs.clear()
+    def mark(self) -> object:
+        self._own = {}  # from here on what is there belongs to the mark, and is copied before it is changed
+        return _Mark(self._roles.mark(), dict(self.jobs), self._forgotten)
+
+    def back(self, mark: object) -> None:
+        assert isinstance(mark, _Mark)
+        self._roles.back(mark.roles)
+        self.jobs, self._forgotten, self._own = dict(mark.jobs), mark.forgotten, {}
+
+    def fresh(self) -> Ledger:
+        return Ledger(self._authority_key)
+
+    def dump(self, forget: int) -> Iterator[bytes]:
+        """Grants; the jobs but those that ended before `forget`; and the model of each of these."""
+        for grant in self._roles.dump(forget):
+            yield _encode(_GrantState(grant))
+        kept, models = list[Job](), dict(self._forgotten)
+        for job in sorted(self.jobs.values(), key=lambda job: job.id):
+            if job.open or job.ended_at >= forget:
+                kept.append(job)
+            elif (model := job.model) is not None:
+                models[job.id] = model
+        for at in range(0, len(kept), _PIECE):
+            yield _encode(_JobsState(tuple(kept[at : at + _PIECE])))
+        ordered = [models[job] for job in sorted(models)]
+        for at in range(0, len(ordered), _PIECE):
+            yield _encode(_ModelsState(tuple(ordered[at : at + _PIECE])))
+
+    def load(self, piece: bytes) -> None:
+        match _state.decode(piece):
+            case _GrantState(grant):
+                self._roles.load(grant)
+            case _JobsState(jobs):
+                self.jobs.update((job.id, job) for job in jobs)
+            case _ModelsState(models):
+                self._forgotten = {**self._forgotten, **{body.job: (hlc, body) for hlc, body in models}}
 
     def models(self) -> list[tuple[int, ModelRegistered]]:
         """Of every finished job the registration by the attempt that finished it, with its hybrid clock, in order."""
-        counted = [
-            job.models[job.finished_by]
-            for job in self.jobs.values()
-            if job.finished_by is not None and job.finished_by in job.models
-        ]
-        return sorted(counted, key=lambda item: (item[0], item[1].job))
+        counted = [model for job in self.jobs.values() if (model := job.model) is not None]
+        return sorted([*self._forgotten.values(), *counted], key=lambda item: (item[0], item[1].job))
 
     def apply(self, author: str, hlc: int, body: Body) -> None:
         match body:
             case NodeAdmitted():
                 self._roles.apply(author, hlc, body)
             case JobSubmitted():
-                if self._roles.may(author, Role.submitter) and _is_object(body.spec):
-                    self.jobs.setdefault(body.job, Job(body.job, body.name, body.spec, author, hlc))
+                new = body.job not in self.jobs and body.job not in self._forgotten
+                if new and self._roles.may(author, Role.submitter) and _is_object(body.spec):
+                    self.jobs[body.job] = Job(body.job, body.name, body.spec, author, hlc)
+                    self._own[body.job] = None
             case _:
                 job = self.jobs.get(getattr(body, "job", ""))
                 if job is not None:
+                    if job.id not in self._own:
+                        job = self.jobs[job.id] = job.copy()
+                        self._own[job.id] = None
                     self._apply(job, author, hlc, body)
 
     def _apply(self, job: Job, author: str, hlc: int, body: Body) -> None:

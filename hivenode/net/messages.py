@@ -151,10 +151,27 @@ class Event(msgspec.Struct, frozen=True, array_like=True):
 
 
 class FeedHeads(_Message, frozen=True, tag="heads"):
-    """Version vector: highest sequence number held of each author."""
+    """Version vector: highest sequence number held of each author; and the number and digest of the latest seal."""
 
     heads: Annotated[dict[NodeId, Count], msgspec.Meta(max_length=2000)]
     reply: bool = False
+    seal: Count = 0
+    digest: Annotated[str, msgspec.Meta(max_length=64)] = ""
+
+
+class FeedSummary(_Message, frozen=True, tag="heads_hash"):
+    """SHA-256 of the version vector and the latest seal: answered with FeedHeads by whoever has another."""
+
+    digest: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+
+
+class SealOffered(_Message, frozen=True, tag="seal"):
+    """The receiver is behind what is sealed: the file of seal `number` can be fetched from the sender."""
+
+    number: Annotated[int, msgspec.Meta(ge=1, le=2**31)]
+    digest: Digest
+    """Of the snapshot."""
+    blob: BlobRef
 
 
 class FeedDelta(_Message, frozen=True, tag="delta"):
@@ -332,7 +349,7 @@ class Reply(_Message, frozen=True, tag="reply"):
 Message = (
     Ping | Ack | PingRequest | Nack | Gossip | PushPull
     | VoteRequest | VoteReply | Heartbeat | HeartbeatAck
-    | FeedHeads | FeedDelta
+    | FeedHeads | FeedSummary | FeedDelta | SealOffered
     | Progress
     | Call | Reply
 )  # fmt: skip
@@ -341,6 +358,6 @@ PRIORITY: dict[type, int] = {
     VoteRequest: 0, VoteReply: 0, Heartbeat: 0, HeartbeatAck: 0,
     Ping: 1, Ack: 1, PingRequest: 1, Nack: 1, Gossip: 1, PushPull: 1,
     Call: 2, Reply: 2,
-    FeedHeads: 3, FeedDelta: 3, Progress: 3,
+    FeedHeads: 3, FeedSummary: 3, FeedDelta: 3, SealOffered: 3, Progress: 3,
 }  # fmt: skip
 """Outbound queue of each message type: election, membership, rpc, gossip. Lower goes first."""

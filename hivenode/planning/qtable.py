@@ -19,8 +19,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+
+import msgspec
 
 from hivenode.planning.workload import SHAPE, State
 from hivenode.spec.events import Body, ExperienceRecorded
@@ -31,6 +33,8 @@ LEAST, MOST = -3.0, 6.0
 """Residuals are clipped to these: from 20 times faster to 400 times slower than predicted."""
 
 _Cell = tuple[int, int, int, int, int]
+_Run = tuple[str, str, int]
+"""Author, job, attempt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,31 +128,57 @@ class _Sums:
         return allowed, means / allowed if allowed > 0 else 0.0
 
 
+class _SumsState(msgspec.Struct, frozen=True, array_like=True, tag="sums"):
+    cell: _Cell
+    visits: int
+    authors: tuple[tuple[str, float, float], ...]
+
+
+class _RunsState(msgspec.Struct, frozen=True, array_like=True, tag="runs"):
+    runs: tuple[tuple[str, str, int, int], ...]
+
+
+_PIECE = 256
+_encode = msgspec.msgpack.Encoder().encode
+_state: msgspec.msgpack.Decoder[_SumsState | _RunsState] = msgspec.msgpack.Decoder(_SumsState | _RunsState)
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    base: dict[_Cell, _Sums]
+    known: dict[_Run, int]
+    told: int
+    runs: dict[_Run, tuple[int, ExperienceRecorded]]
+
+
 class Experience:
     """Folds `ExperienceRecorded` events into a table.
 
     The result depends on the set of events alone: they are folded by clock, author, job and attempt however they
-    arrive, and a run (author, job, attempt) counts once, as first told.
+    arrive, and a run (author, job, attempt) counts once, as first told. What was sealed is there as sums, before all
+    others.
     """
 
+    topic = "experience"
     kinds: tuple[type[Body], ...] = (ExperienceRecorded,)
 
     def __init__(self, learning: Learning | None = None) -> None:
         self._learning = learning or Learning()
+        self._sums: dict[_Cell, _Sums] = {}
+        self._last: tuple[int, str, str, int] | None = None
+        self._table: Table | None = None
         self.reset()
 
     def reset(self) -> None:
-        self._runs: dict[tuple[str, str, int], tuple[int, ExperienceRecorded]] = {}
-        self._sums: dict[_Cell, _Sums] = {}
-        self._last: tuple[int, str, str, int] | None = None
-        self._stale = False
-        self._table: Table | None = None
+        self.back(_Mark({}, {}, 0, {}))
 
     def apply(self, author: str, hlc: int, body: Body) -> None:
         """Take one event in. Nonsense (a state outside the table, times that are not positive) is passed over."""
         if not isinstance(body, ExperienceRecorded) or not _sane(body):
             return
         key = (author, body.job, body.attempt)
+        if key in self._known:
+            return
         held = self._runs.get(key)
         if held is not None and _told(held) <= _told((hlc, body)):
             return
@@ -161,6 +191,42 @@ class Experience:
             self._fold(author, body)
             self._last = place
 
+    def mark(self) -> object:
+        return _Mark(self._base, self._known, self._told_before, dict(self._runs))
+
+    def back(self, mark: object) -> None:
+        assert isinstance(mark, _Mark)
+        self._base, self._known, self._told_before = mark.base, mark.known, mark.told
+        self._runs: dict[_Run, tuple[int, ExperienceRecorded]] = dict(mark.runs)
+        self._sums, self._last, self._table = {}, None, None
+        self._stale = True
+
+    def fresh(self) -> Experience:
+        return Experience(self._learning)
+
+    def dump(self, forget: int) -> Iterator[bytes]:
+        """The sums, and the runs told since `forget`, so that none of them counts again."""
+        self._settle()
+        for cell in sorted(self._sums):
+            sums = self._sums[cell]
+            authors = tuple((a, sums.weight[a], sums.total[a]) for a in sorted(sums.weight))
+            yield _encode(_SumsState(cell, sums.visits, authors))
+        known = {**self._known, **{run: hlc for run, (hlc, _) in self._runs.items()}}
+        runs = [(run, hlc) for run, hlc in sorted(known.items()) if hlc >= forget]
+        for at in range(0, len(runs), _PIECE):
+            yield _encode(_RunsState(tuple((*run, hlc) for run, hlc in runs[at : at + _PIECE])))
+
+    def load(self, piece: bytes) -> None:
+        state = _state.decode(piece)
+        if isinstance(state, _SumsState):
+            weight = {author: weight for author, weight, _ in state.authors}
+            total = {author: total for author, _, total in state.authors}
+            self._base = {**self._base, state.cell: _Sums(weight, total, state.visits)}
+            self._told_before += state.visits
+        else:
+            self._known = {**self._known, **{(author, job, n): hlc for author, job, n, hlc in state.runs}}
+        self._stale, self._table = True, None
+
     def merge(self, others: Iterable[Experience]) -> None:
         """Union of what several have seen."""
         for other in others:
@@ -169,16 +235,23 @@ class Experience:
 
     def table(self) -> Table:
         """The table as it stands."""
-        if self._stale:
-            self._sums = {}
-            ordered = sorted(self._runs.items(), key=lambda item: (item[1][0], *item[0]))
-            for (author, _, _), (_, body) in ordered:
-                self._fold(author, body)
-            self._last = (ordered[-1][1][0], *ordered[-1][0])
-            self._stale = False
+        self._settle()
         if self._table is None:
-            self._table = _table(self._sums, self._learning, len(self._runs))
+            self._table = _table(self._sums, self._learning, self._told_before + len(self._runs))
         return self._table
+
+    def _settle(self) -> None:
+        """Fold again, from the base, what came out of order."""
+        if not self._stale:
+            return
+        self._sums = {
+            cell: _Sums(dict(sums.weight), dict(sums.total), sums.visits) for cell, sums in self._base.items()
+        }
+        ordered = sorted(self._runs.items(), key=lambda item: (item[1][0], *item[0]))
+        for (author, _, _), (_, body) in ordered:
+            self._fold(author, body)
+        self._last = (ordered[-1][1][0], *ordered[-1][0]) if ordered else None
+        self._stale = False
 
     def _fold(self, author: str, body: ExperienceRecorded) -> None:
         cell = (*body.state, body.action)

@@ -9,6 +9,8 @@ import msgspec
 
 from hivenode.spec.values import BlobRef, Digest, Epoch, JobId, Name, NodeId, Number, Plan, Sentence
 
+Clock = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""A reading of the hybrid clock."""
 Metrics = Annotated[dict[str, float], msgspec.Meta(max_length=64)]
 
 
@@ -129,6 +131,37 @@ class ExperienceRecorded(msgspec.Struct, frozen=True, tag="experience.recorded")
     reference_seconds: float
 
 
+class SealProposed(msgspec.Struct, frozen=True, tag="seal.proposed"):
+    """The coordinator of `epoch`: all that was said up to `horizon` may be replaced by what follows from it. A later
+    proposal of the same author withdraws this one."""
+
+    number: Annotated[int, msgspec.Meta(ge=1, le=2**31)]
+    epoch: Epoch
+    horizon: Clock
+    forget: Clock
+    """Jobs that ended before this are dropped but for their models."""
+    cut: Digest
+    """SHA-256 of the cut: of each author the last number up to the horizon."""
+    digest: Digest
+    """SHA-256 of the snapshot."""
+
+
+class SealConfirmed(msgspec.Struct, frozen=True, tag="seal.confirmed"):
+    """The author holds exactly that cut, and has computed that snapshot from it."""
+
+    number: Annotated[int, msgspec.Meta(ge=1, le=2**31)]
+    digest: Digest
+
+
+class SealClosed(msgspec.Struct, frozen=True, tag="seal.closed"):
+    """The author of the proposal: everyone has confirmed it but those excused, who were not heard for long or were
+    revoked."""
+
+    number: Annotated[int, msgspec.Meta(ge=1, le=2**31)]
+    digest: Digest
+    excused: Annotated[tuple[NodeId, ...], msgspec.Meta(max_length=2000)]
+
+
 Body = (
     NodeAdmitted
     | JobSubmitted
@@ -142,4 +175,7 @@ Body = (
     | ModelRegistered
     | BlobHeld
     | ExperienceRecorded
+    | SealProposed
+    | SealConfirmed
+    | SealClosed
 )

@@ -8,6 +8,7 @@ counted, when the journal is opened.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import sqlite3
@@ -22,8 +23,10 @@ from hivenode.errors import Conflict, Corrupted, Exhausted, HiveError, InvalidIn
 from hivenode.logs import get_logger
 from hivenode.store.ports import Record
 
-SCHEMA = 1
+SCHEMA = 2
 WAL_BYTES = 16 << 20
+PAGES_AT_ONCE = 2048
+"""Freed between two commits."""
 BATCH = 256
 """Most calls that share one commit."""
 
@@ -40,6 +43,10 @@ CREATE TABLE damaged (
     author TEXT NOT NULL, number INTEGER NOT NULL, data BLOB NOT NULL, checksum BLOB NOT NULL,
     reason TEXT NOT NULL, moved_at REAL NOT NULL
 );
+"""
+_SEALS = """
+CREATE TABLE snapshots (id INTEGER PRIMARY KEY, data BLOB NOT NULL, checksum BLOB NOT NULL);
+CREATE TABLE floors (author TEXT PRIMARY KEY, number INTEGER NOT NULL, checksum BLOB NOT NULL) WITHOUT ROWID;
 """
 
 _Row = tuple[str, int, bytes, bytes]
@@ -58,11 +65,20 @@ class _SetCell:
     value: bytes
 
 
+@dataclass(frozen=True)
+class _Seal:
+    snapshot: bytes
+    floors: Mapping[str, int]
+
+
+_What = _Append | _SetCell | _Seal
+
+
 @dataclass
 class _Work:
     """One awaited call on its way to the disk."""
 
-    what: _Append | _SetCell
+    what: _What
     done: Future[None] = field(default_factory=Future)
 
 
@@ -81,6 +97,7 @@ class SqliteJournal:
         self._path = path
         self._pending: deque[_Work] = deque()
         self._heads: dict[str, int] = {}
+        self._floors: dict[str, int] = {}
         self._cells: dict[str, bytes] = {}
         self._closed = False
         self.damaged: Mapping[str, int] = {}
@@ -114,6 +131,25 @@ class SqliteJournal:
         for author, number, data in rows:
             yield Record(author, number, data)
 
+    def snapshot(self) -> bytes | None:
+        try:
+            row: tuple[bytes, bytes] | None = self._db.execute("SELECT data, checksum FROM snapshots").fetchone()
+        except sqlite3.Error as error:
+            raise self._meaning(error) from error
+        if row is None:
+            return None
+        if row[1] != _checksum("snapshot", 0, row[0]):
+            raise Corrupted(
+                f"The snapshot in the journal {self._path} is damaged.",
+                fix="Move journal.db aside; what it held comes back from the other members.",
+            )
+        return row[0]
+
+    @property
+    def size(self) -> int:
+        files = (self._path, self._path.with_name(self._path.name + "-wal"))
+        return sum(file.stat().st_size for file in files if file.exists())
+
     def cell(self, name: str) -> bytes | None:
         return self._cells.get(name)
 
@@ -129,6 +165,15 @@ class SqliteJournal:
         if records:
             await self._write(_Append(tuple(records)))
 
+    async def seal(self, snapshot: bytes, floors: Mapping[str, int]) -> None:
+        """Keep a snapshot in place of the records up to these numbers: both or neither, durable on return.
+
+        Raises:
+            Exhausted: the disk is full; nothing has changed.
+            Corrupted: a floor lies below an earlier one.
+        """
+        await self._write(_Seal(snapshot, dict(floors)))
+
     async def set_cell(self, name: str, value: bytes) -> None:
         """Durable on return. Raises Exhausted."""
         await self._write(_SetCell(name, bytes(value)))
@@ -141,7 +186,7 @@ class SqliteJournal:
         await asyncio.get_running_loop().run_in_executor(self._writer, self._db.close)
         self._writer.shutdown(wait=False)
 
-    async def _write(self, what: _Append | _SetCell) -> None:
+    async def _write(self, what: _What) -> None:
         if self._closed:
             raise Unavailable(f"The journal {self._path} is closed.", fix="The daemon is stopping; start it again.")
         work = _Work(what)
@@ -187,13 +232,13 @@ class SqliteJournal:
         """Write a batch in one transaction; what is wrong in itself is left out of it and answered."""
         if not batch:
             return []
-        heads, cells = dict[str, int](), dict[str, bytes]()
+        heads, cells, floors = dict[str, int](), dict[str, bytes](), dict[str, int]()
         answers: list[HiveError | None] = []
         self._db.execute("BEGIN IMMEDIATE")
         try:
             for work in batch:
                 try:
-                    self._apply(work.what, heads, cells)
+                    self._apply(work.what, heads, cells, floors)
                 except HiveError as error:
                     answers.append(error)
                 else:
@@ -205,18 +250,52 @@ class SqliteJournal:
             raise
         self._heads.update(heads)
         self._cells.update(cells)
+        self._floors.update(floors)
+        if floors:
+            self._writer.submit(self._give_back)
         return answers
 
-    def _apply(self, what: _Append | _SetCell, heads: dict[str, int], cells: dict[str, bytes]) -> None:
+    def _apply(self, what: _What, heads: dict[str, int], cells: dict[str, bytes], floors: dict[str, int]) -> None:
         if isinstance(what, _SetCell):
             seal = _checksum(what.name, 0, what.value)
             self._db.execute("INSERT OR REPLACE INTO cells VALUES (?, ?, ?)", (what.name, what.value, seal))
             cells[what.name] = what.value
             return
+        if isinstance(what, _Seal):
+            self._apply_seal(what, heads, floors)
+            return
         fresh = self._fresh(what.records, heads)
         rows = [(r.author, r.number, r.data, _checksum(r.author, r.number, r.data)) for r in fresh.values()]
         self._db.executemany("INSERT INTO records VALUES (?, ?, ?, ?)", rows)
         heads.update(list(fresh))  # pairs in order: an author's last number stays
+
+    def _apply_seal(self, what: _Seal, heads: dict[str, int], floors: dict[str, int]) -> None:
+        for author, number in what.floors.items():
+            if number < floors.get(author, self._floors.get(author, 0)):
+                raise Corrupted(f"The floor of {author} in {self._path} would sink.", fix="Restart the daemon.")
+        row = (1, what.snapshot, _checksum("snapshot", 0, what.snapshot))
+        self._db.execute("INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?)", row)
+        rows = [(author, number, _checksum(author, number, b"floor")) for author, number in what.floors.items()]
+        self._db.executemany("INSERT OR REPLACE INTO floors VALUES (?, ?, ?)", rows)
+        self._db.executemany("DELETE FROM records WHERE author = ? AND number <= ?", what.floors.items())
+        for author, number in what.floors.items():
+            heads[author] = max(number, heads.get(author, self._heads.get(author, 0)))
+            floors[author] = number
+
+    def _give_back(self) -> None:
+        """Return to the file system what sealed records took, some of it at a time so that no vote waits for long. Not
+        being able to is no loss."""
+        try:
+            # Not `execute`, which takes only the first step, and each step frees one page.
+            self._db.executescript(f"PRAGMA incremental_vacuum({PAGES_AT_ONCE})")
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            left = self._db.execute("PRAGMA freelist_count").fetchone()[0]
+        except sqlite3.Error as error:
+            log.warning("the journal could not be made smaller", path=self._path, reason=str(error))
+            return
+        if left and not self._closed:
+            with contextlib.suppress(RuntimeError):  # it is being closed just now
+                self._writer.submit(self._give_back)
 
     def _fresh(self, records: Iterable[Record], heads: Mapping[str, int]) -> dict[tuple[str, int], Record]:
         """Those of `records` that are new, in order. Raises Corrupted before anything is written."""
@@ -233,7 +312,7 @@ class SqliteJournal:
                     f"Record {number} of {author} does not follow record {head}, the last in {self._path}.",
                     fix="Send the records between them first.",
                 )
-            elif self._stored(author, number, fresh) != record.data:
+            elif number > self._floors.get(author, 0) and self._stored(author, number, fresh) != record.data:
                 raise Corrupted(
                     f"Another record {number} of {author} is in {self._path} already.",
                     fix="The author's key is in use twice, or its home was restored from a backup: give it a new home.",
@@ -263,18 +342,24 @@ class SqliteJournal:
             raise self._meaning(error) from error
 
     def _prepare(self) -> None:
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version < SCHEMA:
+            self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # set before anything is written, or by a VACUUM
+            if version:
+                self._db.execute("VACUUM")
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
         if version > SCHEMA:
             raise Conflict(
                 f"The journal {self._path} has format {version}; this version of hivenode knows up to {SCHEMA}.",
                 fix="Run the newer hivenode that wrote it, or use another home.",
             )
-        if version == 0:
-            self._db.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version = {SCHEMA}; COMMIT;")
+        tables = {0: _TABLES + _SEALS, 1: _SEALS}.get(version)
+        if tables is not None:
+            self._db.executescript(f"BEGIN IMMEDIATE; {tables} PRAGMA user_version = {SCHEMA}; COMMIT;")
         self._check_cells()
+        self._check_floors()
         self.damaged = self._check_records()
 
     def _check_cells(self) -> None:
@@ -286,6 +371,15 @@ class SqliteJournal:
                     fix=f"Restore {self._path} from a backup, or start with a new home and join the hive again.",
                 )
             self._cells[name] = value
+
+    def _check_floors(self) -> None:
+        for author, number, seal in self._db.execute("SELECT author, number, checksum FROM floors"):
+            if _checksum(author, number, b"floor") != seal:
+                raise Corrupted(
+                    f"What the journal {self._path} says of sealed records is damaged.",
+                    fix="Move journal.db aside; what it held comes back from the other members.",
+                )
+            self._floors[author] = number
 
     def _check_records(self) -> dict[str, int]:
         """Count heads. For an author with a record that is not what was written, or not in line, that one and all
@@ -314,7 +408,7 @@ class SqliteJournal:
 
     def _judged(self) -> Iterator[tuple[_Row, str | None]]:
         """All rows with None, or the reason why they are cut off. Afterwards `_heads` counts the sound ones."""
-        self._heads = {}
+        self._heads = dict(self._floors)
         cut: dict[str, str] = {}
         for row in self._db.execute("SELECT author, number, data, checksum FROM records ORDER BY author, number"):
             author, number, data, seal = row

@@ -26,6 +26,15 @@ class Journal(Protocol):
         """All records, by author then number. Called once, at start, before the loop serves anything."""
         ...
 
+    def snapshot(self) -> bytes | None:
+        """What `seal` was last given. Called once, at start."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        ...
+
     def cell(self, name: str) -> bytes | None:
         """A cell as last written (cached in memory, never waits)."""
         ...
@@ -37,6 +46,12 @@ class Journal(Protocol):
 
     async def append(self, records: Sequence[Record]) -> None:
         """Durable on return, all or nothing. Raises Exhausted when the disk is full, Corrupted on a gap or fork."""
+        ...
+
+    async def seal(self, snapshot: bytes, floors: Mapping[str, int]) -> None:
+        """Keep a snapshot in place of the records up to these numbers (by author): both or neither, durable on return.
+        The next record of such an author follows its floor, or what is held beyond it. Raises Exhausted; Corrupted
+        if a floor lies below an earlier one."""
         ...
 
     async def set_cell(self, name: str, value: bytes) -> None:

@@ -18,11 +18,13 @@ from hivenode.store.ports import AsyncBytes, Record
 
 
 class _Batch(msgspec.Struct, frozen=True, array_like=True):
-    """One acknowledged call: records appended, or a cell set."""
+    """One acknowledged call: records appended, a cell set, or records sealed."""
 
     records: tuple[Record, ...] = ()
     cell: str = ""
     value: bytes = b""
+    snapshot: bytes = b""
+    floors: dict[str, int] = {}
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -88,6 +90,14 @@ class SimulatedDisk:
         """Put an earlier journal in place of this one, as a person does with the folder of a node that is down."""
         self._log = list(backup)
 
+    @property
+    def journal_bytes(self) -> int:
+        return sum(map(len, self._log))
+
+    def compact(self, batches: Sequence[_Batch]) -> None:
+        """Write what the log says in fewer words; nothing is under way, and it takes no time."""
+        self._log = [_frame(batch) for batch in batches]
+
     def load(self) -> list[_Batch]:
         """All that is whole, up to the first damage; the rest is cut off."""
         found: list[_Batch] = []
@@ -128,6 +138,8 @@ class SimulatedJournal:
         self._disk = disk
         self._lock = asyncio.Lock()
         self._feeds: dict[str, list[Record]] = {}
+        self._floors: dict[str, int] = {}
+        self._snapshot: bytes | None = None
         self._cells: dict[str, bytes] = {}
         for batch in disk.load():
             self._take(batch)
@@ -136,6 +148,13 @@ class SimulatedJournal:
     def records(self) -> Iterator[Record]:
         for author in sorted(self._feeds):
             yield from self._feeds[author]
+
+    def snapshot(self) -> bytes | None:
+        return self._snapshot
+
+    @property
+    def size(self) -> int:
+        return self._disk.journal_bytes
 
     def cell(self, name: str) -> bytes | None:
         return self._cells.get(name)
@@ -154,6 +173,19 @@ class SimulatedJournal:
         async with self._lock:
             await self._write(_Batch(cell=name, value=value))
 
+    async def seal(self, snapshot: bytes, floors: Mapping[str, int]) -> None:
+        async with self._lock:
+            for author, floor in floors.items():
+                if floor < self._floors.get(author, 0):
+                    raise Corrupted(f"The floor of {author} would sink to {floor}.", fix="Restart the daemon.")
+            await self._write(_Batch(snapshot=snapshot, floors=dict(floors)))
+            self._disk.compact(self._whole())
+
+    def _whole(self) -> list[_Batch]:
+        """All that is here, in as few batches as say it."""
+        cells = [_Batch(cell=name, value=value) for name, value in self._cells.items()]
+        return [_Batch(snapshot=self._snapshot or b"", floors=self._floors), _Batch(tuple(self.records())), *cells]
+
     async def close(self) -> None:
         async with self._lock:
             pass
@@ -171,6 +203,10 @@ class SimulatedJournal:
                 self._take(batch)
 
     def _take(self, batch: _Batch) -> None:
+        if batch.snapshot:
+            self._snapshot, self._floors = batch.snapshot, {**self._floors, **batch.floors}
+            for author, floor in batch.floors.items():
+                self._feeds[author] = [record for record in self._feeds.get(author, []) if record.number > floor]
         for record in batch.records:
             self._feeds.setdefault(record.author, []).append(record)
         if batch.cell:
@@ -180,8 +216,8 @@ class SimulatedJournal:
         fresh: list[Record] = []
         heads: dict[str, int] = {}
         for record in records:
-            held = self._feeds.get(record.author, [])
-            head = heads.get(record.author, len(held))
+            held, floor = self._feeds.get(record.author, []), self._floors.get(record.author, 0)
+            head = heads.get(record.author, floor + len(held))
             if record.number == head + 1:
                 fresh.append(record)
                 heads[record.author] = record.number
@@ -190,7 +226,9 @@ class SimulatedJournal:
                     f"Record {record.number} of {record.author} does not follow {head}.",
                     fix="Send the records between them first.",
                 )
-            elif [*held, *(r for r in fresh if r.author == record.author)][record.number - 1].data != record.data:
+            elif record.number <= floor:
+                continue
+            elif [*held, *(r for r in fresh if r.author == record.author)][record.number - floor - 1] != record:
                 raise Corrupted(
                     f"Another record {record.number} of {record.author} is there already.",
                     fix="Give that node a new home.",

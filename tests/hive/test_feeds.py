@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from hivenode.errors import Corrupted
-from hivenode.hive.feeds import QUARANTINED, Entry, Feeds
+from hivenode.hive.feeds import QUARANTINED, Entry, Feeds, decode_body, signed_part
 from hivenode.spec.events import BlobHeld, Body, NodeAdmitted
 from hivenode.spec.values import Role
 from hivenode.store.ports import Record
@@ -163,9 +163,7 @@ def test_an_event_of_a_later_version_is_kept_and_passed_on() -> None:
     unknown = msgspec.msgpack.encode({"type": "moon.landed", "x": 1})
     entry = author.compose(blob(1))[0]
     bare = msgspec.structs.replace(entry.event, body=unknown, signature=bytes(64))
-    from hivenode.hive.feeds import _signed_part
-
-    event = msgspec.structs.replace(bare, signature=author.identity.sign(_signed_part(AUTHORITY.hive_id, bare)))
+    event = msgspec.structs.replace(bare, signature=author.identity.sign(signed_part(AUTHORITY.hive_id, bare)))
     fresh = take(other, [*author.events(), event])
     assert fresh[-1].body is None
     assert other.missing({}, 10_000)[0][-1] == event
@@ -210,7 +208,10 @@ def test_a_revocation_holds_after_a_restart_and_a_later_grant_lifts_it() -> None
     take(held, founder.events())
     everything = [entry for one in (author, founder) for entry in one.feeds.entries()]
     again = reader()
-    again.load(Record(e.event.author, e.event.seq, e.encoded) for e in sorted(everything, key=lambda e: e.key[1:]))
+    again.load(
+        Record(e.event.author, e.event.seq, e.encoded)
+        for e in sorted(everything, key=lambda e: (e.event.author, e.event.seq))
+    )
     assert again.heads == held.heads == {founder.id: 2, author.id: 1}
     founder.say(revocation(author, 0, serial=3, roles=(Role.worker,)))
     assert [again.accept(entry) for entry in again.examine(founder.events()).fresh] == [True]
@@ -225,3 +226,45 @@ def test_only_the_authority_can_revoke() -> None:
     author.say(blob(1))
     take(other, author.events())
     assert other.heads == {author.id: 2, mallory.id: 2}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\x83\xa4type\xafseal.confirmed\xa6number\x01\xa6dig\xd9\x40",
+        b"\x82\xa4type\xa9blob.held\xa1\xff\x01",
+        b"\x83\xa4type\xa9blob.held\xa4size\x01\xa1x" + b"\x91" * 90_000,
+        b"\xc1",
+        b"",
+    ],
+)
+def test_a_body_that_cannot_be_read_stops_nobody(body: bytes) -> None:
+    author, other = Author(1), reader()
+    bare = msgspec.structs.replace(author.compose(blob(1))[0].event, body=body, signature=bytes(64))
+    event = msgspec.structs.replace(bare, signature=author.identity.sign(signed_part(AUTHORITY.hive_id, bare)))
+    assert take(other, [*author.events(), event])[-1].body is None
+
+
+def test_whether_a_body_is_understood_does_not_depend_on_the_callers_stack() -> None:
+    known = msgspec.msgpack.encode(blob(1))
+    nested = bytes([known[0] + 1]) + known[1:] + b"\xa1x" + b"\x91" * 900 + b"\xc0"
+
+    def deep(levels: int) -> object:
+        return deep(levels - 1) if levels else decode_body(nested)
+
+    assert deep(0) == deep(700) is None
+
+
+def test_both_branches_of_a_fork_reach_those_who_still_believe_one() -> None:
+    author, twin, first, second = Author(1), Author(1), reader(), reader()
+    author.say(blob(1), blob(3))
+    twin.say(blob(2), blob(3))
+    take(first, author.events())
+    take(second, twin.events())
+    assert first.examine(twin.events()).forks == (author.id,)
+    take(second, list(first.missing(second.heads, 1 << 20)[0]))
+    assert second.heads == {author.id: QUARANTINED}
+    third = reader()
+    take(third, author.events())
+    take(third, list(first.missing(third.heads, 1 << 20)[0]))
+    assert third.heads == {author.id: QUARANTINED}
