@@ -114,13 +114,13 @@ class Rogue:
         return rng.choice([
             Left(node, incarnation, forged),
             statements.left(self._key.sign, node, incarnation),
-            Alive(node, incarnation, "gone", ("10.0.0.1:1",), "0", forged),
+            Alive(node, incarnation, "gone", ("10.0.0.1:1",), "0", 255, 1 << 19, forged),
             statements.alive(self._key.sign, node, incarnation, "gone", (), "0"),
             Dead(node, incarnation, by, forged),
             Suspect(node, incarnation, by, forged),
             statements.dead(self._key.sign, node, rng.choice([base + 1, MOST]), self.id),
             statements.suspect(self._key.sign, node, base, self.id),
-            statements.alive(self._key.sign, self.id, rng.choice([1, MOST]), "rogue", (), "0"),
+            statements.alive(self._key.sign, self.id, rng.choice([1, MOST]), "rogue", (), "0", 255, 1 << 19),
         ])  # fmt: skip
 
     def _some(self) -> tuple[Statement, ...]:

@@ -1,5 +1,8 @@
 """Each safety rule is needed, and its absence would be seen: with the rule taken out, a story that is otherwise
-survived must end badly, for the reason given, within a few seeds. (The election's are in `tests/hive/test_election_machine`.)"""
+survived must end badly, for the reason given, within a few seeds.
+
+The election's rules are taken out in `tests/hive/test_election_machine`.
+"""
 
 from __future__ import annotations
 
