@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 from hivenode.models.identify.formats.pickles import (
+    Blob,
     Call,
     Global,
     GlobalUse,
@@ -122,7 +123,7 @@ class Machine:
                     self._at = at + 1
                 elif code == 0x58:  # BINUNICODE
                     self._at = at + 5
-                    self._text(self._take(_u32(window, at + 1)[0]))
+                    self._long(_u32(window, at + 1)[0], text=True)
                 elif code == 0x52:  # REDUCE
                     args = stack.pop()
                     self._call(stack.pop(), args)
@@ -219,6 +220,17 @@ class Machine:
             self._push(str(raw, "utf-8", "surrogatepass"))
         except UnicodeDecodeError:
             self._fail("a string that is no UTF-8")
+
+    def _long(self, length: int, *, text: bool = False) -> None:
+        """A string or bytes of any length; past what is held, only its place."""
+        if length > self._limits.held:
+            here = self._base + self._at
+            self._push(Blob(here, length, text))
+            self._jump(here + length)
+        elif text:
+            self._text(self._take(length))
+        else:
+            self._push(self._take(length))
 
     def _old_text(self, raw: bytes) -> None:
         """A string of Python 2: text or bytes, nobody knows."""
@@ -458,6 +470,8 @@ def _kind(value: Value) -> str:
         return "a persistent object"
     if isinstance(value, Opaque):
         return f"a {value.what}"
+    if isinstance(value, Blob):
+        return "a long string"
     return f"a {type(value).__name__}"
 
 
@@ -484,11 +498,11 @@ def _handlers() -> dict[int, Handler]:
         b"T": lambda m: m._old_text(take(m, length(m, 4))),
         b"U": lambda m: m._old_text(take(m, length(m, 1))),
         b"\x8c": lambda m: m._text(take(m, length(m, 1))),
-        b"\x8d": lambda m: m._text(take(m, length(m, 8))),
-        b"B": lambda m: push(m, take(m, length(m, 4))),
+        b"\x8d": lambda m: m._long(length(m, 8), text=True),
+        b"B": lambda m: m._long(length(m, 4)),
         b"C": lambda m: push(m, take(m, length(m, 1))),
-        b"\x8e": lambda m: push(m, take(m, length(m, 8))),
-        b"\x96": lambda m: push(m, take(m, length(m, 8))),  # BYTEARRAY8
+        b"\x8e": lambda m: m._long(length(m, 8)),
+        b"\x96": lambda m: m._long(length(m, 8)),  # BYTEARRAY8
         b"\x97": lambda m: push(m, Opaque("buffer kept outside")),
         b"\x98": lambda m: push(m, m._stack.pop()),  # READONLY_BUFFER
         b"]": lambda m: push(m, []),

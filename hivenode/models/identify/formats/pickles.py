@@ -28,6 +28,7 @@ class Limits:
         line: bytes of one line of the text opcodes.
         total: bytes of opcodes and strings (not of what hooks skip).
         integer: bytes of one integer.
+        held: longer strings and bytes are left where they are, as a `Blob`.
     """
 
     operations: int = 4_000_000
@@ -36,6 +37,7 @@ class Limits:
     line: int = 64 << 10
     total: int = 48 << 20
     integer: int = 256
+    held: int = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,15 @@ class Opaque:
     """A value that is not kept: what it is, in a word or two."""
 
     what: str
+
+
+@dataclass(slots=True, eq=False)
+class Blob:
+    """Bytes, or text in UTF-8, too long to be held: where they lie in what was interpreted."""
+
+    offset: int
+    length: int
+    text: bool = False
 
 
 class Key(tuple[Value, ...]):
