@@ -22,7 +22,7 @@ from aiohttp import WSMsgType, web
 from hivenode.logs import get_logger
 from hivenode.net.codec import ProtocolError, decode
 from hivenode.net.messages import MAX_FRAME, PRIORITY, Address, Message
-from hivenode.net.transport import LinkEnd
+from hivenode.net.transport import LinkEnd, Use
 from hivenode.spec.values import HiveId, Name, NodeId
 
 log = get_logger("link")
@@ -43,6 +43,9 @@ CLOSE_GOODBYE = 1001
 CLOSE_PROTOCOL = 1002
 CLOSE_DUPLICATE = 4001
 CLOSE_VERSION = 4002
+CLOSE_IDLE = 4003
+
+_CLOSE_CODES = {LinkEnd.protocol: CLOSE_PROTOCOL, LinkEnd.idle: CLOSE_IDLE}
 
 Socket = web.WebSocketResponse | aiohttp.ClientWebSocketResponse
 Nonce = Annotated[bytes, msgspec.Meta(min_length=8, max_length=8)]
@@ -63,6 +66,8 @@ class Hello(msgspec.Struct, frozen=True, tag_field="t", tag="hello"):
     ended: Annotated[tuple[Nonce, ...], msgspec.Meta(max_length=8)] = ()
     """Links to the receiver that the sender knows to be over, so that the receiver lets go of them too."""
     addresses: Annotated[tuple[Address, ...], msgspec.Meta(max_length=8)] = ()
+    keep: bool = True
+    """Whether the sender wants the link kept up; see `messages.Keep`."""
 
 
 _HELLO_DECODER = msgspec.msgpack.Decoder(Hello)
@@ -189,6 +194,7 @@ class Link:
         peer: authenticated id of the other side.
         address: the one dialled, or where the peer dialled from.
         theirs: the peer's hello.
+        use: what the link is for.
         on_message: called with every decoded message; must return at once.
         on_end: called exactly once, as soon as the end is known, with how and why.
     """
@@ -200,6 +206,7 @@ class Link:
         peer: str,
         address: str,
         theirs: Hello,
+        use: Use,
         limits: LinkLimits,
         on_message: Callable[[Link, Message], None],
         on_end: Callable[[Link, LinkEnd, str], None],
@@ -209,6 +216,7 @@ class Link:
         self.nonce = theirs.link
         self.instance = theirs.instance
         self.peer_addresses = theirs.addresses
+        self.use = use
         self._socket = socket
         self._limits = limits
         self._on_message = on_message
@@ -232,17 +240,19 @@ class Link:
             or self._queued_bytes + len(frame) > self._limits.queue_bytes
         ):
             return False
+        self.use.at = asyncio.get_running_loop().time()
         queue.append(frame)
         self._queued_bytes += len(frame)
         self._wake.set()
         return True
 
     def end(self, why: LinkEnd, reason: str = "") -> None:
-        """End the link; `on_end` is called before this returns. With `local` the queues are flushed first."""
+        """End the link; `on_end` is called before this returns. With `local` and `idle` the queues are flushed
+        first."""
         if self._ended.done():
             return
-        self._flush = why is LinkEnd.local
-        code = CLOSE_PROTOCOL if why is LinkEnd.protocol else CLOSE_GOODBYE
+        self._flush = why in (LinkEnd.local, LinkEnd.idle)
+        code = _CLOSE_CODES.get(why, CLOSE_GOODBYE)
         self._ended.set_result((code, reason))
         self._wake.set()
         self._on_end(self, why, reason)
@@ -286,7 +296,7 @@ class Link:
 
     async def _take(self, frame: bytes) -> None:
         message = decode(frame)
-        now = asyncio.get_running_loop().time()
+        self.use.at = now = asyncio.get_running_loop().time()
         bucket = self._buckets.get(type(message))
         if bucket is None:
             limits = self._limits
@@ -306,7 +316,7 @@ class Link:
     def _meaning(self, received: aiohttp.WSMessage) -> tuple[LinkEnd, str]:
         """What a websocket event that is not a frame of ours says about the link."""
         if received.type is WSMsgType.CLOSE:
-            return LinkEnd.closed, str(received.extra or "")
+            return LinkEnd.idle if received.data == CLOSE_IDLE else LinkEnd.closed, str(received.extra or "")
         if received.type in (WSMsgType.CLOSED, WSMsgType.CLOSING):
             return LinkEnd.reset, "connection broken without a goodbye"
         if received.type is WSMsgType.ERROR:

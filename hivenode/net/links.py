@@ -24,9 +24,9 @@ from hivenode.net.link import (
     receive_hello,
     require_hello_of,
 )
-from hivenode.net.messages import PRIORITY, Message
+from hivenode.net.messages import PRIORITY, Keep, Message
 from hivenode.net.pairing import Pairing, Verdict
-from hivenode.net.transport import LinkEnd, TransportHandler
+from hivenode.net.transport import LinkEnd, TransportHandler, Use
 
 log = get_logger("links")
 
@@ -37,8 +37,10 @@ class Links:
     Args:
         me: this node's id.
         build: its version, named to peers.
+        wanted: whether we want a link to this peer kept up.
         on_up: called with peer and address of each new link, before the handler hears of it.
         on_down: called with the peer of each link that ended, before the handler hears of it.
+        on_release: called when a peer wants its link no more.
     """
 
     def __init__(
@@ -48,15 +50,19 @@ class Links:
         build: str,
         limits: LinkLimits,
         *,
+        wanted: Callable[[str], bool],
         on_up: Callable[[str, str], None],
         on_down: Callable[[str], None],
+        on_release: Callable[[], None],
     ) -> None:
         self._me = me
         self._hive = hive
         self._build = build
         self._limits = limits
+        self._wanted = wanted
         self._on_up = on_up
         self._on_down = on_down
+        self._on_release = on_release
         self._instance = secrets.token_bytes(8)
         self._pairing = Pairing(me)
         self._pending: dict[str, asyncio.Task[object]] = {}
@@ -65,6 +71,21 @@ class Links:
         self.addresses: tuple[str, ...] = ()
         """What our hello says of where we can be dialled."""
         self.live: dict[str, Link] = {}
+        self.uses: dict[str, Use] = {}
+        """What each live link is for."""
+
+    @property
+    def announced(self) -> list[str]:
+        """Those that the handler was told of, sorted."""
+        return sorted(peer for peer, use in self.uses.items() if use.announced)
+
+    def want(self, peer: str, wanted: bool) -> None:
+        """Tell a linked peer whether we want its link kept up."""
+        use = self.uses.get(peer)
+        if use is not None:
+            self.send(peer, Keep(wanted))
+            if wanted and not use.announced:
+                self._announce(self.live[peer], soon=True)
 
     def send(self, peer: str, message: Message) -> bool:
         """Queue for a linked peer; False without a link, or when its queue is full."""
@@ -80,9 +101,12 @@ class Links:
                 return False
         return link.send(PRIORITY[type(message)], self._encoded[1])
 
-    async def introduce(self, socket: Socket, peer: str, address: str) -> Link | None:
+    async def introduce(self, socket: Socket, peer: str, address: str, *, keep: bool) -> Link | None:
         """Exchange hellos on a connection we opened; the caller runs the link. None if the peer is being linked on
         another connection already.
+
+        Args:
+            keep: ask for a link that is kept up.
 
         Raises:
             ProtocolError: the answer is not what it should be.
@@ -98,7 +122,7 @@ class Links:
         self._pending[peer] = task
         accepted = False
         try:
-            ours = self._hello(nonce, ended)
+            ours = self._hello(nonce, ended, keep=keep)
             await socket.send_bytes(encode_hello(ours))
             theirs = await receive_hello(socket)
             require_hello_of(theirs, peer, self._hive)
@@ -112,7 +136,7 @@ class Links:
             del self._pending[peer]
             if not accepted:
                 self._pairing.failed(peer, nonce)
-        return self._up(socket, peer, address, theirs)
+        return self._up(socket, peer, address, theirs, dialled=True, said=keep)
 
     async def welcome(self, socket: web.WebSocketResponse, peer: str, address: str) -> Link | tuple[int, str]:
         """Hear the hello of a peer that dialled us, decide, and answer: the link, for the caller to run, or close code
@@ -123,7 +147,7 @@ class Links:
         """
         theirs = await receive_hello(socket)
         require_hello_of(theirs, peer, self._hive)
-        ours = self._hello(theirs.link, ())
+        ours = self._hello(theirs.link, (), keep=self._wanted(peer))
         if reason := incompatible(ours, theirs):
             log.error("incompatible node", peer=peer, address=address, reason=reason)
             await socket.send_bytes(encode_hello(ours))
@@ -135,7 +159,7 @@ class Links:
             self.live[peer].end(LinkEnd.reset, "the peer has lost it and dialled anew")
         if peer in self._pending:
             self._pending[peer].cancel()
-        link = self._up(socket, peer, address, theirs)
+        link = self._up(socket, peer, address, theirs, dialled=False, said=ours.keep)
         try:
             await socket.send_bytes(encode_hello(ours))
         except ConnectionError as error:
@@ -157,7 +181,7 @@ class Links:
         except TimeoutError:
             log.info("some peers did not take their goodbye")
 
-    def _hello(self, link: bytes, ended: tuple[bytes, ...]) -> Hello:
+    def _hello(self, link: bytes, ended: tuple[bytes, ...], *, keep: bool) -> Hello:
         oldest, newest = PROTOCOL_VERSIONS
         return Hello(
             node=self._me,
@@ -169,27 +193,49 @@ class Links:
             link=link,
             ended=ended,
             addresses=self.addresses[:8],
+            keep=keep,
         )
 
-    def _up(self, socket: Socket, peer: str, address: str, theirs: Hello) -> Link:
+    def _up(self, socket: Socket, peer: str, address: str, theirs: Hello, *, dialled: bool, said: bool) -> Link:
+        use = Use(dialled, theirs.keep, announced=False, at=asyncio.get_running_loop().time())
         link = Link(
             socket,
             peer=peer,
             address=address,
             theirs=theirs,
+            use=use,
             limits=self._limits,
             on_message=self._received,
             on_end=self._down,
         )
         self._pairing.up(peer, link.nonce, link.instance)
         self.live[peer] = link
+        self.uses[peer] = use
+        wanted = self._wanted(peer)
+        if wanted and not said:  # it has come to be wanted since we said hello
+            self.send(peer, Keep(True))
+        if said or wanted or use.theirs:
+            self._announce(link, soon=True)
         self._on_up(peer, address)
-        if self.handler is not None:
-            # Not from here: the handler may drop the link or dial again, in the middle of what we are doing.
-            asyncio.get_running_loop().call_soon(self.handler.link_up, peer, address)
         return link
 
+    def _announce(self, link: Link, *, soon: bool) -> None:
+        """Tell the handler. `soon`: not from here, for it may drop the link or dial again, in the middle of what the
+        caller is doing."""
+        link.use.announced = True
+        if self.handler is not None and soon:
+            asyncio.get_running_loop().call_soon(self.handler.link_up, link.peer, link.address)
+        elif self.handler is not None:
+            self.handler.link_up(link.peer, link.address)
+
     def _received(self, link: Link, message: Message) -> None:
+        if isinstance(message, Keep):
+            link.use.theirs = message.wanted
+            if message.wanted and not link.use.announced:
+                self._announce(link, soon=False)  # before the messages that follow
+            if not message.wanted:
+                self._on_release()
+            return
         if self.handler is None:
             return
         try:
@@ -199,8 +245,8 @@ class Links:
 
     def _down(self, link: Link, why: LinkEnd, reason: str) -> None:
         log.debug("link ended", peer=link.peer, address=link.address, why=why.value, reason=reason)
-        del self.live[link.peer]
+        del self.live[link.peer], self.uses[link.peer]
         self._pairing.down(link.peer, link.nonce)
         self._on_down(link.peer)
-        if self.handler is not None:
+        if self.handler is not None and (link.use.announced or why not in (LinkEnd.idle, LinkEnd.local)):
             asyncio.get_running_loop().call_soon(self.handler.link_down, link.peer, why)

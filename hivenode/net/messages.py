@@ -332,6 +332,13 @@ class Failure(_Message, frozen=True, tag="failure"):
     fix: Sentence
 
 
+class Keep(_Message, frozen=True, tag="keep"):
+    """Between the transports, of the link it arrives on: whether the sender wants it kept up. One that neither end
+    wants is closed when it has been idle."""
+
+    wanted: bool
+
+
 Request = Assign | Start | Adopt | Stop | Hold | Have | LogsRequest | ProfileRequest
 Response = Standing | Held | Having | LogsReply | ProfileReply | Failure
 
@@ -352,11 +359,12 @@ Message = (
     | FeedHeads | FeedSummary | FeedDelta | SealOffered
     | Progress
     | Call | Reply
+    | Keep
 )  # fmt: skip
 
 PRIORITY: dict[type, int] = {
     VoteRequest: 0, VoteReply: 0, Heartbeat: 0, HeartbeatAck: 0,
-    Ping: 1, Ack: 1, PingRequest: 1, Nack: 1, Gossip: 1, PushPull: 1,
+    Keep: 1, Ping: 1, Ack: 1, PingRequest: 1, Nack: 1, Gossip: 1, PushPull: 1,
     Call: 2, Reply: 2,
     FeedHeads: 3, FeedSummary: 3, FeedDelta: 3, SealOffered: 3, Progress: 3,
 }  # fmt: skip

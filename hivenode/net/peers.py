@@ -33,6 +33,7 @@ from hivenode.net.link import (
 from hivenode.net.links import Links
 from hivenode.net.listener import Listener, ListenLimits, bind
 from hivenode.net.messages import PROTOCOL, Message
+from hivenode.net.pool import Pool, PoolLimits
 from hivenode.net.probing import BUILD_HEADER, PROTOCOLS_HEADER, Probe, probe
 from hivenode.net.redial import DialLimits, Wanted, keep_seed
 from hivenode.net.transport import LinkEnd, TransportHandler
@@ -57,6 +58,7 @@ class TransportLimits:
     listen: ListenLimits = field(default_factory=ListenLimits)
     bulk: BulkLimits = field(default_factory=BulkLimits)
     dial: DialLimits = field(default_factory=DialLimits)
+    pool: PoolLimits = field(default_factory=PoolLimits)
     links: int = 256
     """Links at most; further ones are declined."""
     stop_seconds: float = 3.0
@@ -106,7 +108,25 @@ class PeerTransport:
         self._limits = limits or TransportLimits()
         self._tasks = TaskGroup(_task_failed)
         self._dials = TaskGroup(_task_failed)
-        self._links = Links(self.id, self._hive, build_version, self._limits.link, on_up=self._up, on_down=self._down)
+        self._links = Links(
+            self.id,
+            self._hive,
+            build_version,
+            self._limits.link,
+            wanted=lambda peer: peer in self._wanted,
+            on_up=self._up,
+            on_down=self._down,
+            on_release=lambda: self._pool.released(),
+        )
+        self._pool = Pool(
+            self._limits.pool,
+            use_of=lambda: self._links.uses,
+            wanted=lambda peer: peer in self._wanted,
+            dial=lambda peer, address: self._attempt(peer, address, keep=False),
+            send=self._links.send,
+            close=lambda peer: self.drop(peer, LinkEnd.idle),
+            spawn=self._dials.spawn,
+        )
         self._wanted: dict[str, tuple[Wanted, asyncio.Task[None] | None]] = {}
         self._seeds: dict[str, str] = {}
         """Who last answered at each seed address."""
@@ -118,7 +138,7 @@ class PeerTransport:
 
     @property
     def links(self) -> Sequence[str]:
-        return sorted(self._links.live)
+        return self._links.announced
 
     async def start(self, handler: TransportHandler) -> tuple[str, ...]:
         """Raises Conflict when the port is taken, InvalidInput when the host is none of this machine's."""
@@ -159,6 +179,7 @@ class PeerTransport:
         if not self._running:
             return
         self._running = False
+        self._pool.stop()
         await self._dials.close()  # first: a link that ends is dialled again
         await self._listener.close()
         await self._links.close(self._limits.stop_seconds)
@@ -175,7 +196,7 @@ class PeerTransport:
             return
 
         async def dial(address: str) -> None:
-            await self._attempt(peer, address)
+            await self._attempt(peer, address, keep=True)
 
         wanted = Wanted(
             tuple(addresses),
@@ -186,15 +207,34 @@ class PeerTransport:
         )
         task = self._dials.spawn(wanted.run(), f"dial {peer}") if self._running else None
         self._wanted[peer] = (wanted, task)
+        self._pool.kept(peer)
+        self._links.want(peer, True)
+
+    def know(self, peer: str, addresses: Sequence[str]) -> None:
+        if peer != self.id:
+            self._release(peer)
+            self._pool.know(peer, tuple(addresses))
 
     def redial(self, peer: str) -> None:
-        if peer in self._wanted and peer not in self._links.live:
+        if peer in self._links.live:
+            return
+        if peer in self._wanted:
             self._wanted[peer][0].hurry()
+        elif self._running:
+            self._pool.send(peer, None)
 
     def forget(self, peer: str) -> None:
-        _, task = self._wanted.pop(peer, (None, None))
-        if task is not None:
-            task.cancel()
+        self._release(peer)
+        self._pool.forget(peer)
+
+    def _release(self, peer: str) -> None:
+        """Keep a link to this peer no longer."""
+        if peer in self._wanted:
+            _, task = self._wanted.pop(peer)
+            if task is not None:
+                task.cancel()
+            self._links.want(peer, False)
+            self._pool.released()
 
     def seed(self, addresses: Sequence[str]) -> None:
         for address in addresses:
@@ -208,7 +248,9 @@ class PeerTransport:
             self._links.live[peer].end(why, "dropped")
 
     def send(self, peer: str, message: Message) -> bool:
-        return self._links.send(peer, message)
+        if peer in self._links.live:
+            return self._links.send(peer, message)
+        return self._running and peer not in self._wanted and self._pool.send(peer, message)
 
     async def fetch(self, peer: str, ref: BlobRef, into: BlobStore) -> None:
         if not self._running:
@@ -233,7 +275,7 @@ class PeerTransport:
 
     async def _keep_seed(self, address: str) -> None:
         await keep_seed(
-            lambda: self._attempt("", address),
+            lambda: self._attempt("", address, keep=True),
             lonely=self._lonely,
             reached=lambda: self._seeds.get(address, "") in self._links.live,
             limits=self._limits.dial,
@@ -241,16 +283,16 @@ class PeerTransport:
         )
         log.info("a seed is this node itself", address=address)
 
-    async def _attempt(self, expected: str, address: str) -> bool:
+    async def _attempt(self, expected: str, address: str, *, keep: bool) -> bool:
         """One dial. It has a task of its own so that it can give way to the peer's. False if it led to ourselves."""
-        task = self._dials.spawn(self._dial(expected, address), f"dial {expected or 'seed'} at {address}")
+        task = self._dials.spawn(self._dial(expected, address, keep=keep), f"dial {expected or 'seed'} at {address}")
         try:
             await asyncio.wait({task})
         finally:
             task.cancel()
         return task.cancelled() or task.exception() is not None or task.result()
 
-    async def _dial(self, expected: str, address: str) -> bool:
+    async def _dial(self, expected: str, address: str, *, keep: bool) -> bool:
         socket: Socket | None = None
         link: Link | None = None
         failure: DialError | None = None
@@ -264,7 +306,7 @@ class PeerTransport:
                     return False
                 if not self._allowed(peer):
                     raise DialError(LinkEnd.identity, f"node {peer} is not a member any more")
-                link = await self._links.introduce(socket, peer, address)
+                link = await self._links.introduce(socket, peer, address, keep=keep)
         except LinkClosed as error:
             if error.code != CLOSE_DUPLICATE:  # declined in favour of the peer's own dial: no failure
                 failure = DialError(error.why, str(error))
@@ -331,7 +373,8 @@ class PeerTransport:
                     PROTOCOLS_HEADER: f"{oldest}-{newest}",
                 },
             )
-        if not self._running or (peer not in self._links.live and len(self._links.live) >= self._limits.links):
+        full = peer not in self._links.live and len(self._links.live) >= self._limits.links
+        if not self._running or (full and not self._pool.make_room()):
             raise web.HTTPServiceUnavailable(headers={"X-Hive-Reason": "It takes no more links now."})
         socket = web.WebSocketResponse(
             protocols=(PROTOCOL,),
@@ -363,17 +406,19 @@ class PeerTransport:
         self._lonely.clear()
         if peer in self._wanted:
             self._wanted[peer][0].link_up(asyncio.get_running_loop().time(), address)
+        self._pool.up(peer)
 
     def _down(self, peer: str) -> None:
         if not self._links.live:
             self._lonely.set()
         if peer in self._wanted:
             self._wanted[peer][0].link_down(asyncio.get_running_loop().time())
+        self._pool.down()
 
     def _addresses_of(self, peer: str) -> tuple[str, ...]:
         """Where a peer may be reached, best first."""
         wanted, link = self._wanted.get(peer), self._links.live.get(peer)
-        known = wanted[0].addresses if wanted else ()
+        known = wanted[0].addresses if wanted else self._pool.addresses(peer)
         return tuple(dict.fromkeys((*known, *(link.peer_addresses if link else ()))))
 
 

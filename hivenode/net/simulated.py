@@ -16,11 +16,12 @@ from hivenode.logs import get_logger
 from hivenode.net.codec import ProtocolError, decode, encode
 from hivenode.net.dialing import DialError
 from hivenode.net.link import PROTOCOL_VERSIONS, Hello, encode_hello
-from hivenode.net.messages import Message
+from hivenode.net.messages import Keep, Message
 from hivenode.net.pairing import Pairing, Verdict
+from hivenode.net.pool import Pool, PoolLimits
 from hivenode.net.redial import DialLimits, Wanted, keep_seed
 from hivenode.net.simulated_wires import ConnectionEnded, End, Quality, SimulatedNetwork, Trace
-from hivenode.net.transport import LinkEnd, TransportHandler
+from hivenode.net.transport import LinkEnd, TransportHandler, Use
 from hivenode.spec.values import BlobRef
 from hivenode.store.ports import BlobStore
 from hivenode.tasks import TaskGroup
@@ -50,6 +51,7 @@ class _Link:
     address: str
     nonce: bytes
     end: End
+    use: Use
 
 
 class SimulatedTransport:
@@ -61,6 +63,7 @@ class SimulatedTransport:
         blobs: what it serves to them.
         rng: jitter of the backoff, and the names of links.
         build: version named to peers.
+        max_links: live links at most; further ones are declined.
     """
 
     def __init__(
@@ -74,6 +77,8 @@ class SimulatedTransport:
         *,
         build: str = "simulated",
         limits: DialLimits | None = None,
+        pool: PoolLimits | None = None,
+        max_links: int = 256,
         fetching: FetchLimits | None = None,
     ) -> None:
         self.node = node
@@ -84,11 +89,13 @@ class SimulatedTransport:
         self._rng = rng
         self._build = build
         self._limits = limits or DialLimits()
+        self._max_links = max_links
         self._fetching = fetching or FetchLimits()
         self._instance = rng.randbytes(8)
         self._tasks = TaskGroup(self._task_failed)
         self._pairing = Pairing(node)
         self._live: dict[str, _Link] = {}
+        self._uses: dict[str, Use] = {}
         self._pending: dict[str, asyncio.Task[bool]] = {}
         self._wanted: dict[str, tuple[Wanted, asyncio.Task[None] | None]] = {}
         self._seeds: dict[str, str] = {}
@@ -96,12 +103,21 @@ class SimulatedTransport:
         self._lonely.set()
         self._running = False
         self._addresses: tuple[str, ...] = ()
+        self._pool = Pool(
+            pool or PoolLimits(),
+            use_of=lambda: self._uses,
+            wanted=lambda peer: peer in self._wanted,
+            dial=lambda peer, address: self._attempt(peer, address, keep=False),
+            send=self.send,
+            close=lambda peer: self.drop(peer, LinkEnd.idle),
+            spawn=self._tasks.spawn,
+        )
 
     # --- Transport ----------------------------------------------------------------------------------------------
 
     @property
     def links(self) -> Sequence[str]:
-        return sorted(self._live)
+        return sorted(peer for peer, use in self._uses.items() if use.announced)
 
     async def start(self, handler: TransportHandler) -> tuple[str, ...]:
         """Raises Conflict when something listens on the host already."""
@@ -119,6 +135,7 @@ class SimulatedTransport:
         if not self._running:
             return
         self._running = False
+        self._pool.stop()
         self._network.unlisten(self._host, self)
         for link in list(self._live.values()):
             self._down(link, LinkEnd.local)
@@ -132,22 +149,45 @@ class SimulatedTransport:
             return
 
         async def dial(address: str) -> None:
-            await self._attempt(peer, address)
+            await self._attempt(peer, address, keep=True)
 
         wanted = Wanted(
             tuple(addresses), dial=dial, linked=lambda: peer in self._live, limits=self._limits, rng=self._rng
         )
         task = self._tasks.spawn(wanted.run(), f"dial {peer}") if self._running else None
         self._wanted[peer] = (wanted, task)
+        self._pool.kept(peer)
+        if peer in self._live:
+            self.send(peer, Keep(True))
+            self._announce(self._live[peer], soon=True)
+
+    def know(self, peer: str, addresses: Sequence[str]) -> None:
+        if peer != self.node:
+            self._release(peer)
+            self._pool.know(peer, tuple(addresses))
 
     def redial(self, peer: str) -> None:
-        if peer in self._wanted and peer not in self._live:
+        if peer in self._live:
+            return
+        if peer in self._wanted:
             self._wanted[peer][0].hurry()
+        elif self._running:
+            self._pool.send(peer, None)
 
     def forget(self, peer: str) -> None:
-        _, task = self._wanted.pop(peer, (None, None))
+        self._release(peer)
+        self._pool.forget(peer)
+
+    def _release(self, peer: str) -> None:
+        """Keep a link to this peer no longer."""
+        if peer not in self._wanted:
+            return
+        _, task = self._wanted.pop(peer)
         if task is not None:
             task.cancel()
+        if peer in self._live:
+            self.send(peer, Keep(False))
+            self._pool.released()
 
     def seed(self, addresses: Sequence[str]) -> None:
         for address in addresses:
@@ -164,7 +204,8 @@ class SimulatedTransport:
         """As the real one does, it refuses a message that does not fit into a frame, and says so in the log."""
         link = self._live.get(peer)
         if link is None:
-            return False
+            return self._running and peer not in self._wanted and self._pool.send(peer, message)
+        link.use.at = self._network.now
         try:
             return link.end.send(encode(message), type(message).__name__)
         except ProtocolError as error:
@@ -190,23 +231,23 @@ class SimulatedTransport:
 
     async def _keep_seed(self, address: str) -> None:
         await keep_seed(
-            lambda: self._attempt("", address),
+            lambda: self._attempt("", address, keep=True),
             lonely=self._lonely,
             reached=lambda: self._seeds.get(address, "") in self._live,
             limits=self._limits,
             rng=self._rng,
         )
 
-    async def _attempt(self, expected: str, address: str) -> bool:
+    async def _attempt(self, expected: str, address: str, *, keep: bool) -> bool:
         """One dial. It has a task of its own so that it can give way to the peer's. False if it led to ourselves."""
-        task = self._tasks.spawn(self._dial(expected, address), f"dial {expected or 'seed'} at {address}")
+        task = self._tasks.spawn(self._dial(expected, address, keep=keep), f"dial {expected or 'seed'} at {address}")
         try:
             await asyncio.wait({task})
         finally:
             task.cancel()
         return task.cancelled() or task.exception() is not None or task.result()
 
-    async def _dial(self, expected: str, address: str) -> bool:
+    async def _dial(self, expected: str, address: str, *, keep: bool) -> bool:
         end: End | None = None
         linked = False
         failure: DialError | None = None
@@ -219,7 +260,7 @@ class SimulatedTransport:
                     self._seeds[address] = peer
                 if peer == self.node:
                     return False
-                linked = await self._introduce(end, peer, address)
+                linked = await self._introduce(end, peer, address, keep=keep)
         except TimeoutError:
             failure = DialError(LinkEnd.unreachable, "no answer in time")
         except ConnectionEnded as error:
@@ -239,7 +280,7 @@ class SimulatedTransport:
             )
         return True
 
-    async def _introduce(self, end: End, peer: str, address: str) -> bool:
+    async def _introduce(self, end: End, peer: str, address: str, *, keep: bool) -> bool:
         """Exchange hellos on a connection we opened. False if the peer is being linked on another one."""
         nonce = self._rng.randbytes(8)
         ended = self._pairing.begin(peer, nonce)
@@ -250,7 +291,7 @@ class SimulatedTransport:
         self._pending[peer] = task
         accepted = False
         try:
-            end.send(encode_hello(self._hello(nonce, ended)), "hello")
+            end.send(encode_hello(self._hello(nonce, ended, keep=keep)), "hello")
             theirs = _read_hello(await end.first(), peer)
             if theirs.link != nonce:
                 raise ProtocolError("the answer is to another hello")
@@ -259,7 +300,7 @@ class SimulatedTransport:
             del self._pending[peer]
             if not accepted:
                 self._pairing.failed(peer, nonce)
-        self._up(end, peer, address, theirs)
+        self._up(end, peer, address, theirs, dialled=True, said=keep)
         return True
 
     def accepted(self, end: End, peer: str, address: str) -> None:
@@ -274,6 +315,9 @@ class SimulatedTransport:
         try:
             async with asyncio.timeout(self._limits.attempt_seconds):
                 theirs = _read_hello(await end.first(), peer)
+            if peer not in self._live and len(self._live) >= self._max_links and not self._pool.make_room():
+                end.close(LinkEnd.reset)
+                return
             verdict = self._pairing.heard(peer, theirs)
             if verdict is Verdict.decline or not self._running:
                 return
@@ -281,8 +325,9 @@ class SimulatedTransport:
                 self._down(self._live[peer], LinkEnd.reset)
             if peer in self._pending:
                 self._pending[peer].cancel()
-            end.send(encode_hello(self._hello(theirs.link, ())), "hello")
-            self._up(end, peer, address, theirs)
+            keep = peer in self._wanted
+            end.send(encode_hello(self._hello(theirs.link, (), keep=keep)), "hello")
+            self._up(end, peer, address, theirs, dialled=False, said=keep)
             linked = True
         except (TimeoutError, ConnectionEnded, ProtocolError) as error:
             log.debug("a dial to us came to nothing", peer=peer, address=address, reason=repr(error))
@@ -292,7 +337,7 @@ class SimulatedTransport:
 
     # --- links --------------------------------------------------------------------------------------------------
 
-    def _hello(self, link: bytes, ended: tuple[bytes, ...]) -> Hello:
+    def _hello(self, link: bytes, ended: tuple[bytes, ...], *, keep: bool) -> Hello:
         return Hello(
             node=self.node,
             hive=self.hive,
@@ -303,18 +348,34 @@ class SimulatedTransport:
             link=link,
             ended=ended,
             addresses=self._addresses,
+            keep=keep,
         )
 
-    def _up(self, end: End, peer: str, address: str, theirs: Hello) -> None:
-        link = self._live[peer] = _Link(peer, address, theirs.link, end)
+    def _up(self, end: End, peer: str, address: str, theirs: Hello, *, dialled: bool, said: bool) -> None:
+        use = self._uses[peer] = Use(dialled, theirs.keep, announced=False, at=self._network.now)
+        link = self._live[peer] = _Link(peer, address, theirs.link, end, use)
         self._pairing.up(peer, theirs.link, theirs.instance)
         self._lonely.clear()
-        loop = asyncio.get_running_loop()
-        if peer in self._wanted:
-            self._wanted[peer][0].link_up(loop.time(), address)
+        wanted = peer in self._wanted
+        if wanted:
+            self._wanted[peer][0].link_up(self._network.now, address)
         self._network.note(f"{self._host} up {address}")
-        loop.call_soon(self._handler.link_up, peer, address, context=self.context)
+        if wanted and not said:  # it has come to be wanted since we said hello
+            self.send(peer, Keep(True))
+        if said or wanted or use.theirs:
+            self._announce(link, soon=True)
+        self._pool.up(peer)
         end.attach(lambda frame: self._take(link, frame), lambda why: self._down(link, why))
+
+    def _announce(self, link: _Link, *, soon: bool) -> None:
+        if link.use.announced:
+            return
+        link.use.announced = True
+        if soon:
+            loop = asyncio.get_running_loop()
+            loop.call_soon(self._handler.link_up, link.peer, link.address, context=self.context)
+        else:
+            self._handler.link_up(link.peer, link.address)
 
     def _take(self, link: _Link, frame: bytes) -> None:
         try:
@@ -323,13 +384,21 @@ class SimulatedTransport:
             log.warning("link ended: the peer broke the protocol", peer=link.peer, reason=str(error))
             self._down(link, LinkEnd.protocol)
             return
+        link.use.at = self._network.now
+        if isinstance(message, Keep):
+            link.use.theirs = message.wanted
+            if message.wanted:
+                self._announce(link, soon=False)  # before the messages that follow
+            else:
+                self._pool.released()
+            return
         self._handler.received(link.peer, message)
 
     def _down(self, link: _Link, why: LinkEnd) -> None:
-        link.end.close()
+        link.end.close(LinkEnd.idle if why is LinkEnd.idle else LinkEnd.closed)
         if self._live.get(link.peer) is not link:
             return
-        del self._live[link.peer]
+        del self._live[link.peer], self._uses[link.peer]
         self._pairing.down(link.peer, link.nonce)
         if not self._live:
             self._lonely.set()
@@ -337,7 +406,9 @@ class SimulatedTransport:
         if link.peer in self._wanted:
             self._wanted[link.peer][0].link_down(loop.time())
         self._network.note(f"{self._host} down {link.address} {why.value}")
-        loop.call_soon(self._handler.link_down, link.peer, why, context=self.context)
+        if link.use.announced or why not in (LinkEnd.idle, LinkEnd.local):
+            loop.call_soon(self._handler.link_down, link.peer, why, context=self.context)
+        self._pool.down()
 
     # --- bulk ---------------------------------------------------------------------------------------------------
 

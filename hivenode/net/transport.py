@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
@@ -28,6 +29,22 @@ class LinkEnd(StrEnum):
     """The peer broke the protocol (malformed or oversized frame)."""
     local = "local"
     """We closed it."""
+    idle = "idle"
+    """One end closed it because neither needed it any more: no failure."""
+
+
+@dataclass(slots=True)
+class Use:
+    """What a live link is for, as one end sees it."""
+
+    dialled: bool
+    """By us."""
+    theirs: bool
+    """Whether the other end wants it kept up."""
+    announced: bool
+    """Whether the handler was told that it is up."""
+    at: float
+    """When it was last used, either way, in the loop's time."""
 
 
 class TransportHandler(Protocol):
@@ -37,7 +54,9 @@ class TransportHandler(Protocol):
         """`address` is the one dialled, or where the peer dialled from. Never called twice without link_down."""
         ...
 
-    def link_down(self, peer: str, why: LinkEnd) -> None: ...
+    def link_down(self, peer: str, why: LinkEnd) -> None:
+        """Also called, with no link_up before, for a passing link that failed; not for one closed as idle."""
+        ...
 
     def dial_failed(self, peer: str, address: str, why: LinkEnd, detail: str) -> None:
         """`peer` is the id expected at `address`, or "" for a seed whose id is not known yet."""
@@ -49,11 +68,16 @@ class TransportHandler(Protocol):
 
 
 class Transport(Protocol):
-    """At most one live link per pair. Messages on a link arrive in order (per priority) or the link ends."""
+    """At most one live link per pair. Messages on a link arrive in order (per priority) or the link ends.
+
+    A link is kept for as long as either end wants it. What is sent to a known peer that nobody keeps a link to makes a
+    passing link: it carries messages both ways, is otherwise not spoken of, and is closed when it has been idle. It
+    becomes a kept one when either end comes to want it.
+    """
 
     @property
     def links(self) -> Sequence[str]:
-        """Ids with a live link, sorted."""
+        """Ids with a live link that is, or was once, wanted by either end, sorted."""
         ...
 
     async def start(self, handler: TransportHandler) -> tuple[str, ...]:
@@ -67,12 +91,17 @@ class Transport(Protocol):
         again with a changed address. Calling it for a linked peer only updates the addresses."""
         ...
 
+    def know(self, peer: str, addresses: Sequence[str]) -> None:
+        """Where to dial this node if there is something to say to it, until `forget`. No link is kept; if one was
+        wanted, it is not any more."""
+        ...
+
     def redial(self, peer: str) -> None:
-        """Try a wanted, unlinked peer now, whatever its backoff says."""
+        """Try a wanted or known, unlinked peer now, whatever its backoff says."""
         ...
 
     def forget(self, peer: str) -> None:
-        """Stop dialling; a live link stays."""
+        """Do not dial this node any more; a live link stays until it is idle."""
         ...
 
     def seed(self, addresses: Sequence[str]) -> None:
@@ -84,7 +113,8 @@ class Transport(Protocol):
         ...
 
     def send(self, peer: str, message: Message) -> bool:
-        """Queue for a linked peer; False if there is no link or its queue is full. Never waits."""
+        """Queue for a linked peer, or for a known one, which is dialled; False if it is neither, or the queue is
+        full. Never waits."""
         ...
 
     async def fetch(self, peer: str, ref: BlobRef, into: BlobStore) -> None:

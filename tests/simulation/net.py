@@ -7,6 +7,7 @@ import hashlib
 import random
 
 from hivenode.net.messages import Message, Ping
+from hivenode.net.pool import PoolLimits
 from hivenode.net.simulated import Quality, SimulatedNetwork, SimulatedTransport
 from hivenode.net.transport import LinkEnd
 from hivenode.store.simulated import SimulatedBlobs, SimulatedDisk
@@ -22,7 +23,7 @@ def node_id(name: str) -> str:
 class Station:
     """One node's transport; records what it hears as `(seconds, what, peer's name, detail)`."""
 
-    def __init__(self, rig: Rig, name: str, hive: str = HIVE) -> None:
+    def __init__(self, rig: Rig, name: str, hive: str = HIVE, pool: PoolLimits | None = None) -> None:
         self.rig = rig
         self.name = name
         self.id = node_id(name)
@@ -30,7 +31,9 @@ class Station:
         self.disk = SimulatedDisk(random.Random(name))
         self.blobs = SimulatedBlobs(self.disk)
         self.process: Process = rig.loop.process(name)
-        self.transport = SimulatedTransport(rig.network, name, self.id, hive, self.blobs, random.Random(name))
+        self.transport = SimulatedTransport(
+            rig.network, name, self.id, hive, self.blobs, random.Random(name), pool=pool
+        )
 
     async def start(self) -> Station:
         await self.process.perform(self.transport.start(self))
@@ -82,9 +85,9 @@ class Rig:
         self.stations: dict[str, Station] = {}
         self.names: dict[str, str] = {}
 
-    async def add(self, name: str, hive: str = HIVE) -> Station:
+    async def add(self, name: str, hive: str = HIVE, pool: PoolLimits | None = None) -> Station:
         """Start a station; one of the same name is replaced by a new process on the same host."""
-        station = self.stations[name] = Station(self, name, hive)
+        station = self.stations[name] = Station(self, name, hive, pool)
         self.names[station.id] = name
         return await station.start()
 
