@@ -116,6 +116,21 @@ class NetworkSettings(_Section):
         " bridges.",
     )
 
+    full_mesh: int = Field(
+        64,
+        ge=8,
+        le=128,
+        description="Members up to which everybody keeps a link to everybody. In a larger hive each node keeps about"
+        " log2(n) + 4, and dials the others when it has something to say to them. The same on all nodes.",
+    )
+    pool: int = Field(
+        16,
+        ge=4,
+        le=128,
+        description="Links at most that are dialled because there is something to say, and closed after 20 s of"
+        " silence.",
+    )
+
     @field_validator("listen", mode="after")
     @classmethod
     def _ip(cls, listen: str) -> str:

@@ -28,7 +28,8 @@ from hivenode.net.discovery import Discovery, Interface, choose_hosts, interface
 from hivenode.net.joining import join, join_routes
 from hivenode.net.local import WorkerLimits
 from hivenode.net.messages import ProfileReply
-from hivenode.net.peers import PeerTransport
+from hivenode.net.peers import PeerTransport, TransportLimits
+from hivenode.net.pool import PoolLimits
 from hivenode.net.probing import Probe
 from hivenode.node import Node, Ports
 from hivenode.planning.profile import SelfProfile
@@ -248,6 +249,7 @@ class _Daemon:
                 credentials.hive_id, credentials.authority_pem, lambda request: node.admission.admit(request)
             ),
             allowed=lambda peer: not node.roles.revoked(peer),
+            limits=TransportLimits(pool=PoolLimits(links=settings.network.pool)),
         )
         bench = Bench(transport, choose_hosts(interfaces(), settings.network.listen))
         node = Node(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hivenode import __version__
 from hivenode.admin.doctor import Doctor, Instruments
@@ -30,6 +30,7 @@ from hivenode.hive.election import Election, ElectionSettings
 from hivenode.hive.feeds import Entry, Feeds
 from hivenode.hive.leadership import Electorate, Leadership
 from hivenode.hive.membership import Membership
+from hivenode.hive.mesh import Mesh
 from hivenode.hive.replication import Replication
 from hivenode.hive.roles import Roles
 from hivenode.hive.sealer import DAY, Sealer, SealRules
@@ -68,6 +69,7 @@ from hivenode.net.messages import (
     Request,
     Response,
     SealOffered,
+    Sums,
     VoteReply,
     VoteRequest,
 )
@@ -95,6 +97,8 @@ BOOT = "boot"
 LAG_SECONDS = 0.1
 ASSESS_SECONDS = 1.0
 """Between two looks at how fit this node is to coordinate."""
+LOOK_FURTHER_SECONDS = 10.0
+"""How long a node that reaches nobody tries the same members."""
 
 log = get_logger("node")
 
@@ -166,6 +170,8 @@ class Node:
             journal=self._ports.journal,
             roles=self.roles,
             members=lambda: self.membership.members,
+            mesh=Mesh(self.me, self._credentials.hive_id, self._settings.network.full_mesh),
+            rng=self._ports.rng,
         )
         self.contacts = Contacts(self._ports.wall)
 
@@ -207,10 +213,13 @@ class Node:
             addresses=self._addresses,
             version=__version__,
             boot=boot,
-            profile=PROFILES[self._settings.membership.profile],
+            profile=replace(
+                PROFILES[self._settings.membership.profile], whole_push_pull=self._settings.network.full_mesh
+            ),
             rng=ports.rng,
             sign=identity.sign,
             verify=self._verify,
+            dials=self.book.dials,
         )
         self.membership = Membership(swim, ports.transport, self._member_changed, self._let_go, self._conflict)
         self._assessment = SelfAssessment(self._settings.election.priority, asyncio.get_running_loop().time())
@@ -235,6 +244,7 @@ class Node:
         self.book.open(ports.seeds)
         self._tasks.spawn(self._measure_lag(), "node: loop lag")
         self._tasks.spawn(self._keep_assessing(), "node: standing")
+        self._tasks.spawn(self._look_further(), "node: look further")
         self._tasks.spawn(self.results.tidy(), "node: tidy")
 
     async def stop(self) -> None:
@@ -444,7 +454,8 @@ class Node:
     def link_down(self, peer: str, why: LinkEnd) -> None:
         if self._ready:
             log.info("link ended", peer=self.roles.name(peer), peer_id=peer, why=why.value)
-            self.calls.link_down(peer)
+            if why is not LinkEnd.idle:  # what was asked may still be answered
+                self.calls.link_down(peer)
             self.membership.link_down(peer, why)
             self._links_changed()
 
@@ -460,7 +471,7 @@ class Node:
             return
         self.contacts.heard(peer)
         match message:
-            case Ping() | Ack() | PingRequest() | Nack() | Gossip() | PushPull():
+            case Ping() | Ack() | PingRequest() | Nack() | Gossip() | PushPull() | Sums():
                 self.membership.receive(peer, message)
             case VoteRequest() | VoteReply() | Heartbeat():
                 if self.roles.may(peer, Role.coordinator):
@@ -555,8 +566,8 @@ class Node:
         if member.node != self.me:
             if member.state is MemberState.left:
                 self._let_go(member.node)
-            elif self.book.addresses(member.node) != member.addresses or (present and was not in PRESENT):
-                self.book.seek(member.node, member.addresses)
+            elif self.book.addresses(member.node) != member.addresses or present != (was in PRESENT):
+                self.book.seek(member.node, member.addresses, present=present)
                 self._tasks.spawn(self.book.remember(), "node: remember peers")
             if not present and was in PRESENT:
                 self.executor.node_gone(member.node)
@@ -592,8 +603,11 @@ class Node:
 
     def _broadcast(self, progress: Progress) -> None:
         self._hear(progress)
-        for peer in self._ports.transport.links:
-            self._ports.transport.send(peer, progress)
+        job, leader = self.ledger.jobs.get(progress.job), self.leadership.leader
+        watching = (leader.node if leader else "", job.submitter if job else "")
+        for peer in dict.fromkeys((*self._ports.transport.links, *watching)):
+            if peer not in ("", self.me):
+                self._ports.transport.send(peer, progress)
 
     def _hear(self, progress: Progress) -> None:
         before = self.live.state(progress.job, progress.attempt, progress.node)
@@ -709,6 +723,11 @@ class Node:
         """A hint from discovery: a node of this hive may be at these addresses."""
         if self._ready:
             self.book.hint(node, addresses)
+
+    async def _look_further(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_FURTHER_SECONDS)
+            self.book.look_further()
 
     async def _measure_lag(self) -> None:
         loop = asyncio.get_running_loop()

@@ -47,12 +47,11 @@ class Keeper:
         """Have a blob here, from whichever holder can be reached. Raises Unavailable naming each failure."""
         if self._blobs.has(ref.digest):
             return
-        links = self._transport.links
         failures: list[str] = []
         for holder in holders:
             if holder == self._me:
                 continue
-            if holder not in links:
+            if not self._transport.reaches(holder):
                 failures.append(f"{holder[:8]} is not connected")
                 continue
             try:
@@ -75,7 +74,7 @@ class Keeper:
         for candidate in candidates:
             if len(kept) >= copies:
                 break
-            if candidate == self._me or candidate not in self._transport.links:
+            if candidate == self._me or not self._transport.reaches(candidate):
                 continue
             try:
                 answer = await self._call(candidate, Hold(blob=ref, announce=announce), HOLD_SECONDS)

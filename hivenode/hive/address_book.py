@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Sequence
 
 import msgspec
 
+from hivenode.hive.mesh import Mesh
 from hivenode.hive.roles import Roles
-from hivenode.hive.swim import Member, MemberState
+from hivenode.hive.swim import PRESENT, Member, MemberState
 from hivenode.net.transport import Transport
 from hivenode.store.ports import Journal
 
 CELL = "peers"
+TRIED_AT_ONCE = 8
+"""Members that a node without any link tries besides its neighbours."""
 
 
 class AddressBook:
-    """Keeps the transport dialling all members but those that left or were revoked. The dead are dialled too, ever
-    more rarely: that is how a partition heals.
+    """Knows where all members are but those that left or were revoked, and keeps the transport dialling those that
+    the mesh chooses, the dead among them, ever more rarely: that is how a partition heals. The others are dialled when
+    there is something to say to them.
 
     Args:
         members: everyone known.
@@ -30,13 +35,21 @@ class AddressBook:
         journal: Journal,
         roles: Roles,
         members: Callable[[], tuple[Member, ...]],
+        mesh: Mesh,
+        rng: random.Random,
     ) -> None:
         self._me = me
         self._transport = transport
         self._journal = journal
         self._roles = roles
         self._members = members
-        self._wanted: dict[str, tuple[str, ...]] = {}
+        self._mesh = mesh
+        self._rng = rng
+        self._known: dict[str, tuple[str, ...]] = {}
+        self._kept: dict[str, None] = {}
+        """Of those known, whom the transport keeps a link to."""
+        self._needed: dict[str, tuple[str, ...]] = {}
+        self._tried: tuple[str, ...] = ()
 
     @property
     def remembered(self) -> dict[str, tuple[str, ...]]:
@@ -46,42 +59,83 @@ class AddressBook:
 
     @property
     def sought(self) -> tuple[str, ...]:
-        """Ids of those being dialled or linked."""
-        return tuple(self._wanted)
+        """Ids of those that may be dialled."""
+        return tuple(self._known)
 
     def addresses(self, node: str) -> tuple[str, ...] | None:
         """Where a node is sought; None if it is not."""
-        return self._wanted.get(node)
+        return self._known.get(node)
+
+    def dials(self, node: str) -> bool:
+        """Whether a message to this node, with no link to it, dials it."""
+        return node in self._known and node not in self._kept
 
     def open(self, seeds: tuple[str, ...]) -> None:
         """Begin with whoever was known before the last stop, and the seeds."""
         for node, addresses in sorted(self.remembered.items()):
-            if node not in self._wanted:
-                self.seek(node, addresses)
+            if node not in self._known:
+                self.seek(node, addresses, present=False)
         if seeds and not self._roles.revoked(self._me):
             self._transport.seed(seeds)
 
-    def seek(self, node: str, addresses: tuple[str, ...]) -> None:
-        """Keep a link to a node, if it is one we may speak to."""
-        if self._welcome(node):
-            self._wanted[node] = addresses
+    def seek(self, node: str, addresses: tuple[str, ...], *, present: bool = True) -> None:
+        """Know where a node is, if it is one we may speak to, and keep a link to it if the mesh has it so.
+
+        Args:
+            present: whether it is not known to be gone.
+        """
+        if not self._welcome(node):
+            return
+        moved = self._known.get(node) != addresses
+        self._known[node] = addresses
+        self._mesh.set(node, present=present)
+        if moved and node in self._kept:
             self._transport.want(node, addresses)
+        elif moved:
+            self._transport.know(node, addresses)
+        self._review()
+
+    def need(self, purpose: str, nodes: Sequence[str]) -> None:
+        """Keep links to these as well, for this purpose, instead of those named for it before."""
+        if self._needed.get(purpose, ()) != tuple(nodes):
+            self._needed[purpose] = tuple(nodes)
+            self._review()
 
     def hint(self, node: str, addresses: tuple[str, ...]) -> None:
         """A node of this hive may be at these addresses, as discovery heard."""
-        if self._welcome(node) and node not in self._transport.links:
+        if not self._welcome(node) or node in self._transport.links:
+            return
+        if not self._mesh.partial or node in self._kept:
             self._transport.want(node, addresses)
+        elif node not in self._known:
+            self._transport.know(node, addresses)
+            if not self._transport.links:
+                self._transport.redial(node)
+
+    def look_further(self) -> None:
+        """While nobody at all can be reached, try others than those the mesh has chosen."""
+        tried = self._tried
+        if self._transport.links or not self._mesh.partial:
+            self._tried = ()
+        else:
+            self._tried = tuple(self._rng.sample(list(self._known), min(TRIED_AT_ONCE, len(self._known))))
+        if tried != self._tried:
+            self._review()
 
     def seek_all(self) -> None:
         """Seek whoever is not sought yet: somebody may have been let back in."""
         for member in self._members():
-            if member.node not in self._wanted and member.state is not MemberState.left:
-                self.seek(member.node, member.addresses)
+            if member.node not in self._known and member.state is not MemberState.left:
+                self.seek(member.node, member.addresses, present=member.state in PRESENT)
 
     def strike(self, node: str) -> bool:
         """Seek a node no more; whether it was sought."""
         self._transport.forget(node)
-        return self._wanted.pop(node, None) is not None
+        self._kept.pop(node, None)
+        self._mesh.drop(node)
+        known = self._known.pop(node, None) is not None
+        self._review()
+        return known
 
     async def remember(self) -> None:
         """Write down where everyone is, if it has changed. Raises Exhausted."""
@@ -93,6 +147,20 @@ class AddressBook:
         raw = msgspec.msgpack.encode(dict(sorted(known.items())))
         if raw != self._journal.cell(CELL):
             await self._journal.set_cell(CELL, raw)
+
+    def _review(self) -> None:
+        """Have the transport keep the links that should be kept, and no others."""
+        needed = [node for nodes in self._needed.values() for node in nodes]
+        chosen = self._mesh.neighbours([*needed, *self._tried])
+        if len(chosen) == len(self._kept) and all(node in chosen for node in self._kept):
+            return
+        for node in [node for node in self._kept if node not in chosen]:
+            del self._kept[node]
+            self._transport.know(node, self._known[node])
+        for node in sorted(chosen):
+            if node not in self._kept:
+                self._kept[node] = None
+                self._transport.want(node, self._known[node])
 
     def _welcome(self, node: str) -> bool:
         return node != self._me and not self._roles.revoked(node) and not self._roles.revoked(self._me)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 
 
 class Alarm:
-    """One timer that always stands at a core's own deadline."""
+    """Rings when a core's deadline has come. A timer that stands too early is left to fire and set anew: deadlines move
+    away with every message, and a timer is dearer than a look."""
 
     def __init__(self, deadline: Callable[[], float], ring: Callable[[float], None]) -> None:
         self._deadline = deadline
@@ -15,8 +17,13 @@ class Alarm:
         self._timer: asyncio.TimerHandle | None = None
 
     def reset(self) -> None:
-        self.stop()
-        self._timer = asyncio.get_running_loop().call_at(self._deadline(), self._fire)
+        """The deadline may have moved."""
+        due = self._deadline()
+        if self._timer is not None:
+            if self._timer.when() <= due:
+                return
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_at(due, self._fire) if due < math.inf else None
 
     def stop(self) -> None:
         if self._timer is not None:
@@ -25,4 +32,8 @@ class Alarm:
 
     def _fire(self) -> None:
         self._timer = None
-        self._ring(asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time()
+        if now < self._deadline():
+            self.reset()
+        else:
+            self._ring(now)

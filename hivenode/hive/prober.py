@@ -1,7 +1,8 @@
 """SWIM's failure detector with Lifeguard's local health: direct probes, indirect ones, and probing for
 others. Pure.
 
-One member is probed per interval, round robin over a shuffled list (so that each is probed within one round).
+One member is probed per interval, round robin over a shuffled list (so that each is probed within one round). Where
+there are links to some members only, most probes go round those, the others round everybody, by dials.
 Without an answer after the probe timeout, others are asked to probe it; they answer Ack, or Nack if they got
 none either, which at least proves that we can hear. Relays that stay silent count against our own health.
 """
@@ -72,11 +73,13 @@ class Prober:
         links: ids with a live link.
         gossip: statements to attach to a message for this member.
         health: our own score, shared with the membership list.
+        dials: whether a message to this member, with no link, dials it.
     """
 
     def __init__(
         self, me: str, *, profile: Profile, rng: random.Random, members: Mapping[str, Member],
         links: Mapping[str, None], gossip: Callable[[str], Statements], health: Health,
+        dials: Callable[[str], bool],
     ) -> None:  # fmt: skip
         self._me = me
         self._profile = profile
@@ -85,6 +88,10 @@ class Prober:
         self._links = links
         self._gossip = gossip
         self._health = health
+        self._dials = dials
+        self._near: list[str] = []
+        """Those linked that are still to be probed in this round of theirs."""
+        self._turn = 0
         self._order: list[str] = []
         self._index = 0
         self._urgent: dict[str, None] = {}
@@ -154,6 +161,11 @@ class Prober:
         elif probe.target == node:
             probe.indirect_at = min(probe.indirect_at, now)
 
+    def undelivered(self, now: float, node: str) -> None:
+        """A dial of this member has failed: if it is being probed, the direct probe has."""
+        if self._probe is not None and self._probe.target == node:
+            self._probe.indirect_at = min(self._probe.indirect_at, now)
+
     def linked(self, now: float, peer: str) -> list[ProbeEffect]:
         """A member under probe has just been linked: ask it directly as well."""
         self._urgent.pop(peer, None)
@@ -198,6 +210,8 @@ class Prober:
         if target in self._links:
             probe.pinged = now
             return [Send(target, Ping(probe.sequence, self._gossip(target)))]
+        if self._dials(target):  # the round trip is not measured: it holds the dial
+            return [Send(target, Ping(probe.sequence, self._gossip(target)))]
         return [Redial(target), *self._ask_others(probe)]
 
     def _choose(self) -> str | None:
@@ -208,13 +222,30 @@ class Prober:
         for _ in range(2):
             while self._index < len(self._order):
                 node = self._order[self._index]
+                if not self._may_be_probed(node):
+                    self._index += 1
+                    continue
+                if node not in self._links and self._dials(node):
+                    self._turn = (self._turn + 1) % self._profile.near_probes
+                    near = self._choose_near() if self._turn else None
+                    if near is not None:
+                        return near
                 self._index += 1
-                if self._may_be_probed(node):
-                    return node
+                return node
             # A new round: who is gone is left out until it is added again.
             self._order = [node for node in dict.fromkeys(self._order) if self._may_be_probed(node)]
             self._rng.shuffle(self._order)
             self._index = 0
+        return None
+
+    def _choose_near(self) -> str | None:
+        for _ in range(2):
+            while self._near:
+                node = self._near.pop()
+                if node in self._links and self._may_be_probed(node):
+                    return node
+            self._near = list(self._links)
+            self._rng.shuffle(self._near)
         return None
 
     def _may_be_probed(self, node: str) -> bool:
@@ -254,7 +285,8 @@ class Prober:
         """Probe for someone else."""
         if request.target == self._me:
             return [Send(origin, Ack(request.sequence, self._gossip(origin)))]
-        if request.target not in self._links or len(self._relays) >= self._profile.max_relays:
+        linked = request.target in self._links or self._dials(request.target)
+        if not linked or len(self._relays) >= self._profile.max_relays:
             return [Send(origin, Nack(request.sequence))]
         self._sequence += 1
         self._relays[self._sequence] = _Relay(

@@ -41,6 +41,13 @@ class Profile:
     """Encoded statements at most in one gossip, ping or ack."""
     push_pull_bytes: int = 96 * 1024
     """Encoded statements at most in one piece of a push-pull; a frame holds 128 KiB."""
+    whole_push_pull: int = 64
+    """Members up to which a push-pull carries everything; above, only what differs by its sums."""
+    sums_interval: float = 1.0
+    """A whole membership is compared by sums at most once in this time on behalf of others."""
+    near_probes: int = 4
+    """Where there are links to some members only, all but one in so many probes go to them: a member is probed as
+    often as ever, by its neighbours, and dials are saved. The one in so many goes round all members."""
     max_members: int = 10_000
     """Members remembered at most, and as many tombstones."""
     max_relays: int = 256

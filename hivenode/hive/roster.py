@@ -170,10 +170,12 @@ class Roster:
 
     def everything(self) -> list[tuple[Statement, ...]]:
         """Each member's statements, for a push-pull."""
-        return [
-            (record.alive,) if record.accusation is None else (record.alive, record.accusation)
-            for record in self._records.values()
-        ]
+        return [self.statements_of(node) for node in self._records]
+
+    def statements_of(self, node: str) -> tuple[Statement, ...]:
+        """What makes another believe of this member what we do."""
+        record = self._records[node]
+        return (record.alive,) if record.accusation is None else (record.alive, record.accusation)
 
     def begin(self, now: float) -> list[RosterEffect]:
         record = self._records[self.me]

@@ -11,10 +11,10 @@ The other parts are next door: `roster` merges statements, `prober` finds out wh
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from hivenode.hive import profiles, statements
+from hivenode.hive import profiles, statements, sums
 from hivenode.hive.broadcasts import MAX_STATEMENTS
 from hivenode.hive.prober import NEVER, Prober, Redial, Send
 from hivenode.hive.profiles import PROFILES, Profile
@@ -32,6 +32,7 @@ from hivenode.net.messages import (
     PushPull,
     Statement,
     Statements,
+    Sums,
     Suspect,
 )
 from hivenode.net.transport import LinkEnd
@@ -77,6 +78,7 @@ class Swim:
         rng: source of all random choices.
         sign: our signature of some bytes.
         verify: verify(node, signature, data); False for nodes that are not of this hive.
+        dials: whether a message to this member, with no link, dials it.
 
     Every method that takes `now` (monotonic seconds) wants it never to go back. Effects are to be carried out
     in order.
@@ -84,11 +86,15 @@ class Swim:
 
     def __init__(
         self, me: str, *, name: str, addresses: tuple[str, ...], version: str, boot: int, profile: Profile,
-        rng: random.Random, sign: Sign, verify: Verify,
+        rng: random.Random, sign: Sign, verify: Verify, dials: Callable[[str], bool] = lambda peer: False,
     ) -> None:  # fmt: skip
         self._me = me
         self._profile = profile
         self._rng = rng
+        self._dials = dials
+        self._summed = -NEVER
+        self._asked: dict[str, None] = {}
+        """Whom we have told our sums, and who may answer with theirs."""
         self._roster = Roster(
             me,
             name=name,
@@ -104,7 +110,7 @@ class Swim:
         self._links: dict[str, None] = {}
         self._prober = Prober(
             me, profile=profile, rng=rng, members=self.members, links=self._links, gossip=self._attached,
-            health=self._roster.health,
+            health=self._roster.health, dials=dials,
         )  # fmt: skip
         self._vouched: dict[str, None] = {}
         self._refusals: dict[str, _Refusal] = {}
@@ -228,7 +234,9 @@ class Swim:
                 effects += self._learn(now, members, pushed=True)
                 effects += self._correct(peer, members)
                 if reply:
-                    effects += self._push(peer, reply=False)
+                    effects += self._introduce(peer, reply=False)
+            case Sums(sums=sums, reply=reply):
+                effects += self._compare(now, peer, sums, reply=reply)
             case _:
                 return []
         self._plan_gossip(now)
@@ -292,7 +300,7 @@ class Swim:
         self._links[peer] = None
         self._refusals.pop(peer, None)
         self._vouched[peer] = None
-        effects: list[Effect] = [*self._push(peer, reply=again)]
+        effects: list[Effect] = [*self._introduce(peer, reply=again)]
         if self._running:
             effects += self._prober.linked(now, peer)
             self._plan_gossip(now)
@@ -317,6 +325,8 @@ class Swim:
         is enough to unlearn it.
         """
         member = self.members.get(peer)
+        if self._running:
+            self._prober.undelivered(now, peer)
         if (
             why is not LinkEnd.refused or not self._running or peer in self._links
             or member is None or member.state not in PRESENT
@@ -411,11 +421,46 @@ class Swim:
         """The regular push-pull with one random member, which repairs what gossip missed."""
         interval = profiles.push_pull_interval(self._profile, self._roster.present)
         self._push_pull_at = now + interval
-        able = [p for p in self._links if p in self.members and self.members[p].state is MemberState.alive]
-        return [*self._push(self._rng.choice(able), reply=True)] if able else []
+        able = [
+            member.node for member in self.members.values()
+            if member.state is MemberState.alive and (member.node in self._links or self._dials(member.node))
+        ]  # fmt: skip
+        return [*self._introduce(self._rng.choice(able), reply=True)] if able else []
+
+    def _introduce(self, peer: str, *, reply: bool) -> list[Send]:
+        """Tell our whole membership, or, where that is long, what it comes to."""
+        if self._roster.present <= self._profile.whole_push_pull:
+            return self._push(peer, reply=reply)
+        self._asked[peer] = None
+        if len(self._asked) > MAX_STATEMENTS:
+            del self._asked[next(iter(self._asked))]
+        return [Send(peer, Sums(sums.of(self.members.values(), sums.groups_for(len(self.members))), reply=True))]
+
+    def _compare(self, now: float, peer: str, theirs: bytes, *, reply: bool) -> list[Effect]:
+        if not sums.valid(theirs):
+            return []
+        if reply:
+            if now - self._summed < self._profile.sums_interval:
+                return []  # of many who ask at once, as when a network heals, one brings the news and gossip the rest
+            self._summed = now
+        elif self._asked.pop(peer, self) is not None:
+            return []
+        groups = len(theirs) // sums.BYTES
+        ours = sums.of(self.members.values(), groups)
+        different = sums.differing(ours, theirs)
+        if not different:
+            return []
+        wanted = [self._roster.statements_of(node) for node in self.members if sums.group(node, groups) in different]
+        effects: list[Effect] = [*self._send_pieces(peer, wanted, reply=False)] if wanted else []
+        if reply:
+            effects.append(Send(peer, Sums(ours, reply=False)))
+        return effects
 
     def _push(self, peer: str, *, reply: bool) -> list[Send]:
-        pieces = list(_pieces(self._roster.everything(), self._profile.push_pull_bytes))
+        return self._send_pieces(peer, self._roster.everything(), reply=reply)
+
+    def _send_pieces(self, peer: str, groups: Iterable[Sequence[Statement]], *, reply: bool) -> list[Send]:
+        pieces = list(_pieces(groups, self._profile.push_pull_bytes))
         last = len(pieces) - 1
         return [Send(peer, PushPull(piece, reply and index == last)) for index, piece in enumerate(pieces)]
 

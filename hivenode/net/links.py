@@ -38,9 +38,9 @@ class Links:
         me: this node's id.
         build: its version, named to peers.
         wanted: whether we want a link to this peer kept up.
-        on_up: called with peer and address of each new link, before the handler hears of it.
+        on_up: called with peer and address of each new link and whether our hello asked for it to be kept.
         on_down: called with the peer of each link that ended, before the handler hears of it.
-        on_release: called when a peer wants its link no more.
+        on_keep: called with what a peer says of keeping its link.
     """
 
     def __init__(
@@ -51,9 +51,9 @@ class Links:
         limits: LinkLimits,
         *,
         wanted: Callable[[str], bool],
-        on_up: Callable[[str, str], None],
+        on_up: Callable[[str, str, bool], None],
         on_down: Callable[[str], None],
-        on_release: Callable[[], None],
+        on_keep: Callable[[str, Keep], None],
     ) -> None:
         self._me = me
         self._hive = hive
@@ -62,7 +62,7 @@ class Links:
         self._wanted = wanted
         self._on_up = on_up
         self._on_down = on_down
-        self._on_release = on_release
+        self._on_keep = on_keep
         self._instance = secrets.token_bytes(8)
         self._pairing = Pairing(me)
         self._pending: dict[str, asyncio.Task[object]] = {}
@@ -79,13 +79,15 @@ class Links:
         """Those that the handler was told of, sorted."""
         return sorted(peer for peer, use in self.uses.items() if use.announced)
 
-    def want(self, peer: str, wanted: bool) -> None:
-        """Tell a linked peer whether we want its link kept up."""
-        use = self.uses.get(peer)
-        if use is not None:
-            self.send(peer, Keep(wanted))
-            if wanted and not use.announced:
-                self._announce(self.live[peer], soon=True)
+    def tell(self, peer: str, up: bool, soon: bool) -> None:
+        """Tell the handler that a live link is kept from here on, or is not any more."""
+        if self.handler is None:
+            return
+        call, what = (self.handler.link_up, self.live[peer].address) if up else (self.handler.link_down, LinkEnd.idle)
+        if soon:
+            asyncio.get_running_loop().call_soon(call, peer, what)
+        else:
+            call(peer, what)  # type: ignore[arg-type]
 
     def send(self, peer: str, message: Message) -> bool:
         """Queue for a linked peer; False without a link, or when its queue is full."""
@@ -197,7 +199,8 @@ class Links:
         )
 
     def _up(self, socket: Socket, peer: str, address: str, theirs: Hello, *, dialled: bool, said: bool) -> Link:
-        use = Use(dialled, theirs.keep, announced=False, at=asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time()
+        use = Use(dialled, theirs.keep, held=False, announced=False, since=now, at=now)
         link = Link(
             socket,
             peer=peer,
@@ -211,30 +214,12 @@ class Links:
         self._pairing.up(peer, link.nonce, link.instance)
         self.live[peer] = link
         self.uses[peer] = use
-        wanted = self._wanted(peer)
-        if wanted and not said:  # it has come to be wanted since we said hello
-            self.send(peer, Keep(True))
-        if said or wanted or use.theirs:
-            self._announce(link, soon=True)
-        self._on_up(peer, address)
+        self._on_up(peer, address, said)
         return link
-
-    def _announce(self, link: Link, *, soon: bool) -> None:
-        """Tell the handler. `soon`: not from here, for it may drop the link or dial again, in the middle of what the
-        caller is doing."""
-        link.use.announced = True
-        if self.handler is not None and soon:
-            asyncio.get_running_loop().call_soon(self.handler.link_up, link.peer, link.address)
-        elif self.handler is not None:
-            self.handler.link_up(link.peer, link.address)
 
     def _received(self, link: Link, message: Message) -> None:
         if isinstance(message, Keep):
-            link.use.theirs = message.wanted
-            if message.wanted and not link.use.announced:
-                self._announce(link, soon=False)  # before the messages that follow
-            if not message.wanted:
-                self._on_release()
+            self._on_keep(link.peer, message)
             return
         if self.handler is None:
             return

@@ -106,6 +106,15 @@ class PushPull(_Message, frozen=True, tag="push_pull"):
     reply: bool
 
 
+class Sums(_Message, frozen=True, tag="sums"):
+    """Whole membership as the sender sees it, in brief: members fall by a hash of their ids into a number of groups,
+    and this is an 8-byte hash of each. Who sees it otherwise answers with a PushPull of the groups that differ and, to
+    `reply`, with its own Sums."""
+
+    sums: Annotated[bytes, msgspec.Meta(min_length=8, max_length=8 * 1024)]
+    reply: bool
+
+
 # --- election --------------------------------------------------------------------------------------------------
 
 
@@ -354,7 +363,7 @@ class Reply(_Message, frozen=True, tag="reply"):
 
 
 Message = (
-    Ping | Ack | PingRequest | Nack | Gossip | PushPull
+    Ping | Ack | PingRequest | Nack | Gossip | PushPull | Sums
     | VoteRequest | VoteReply | Heartbeat | HeartbeatAck
     | FeedHeads | FeedSummary | FeedDelta | SealOffered
     | Progress
@@ -364,7 +373,7 @@ Message = (
 
 PRIORITY: dict[type, int] = {
     VoteRequest: 0, VoteReply: 0, Heartbeat: 0, HeartbeatAck: 0,
-    Keep: 1, Ping: 1, Ack: 1, PingRequest: 1, Nack: 1, Gossip: 1, PushPull: 1,
+    Keep: 1, Ping: 1, Ack: 1, PingRequest: 1, Nack: 1, Gossip: 1, PushPull: 1, Sums: 1,
     Call: 2, Reply: 2,
     FeedHeads: 3, FeedSummary: 3, FeedDelta: 3, SealOffered: 3, Progress: 3,
 }  # fmt: skip

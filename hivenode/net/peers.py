@@ -116,7 +116,7 @@ class PeerTransport:
             wanted=lambda peer: peer in self._wanted,
             on_up=self._up,
             on_down=self._down,
-            on_release=lambda: self._pool.released(),
+            on_keep=lambda peer, keep: self._pool.heard(peer, keep),
         )
         self._pool = Pool(
             self._limits.pool,
@@ -125,6 +125,7 @@ class PeerTransport:
             dial=lambda peer, address: self._attempt(peer, address, keep=False),
             send=self._links.send,
             close=lambda peer: self.drop(peer, LinkEnd.idle),
+            tell=self._links.tell,
             spawn=self._dials.spawn,
         )
         self._wanted: dict[str, tuple[Wanted, asyncio.Task[None] | None]] = {}
@@ -139,6 +140,9 @@ class PeerTransport:
     @property
     def links(self) -> Sequence[str]:
         return self._links.announced
+
+    def reaches(self, peer: str) -> bool:
+        return peer in self._links.live or (peer not in self._wanted and self._pool.knows(peer))
 
     async def start(self, handler: TransportHandler) -> tuple[str, ...]:
         """Raises Conflict when the port is taken, InvalidInput when the host is none of this machine's."""
@@ -208,7 +212,7 @@ class PeerTransport:
         task = self._dials.spawn(wanted.run(), f"dial {peer}") if self._running else None
         self._wanted[peer] = (wanted, task)
         self._pool.kept(peer)
-        self._links.want(peer, True)
+        self._pool.want(peer)
 
     def know(self, peer: str, addresses: Sequence[str]) -> None:
         if peer != self.id:
@@ -233,8 +237,7 @@ class PeerTransport:
             _, task = self._wanted.pop(peer)
             if task is not None:
                 task.cancel()
-            self._links.want(peer, False)
-            self._pool.released()
+            self._pool.want(peer)
 
     def seed(self, addresses: Sequence[str]) -> None:
         for address in addresses:
@@ -402,11 +405,11 @@ class PeerTransport:
 
     # --- links ----------------------------------------------------------------------------------------------------
 
-    def _up(self, peer: str, address: str) -> None:
+    def _up(self, peer: str, address: str, said: bool) -> None:
         self._lonely.clear()
         if peer in self._wanted:
             self._wanted[peer][0].link_up(asyncio.get_running_loop().time(), address)
-        self._pool.up(peer)
+        self._pool.up(peer, said=said)
 
     def _down(self, peer: str) -> None:
         if not self._links.live:

@@ -1,6 +1,8 @@
-"""Passing links: dialled because there is something to say to a node that nobody keeps a link to, and closed when idle.
+"""Kept links and passing ones: what both transports have in common.
 
-Both transports use it. It also closes links that were kept once and that neither end wants any more.
+A link is kept while either end wants it, and each tells the other whether it does (in its hello, then by `Keep`). A
+passing link is dialled because there is something to say to a node that nobody keeps a link to; it, and one that
+neither end wants any more, is closed when it has been idle.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hivenode.net.messages import Message
+from hivenode.net.messages import Keep, Message
 from hivenode.net.transport import Use
 
 MAX_KNOWN = 16_384
@@ -43,6 +45,8 @@ class Pool:
         dial: one attempt at an address of a node; reports its failure itself.
         send: put a message on the live link to a node.
         close: close the link to a node as idle.
+        tell: tell the handler that the link to a node is up, or is down as idle; `soon` means not from here, for the
+            handler may drop the link or dial again, in the middle of what the caller is doing.
         spawn: start a task.
     """
 
@@ -55,6 +59,7 @@ class Pool:
         dial: Callable[[str, str], Awaitable[object]],
         send: Callable[[str, Message], bool],
         close: Callable[[str], None],
+        tell: Callable[[str, bool, bool], None],
         spawn: Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]],
     ) -> None:
         self._limits = limits
@@ -63,6 +68,7 @@ class Pool:
         self._dial = dial
         self._send = send
         self._close = close
+        self._tell = tell
         self._spawn = spawn
         self._known: dict[str, tuple[str, ...]] = {}
         self._queues: dict[str, deque[Message]] = {}
@@ -74,6 +80,9 @@ class Pool:
 
     def addresses(self, peer: str) -> tuple[str, ...]:
         return self._known.get(peer, ())
+
+    def knows(self, peer: str) -> bool:
+        return peer in self._known
 
     def know(self, peer: str, addresses: tuple[str, ...]) -> None:
         if peer in self._known or len(self._known) < MAX_KNOWN:
@@ -153,20 +162,43 @@ class Pool:
 
     # --- links come and go ----------------------------------------------------------------------------------------
 
-    def up(self, peer: str) -> None:
-        """There is a link, whoever dialled it: say what was to be said."""
+    def up(self, peer: str, *, said: bool) -> None:
+        """There is a link, whoever dialled it: say what was to be said.
+
+        Args:
+            said: whether our hello asked for it to be kept.
+        """
+        wanted = self._wanted(peer)
+        if wanted and not said:  # it has come to be wanted since
+            self._send(peer, Keep(True))
+        self._use_of()[peer].held = said and not wanted
+        self._review(peer, soon=True)
         for message in self._queues.pop(peer, ()):
             self._send(peer, message)
+
+    def want(self, peer: str) -> None:
+        """We have begun to want this peer, or do no longer."""
+        if peer in self._use_of():
+            self._send(peer, Keep(self._wanted(peer)))
+            self._review(peer, soon=True)
+
+    def heard(self, peer: str, keep: Keep) -> None:
+        """What the other end wants, before the messages that follow."""
+        self._use_of()[peer].theirs = keep.wanted
+        self._review(peer, soon=False)
+
+    def _review(self, peer: str, *, soon: bool) -> None:
+        use = self._use_of()[peer]
+        kept = not self._unwanted(peer, use)
+        if kept is not use.announced:
+            use.announced = kept
+            self._tell(peer, kept, soon)
         self._arm()
 
     def down(self) -> None:
         """A link has ended: somebody may be waiting for its place."""
         if self._queues:
             asyncio.get_running_loop().call_soon(self._pump)
-
-    def released(self) -> None:
-        """Some link may have ceased to be wanted."""
-        self._arm()
 
     def make_room(self) -> bool:
         """Close the link unused for longest that neither end wants, so that another may come up; False if there is
@@ -181,13 +213,17 @@ class Pool:
     # --- idleness -------------------------------------------------------------------------------------------------
 
     def _unwanted(self, peer: str, use: Use) -> bool:
-        return not use.theirs and not self._wanted(peer)
+        return not use.theirs and not use.held and not self._wanted(peer)
 
     def _ends(self, use: Use) -> float:
         return use.at + self._limits.idle_seconds * (1.0 if use.dialled else 1.5)
 
     def _arm(self) -> None:
-        due = [self._ends(use) for peer, use in self._use_of().items() if self._unwanted(peer, use)]
+        due = [
+            self._ends(use) if not use.held else use.since + self._limits.idle_seconds
+            for peer, use in self._use_of().items()
+            if use.held or self._unwanted(peer, use)
+        ]
         loop = asyncio.get_running_loop()
         if len(self._queues) > len(self._dials):
             due.append(loop.time() + self._limits.busy_seconds)
@@ -201,6 +237,9 @@ class Pool:
         self._timer = None
         now = asyncio.get_running_loop().time()
         for peer, use in list(self._use_of().items()):
-            if self._unwanted(peer, use) and self._ends(use) <= now:
+            if use.held and use.since + self._limits.idle_seconds <= now:
+                use.held = False
+                self.want(peer)
+            elif self._unwanted(peer, use) and self._ends(use) <= now:
                 self._close(peer)
         self._pump()

@@ -110,6 +110,7 @@ class SimulatedTransport:
             dial=lambda peer, address: self._attempt(peer, address, keep=False),
             send=self.send,
             close=lambda peer: self.drop(peer, LinkEnd.idle),
+            tell=self._tell,
             spawn=self._tasks.spawn,
         )
 
@@ -118,6 +119,9 @@ class SimulatedTransport:
     @property
     def links(self) -> Sequence[str]:
         return sorted(peer for peer, use in self._uses.items() if use.announced)
+
+    def reaches(self, peer: str) -> bool:
+        return peer in self._live or (peer not in self._wanted and self._pool.knows(peer))
 
     async def start(self, handler: TransportHandler) -> tuple[str, ...]:
         """Raises Conflict when something listens on the host already."""
@@ -157,9 +161,7 @@ class SimulatedTransport:
         task = self._tasks.spawn(wanted.run(), f"dial {peer}") if self._running else None
         self._wanted[peer] = (wanted, task)
         self._pool.kept(peer)
-        if peer in self._live:
-            self.send(peer, Keep(True))
-            self._announce(self._live[peer], soon=True)
+        self._pool.want(peer)
 
     def know(self, peer: str, addresses: Sequence[str]) -> None:
         if peer != self.node:
@@ -185,9 +187,7 @@ class SimulatedTransport:
         _, task = self._wanted.pop(peer)
         if task is not None:
             task.cancel()
-        if peer in self._live:
-            self.send(peer, Keep(False))
-            self._pool.released()
+        self._pool.want(peer)
 
     def seed(self, addresses: Sequence[str]) -> None:
         for address in addresses:
@@ -352,30 +352,24 @@ class SimulatedTransport:
         )
 
     def _up(self, end: End, peer: str, address: str, theirs: Hello, *, dialled: bool, said: bool) -> None:
-        use = self._uses[peer] = Use(dialled, theirs.keep, announced=False, at=self._network.now)
+        now = self._network.now
+        use = self._uses[peer] = Use(dialled, theirs.keep, held=False, announced=False, since=now, at=now)
         link = self._live[peer] = _Link(peer, address, theirs.link, end, use)
         self._pairing.up(peer, theirs.link, theirs.instance)
         self._lonely.clear()
-        wanted = peer in self._wanted
-        if wanted:
-            self._wanted[peer][0].link_up(self._network.now, address)
+        if peer in self._wanted:
+            self._wanted[peer][0].link_up(now, address)
         self._network.note(f"{self._host} up {address}")
-        if wanted and not said:  # it has come to be wanted since we said hello
-            self.send(peer, Keep(True))
-        if said or wanted or use.theirs:
-            self._announce(link, soon=True)
-        self._pool.up(peer)
+        self._pool.up(peer, said=said)
         end.attach(lambda frame: self._take(link, frame), lambda why: self._down(link, why))
 
-    def _announce(self, link: _Link, *, soon: bool) -> None:
-        if link.use.announced:
-            return
-        link.use.announced = True
+    def _tell(self, peer: str, up: bool, soon: bool) -> None:
+        handler = self._handler
+        call, what = (handler.link_up, self._live[peer].address) if up else (handler.link_down, LinkEnd.idle)
         if soon:
-            loop = asyncio.get_running_loop()
-            loop.call_soon(self._handler.link_up, link.peer, link.address, context=self.context)
+            asyncio.get_running_loop().call_soon(call, peer, what, context=self.context)
         else:
-            self._handler.link_up(link.peer, link.address)
+            call(peer, what)  # type: ignore[arg-type]
 
     def _take(self, link: _Link, frame: bytes) -> None:
         try:
@@ -386,11 +380,7 @@ class SimulatedTransport:
             return
         link.use.at = self._network.now
         if isinstance(message, Keep):
-            link.use.theirs = message.wanted
-            if message.wanted:
-                self._announce(link, soon=False)  # before the messages that follow
-            else:
-                self._pool.released()
+            self._pool.heard(link.peer, message)
             return
         self._handler.received(link.peer, message)
 

@@ -30,7 +30,7 @@ class LinkEnd(StrEnum):
     local = "local"
     """We closed it."""
     idle = "idle"
-    """One end closed it because neither needed it any more: no failure."""
+    """Neither end needs it any more: no failure."""
 
 
 @dataclass(slots=True)
@@ -41,8 +41,12 @@ class Use:
     """By us."""
     theirs: bool
     """Whether the other end wants it kept up."""
+    held: bool
+    """We asked for it to be kept, for a while at least, though we do not want this peer in particular."""
     announced: bool
     """Whether the handler was told that it is up."""
+    since: float
+    """When it came up, in the loop's time."""
     at: float
     """When it was last used, either way, in the loop's time."""
 
@@ -55,7 +59,8 @@ class TransportHandler(Protocol):
         ...
 
     def link_down(self, peer: str, why: LinkEnd) -> None:
-        """Also called, with no link_up before, for a passing link that failed; not for one closed as idle."""
+        """`idle` when neither end wants it any more, though it may still carry what is under way. Also called, with no
+        link_up before, for a passing link that failed; not for one closed as idle."""
         ...
 
     def dial_failed(self, peer: str, address: str, why: LinkEnd, detail: str) -> None:
@@ -77,7 +82,11 @@ class Transport(Protocol):
 
     @property
     def links(self) -> Sequence[str]:
-        """Ids with a live link that is, or was once, wanted by either end, sorted."""
+        """Ids with a live link that either end wants, sorted."""
+        ...
+
+    def reaches(self, peer: str) -> bool:
+        """Whether `send` would take something for this peer: there is a link, or it may be dialled on demand."""
         ...
 
     async def start(self, handler: TransportHandler) -> tuple[str, ...]:
@@ -101,7 +110,7 @@ class Transport(Protocol):
         ...
 
     def forget(self, peer: str) -> None:
-        """Do not dial this node any more; a live link stays until it is idle."""
+        """Do not dial this node any more. A live link that the peer does not want either is closed once idle."""
         ...
 
     def seed(self, addresses: Sequence[str]) -> None:

@@ -26,6 +26,7 @@ from hivenode.net.messages import (
     Ping,
     PushPull,
     Statement,
+    Sums,
     Suspect,
 )
 from hivenode.net.transport import LinkEnd
@@ -462,6 +463,7 @@ def test_no_message_outgrows_a_frame_however_many_members_there_are() -> None:
             rig.hear(dead(node, by=A))
     rig.effects += rig.swim.link_up(1.0, C)
     rig.until(1.0)
+    rig.receive(Sums(bytes(8 * 64), reply=True), by=C, now=1.0)
     rig.receive(Ping(1), by=A, now=1.0)
     messages = sent(rig.effects)
     assert max(len(msgspec.msgpack.encode(m)) for m in messages) <= MAX_FRAME

@@ -210,9 +210,10 @@ async def test_a_forgotten_peer_is_not_dialled_again(tmp_path: Path) -> None:
     async with node(1, tmp_path) as a, node(2, tmp_path) as b, node(3, tmp_path) as c:
         await linked(a, b)
         a.transport.forget(b.id)
-        assert list(a.transport.links) == [b.id]
-        b.transport.drop(a.id, LinkEnd.local)
-        await a.handler.one("down")
+        assert await a.handler.one("down") == (b.id, LinkEnd.idle)
+        assert a.transport.send(b.id, Ping(sequence=1)), "the connection stands until it has been idle"
+        b.transport.drop(a.id, LinkEnd.protocol)
+        await a.handler.one("down", 2)
         a.transport.redial(b.id)
         await linked(a, c)
         assert list(a.transport.links) == [c.id]

@@ -41,6 +41,7 @@ class Peer(Protocol):
     async def want(self, other: Peer) -> None: ...
     async def know(self, other: Peer) -> None: ...
     async def forget(self, other: Peer) -> None: ...
+    async def seed(self, *others: Peer) -> None: ...
     async def redial(self, other: Peer) -> None: ...
     async def drop(self, other: Peer, why: LinkEnd) -> None: ...
     async def send(self, other: Peer, *messages: Message) -> list[bool]:
@@ -97,6 +98,9 @@ class RealPeer:
 
     async def forget(self, other: Peer) -> None:
         self.transport.forget(other.id)
+
+    async def seed(self, *others: Peer) -> None:
+        self.transport.seed([other.address for other in others])
 
     async def redial(self, other: Peer) -> None:
         self.transport.redial(other.id)
@@ -197,6 +201,9 @@ class SimulatedPeer:
 
     async def forget(self, other: Peer) -> None:
         await self._do(self.transport.forget, other.id)
+
+    async def seed(self, *others: Peer) -> None:
+        await self._do(self.transport.seed, [other.address for other in others])
 
     async def redial(self, other: Peer) -> None:
         await self._do(self.transport.redial, other.id)
@@ -341,14 +348,12 @@ def test_a_dropped_link_is_local_here_and_closed_there_and_what_was_sent_before_
     async def behaviour(bench: Bench) -> None:
         a, b = await bench.node(1), await bench.node(2)
         await linked(bench, a, b)
-        await a.forget(b)
         await a.send(b, *[Ping(sequence=n) for n in range(50)])
         await a.drop(b, LinkEnd.local)
         await bench.until(lambda: a.downs() and b.downs())
         assert a.downs() == [(b.id, LinkEnd.local)]
         assert b.downs() == [(a.id, LinkEnd.closed)]
         assert numbers(b.messages(a)) == list(range(50))
-        assert a.links() == b.links() == []
 
     stage(behaviour)
 
@@ -456,7 +461,7 @@ def test_an_idle_passing_link_ends_without_a_word_and_the_next_message_dials_aga
     stage(behaviour)
 
 
-def test_a_kept_link_that_nobody_wants_any_more_ends_as_idle_on_both_sides_and_is_not_dialled_again(
+def test_a_kept_link_that_nobody_wants_any_more_is_idle_on_both_sides_then_closed_and_not_dialled_again(
     stage: Stage,
 ) -> None:
     async def behaviour(bench: Bench) -> None:
@@ -464,6 +469,8 @@ def test_a_kept_link_that_nobody_wants_any_more_ends_as_idle_on_both_sides_and_i
         await linked(bench, a, b)
         await a.know(b)
         await bench.until(lambda: a.downs() and b.downs())
+        assert await b.send(a, Ping(sequence=1)) == [True], "what is under way is still carried"
+        await bench.until(lambda: numbers(a.messages(b)) == [1] and not live(a) and not live(b))
         assert a.downs() == [(b.id, LinkEnd.idle)]
         assert b.downs() == [(a.id, LinkEnd.idle)]
         await bench.quiet(3 * bench.idle_seconds)
@@ -529,6 +536,22 @@ def test_a_refused_dial_on_demand_is_told_from_one_without_an_answer(stage: Stag
         await a.send(again, Ping(sequence=3))
         await bench.until(lambda: again.messages(a))
         assert numbers(again.messages(a)) == [3], "what could not be said then is not said now"
+
+    stage(behaviour)
+
+
+def test_a_link_to_a_seed_is_kept_for_a_while_and_for_good_by_whoever_wants_it(stage: Stage) -> None:
+    async def behaviour(bench: Bench) -> None:
+        a, b, c = await bench.node(1), await bench.node(2), await bench.node(3)
+        await a.seed(b, c)
+        await bench.until(lambda: a.id in b.links() and a.id in c.links() and len(a.links()) == 2)
+        await c.want(a)
+        await bench.until(lambda: a.downs() and b.downs())
+        assert a.downs() == [(b.id, LinkEnd.idle)]
+        assert b.downs() == [(a.id, LinkEnd.idle)]
+        await bench.until(lambda: a.id not in live(b))
+        assert a.links() == [c.id]
+        assert c.links() == [a.id]
 
     stage(behaviour)
 

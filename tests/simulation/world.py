@@ -29,6 +29,7 @@ from hivenode.errors import Refused
 from hivenode.jobs.ledger import Job
 from hivenode.net.local import WorkerLimits
 from hivenode.net.messages import ProfileReply
+from hivenode.net.pool import PoolLimits
 from hivenode.net.simulated import Quality, SimulatedNetwork, SimulatedTransport, Trace
 from hivenode.node import Node, Ports
 from hivenode.spec.events import ModelRegistered
@@ -229,7 +230,13 @@ class World:
 
         return Ports(
             transport=SimulatedTransport(
-                self.network, machine.name, machine.id, credentials.hive_id, blobs, _child(rng)
+                self.network,
+                machine.name,
+                machine.id,
+                credentials.hive_id,
+                blobs,
+                _child(rng),
+                pool=PoolLimits(links=self._settings_of(machine).network.pool),
             ),
             journal=SimulatedJournal(machine.disk),
             blobs=blobs,

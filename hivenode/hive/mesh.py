@@ -1,0 +1,138 @@
+"""Whom to keep a link to. Pure.
+
+Up to a size, everybody. Above it the neighbours on a few rings: each ring orders all members by a hash of their ids, so
+everyone works out the same neighbours for everyone, both ends of a link agree on it, and a member that comes or goes
+touches only those beside it (consistent hashing: Karger et al., 1997). The union of independent random rings is, with
+high probability, an expander (Friedman, "A proof of Alon's second eigenvalue conjecture", 2003; Law and Siu,
+"Distributed construction of random expander networks", 2003), so news crosses it in few hops and it stays connected
+when many members vanish at once.
+
+There are two sets of rings. One holds those that are present: it is what the living are held together by. The other
+holds the gone as well, until they are forgotten: that members of the two sides of a split network go on seeking each
+other is how it heals.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from bisect import bisect_left, insort
+from collections.abc import Iterable
+
+MAX_RINGS = 10
+"""Enough for a million members."""
+_KEY_BYTES = 8
+
+
+def rings_for(members: int) -> int:
+    """How many rings hold so many members together: two neighbours on each make about log2(n) + 4."""
+    return min(MAX_RINGS, math.ceil((math.log2(max(2, members)) + 4) / 2))
+
+
+def ring_keys(hive: str, node: str) -> tuple[bytes, ...]:
+    """Where a node stands on each ring."""
+    stream = hashlib.shake_128(f"hive.mesh.v1/{hive}/{node}".encode()).digest(MAX_RINGS * _KEY_BYTES)
+    return tuple(stream[at : at + _KEY_BYTES] for at in range(0, len(stream), _KEY_BYTES))
+
+
+class Rings:
+    """Members in the order of each ring."""
+
+    def __init__(self) -> None:
+        self._rings: tuple[list[tuple[bytes, str]], ...] = tuple([] for _ in range(MAX_RINGS))
+        self._members: dict[str, tuple[bytes, ...]] = {}
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __contains__(self, node: str) -> bool:
+        return node in self._members
+
+    def add(self, node: str, keys: tuple[bytes, ...]) -> None:
+        self._members[node] = keys
+        for ring, key in zip(self._rings, keys, strict=True):
+            insort(ring, (key, node))
+
+    def remove(self, node: str) -> None:
+        for ring, key in zip(self._rings, self._members.pop(node), strict=True):
+            del ring[bisect_left(ring, (key, node))]
+
+    def beside(self, node: str, keys: tuple[bytes, ...]) -> Iterable[str]:
+        """The two neighbours on each ring in use; of a node that is not on them, where it would stand."""
+        if not self._members:
+            return
+        count = len(self._members) + (node not in self._members)
+        for ring, key in zip(self._rings[: rings_for(count)], keys, strict=False):
+            at = bisect_left(ring, (key, node))
+            yield ring[at - 1][1]
+            yield ring[(at + (ring[at : at + 1] == [(key, node)])) % len(ring)][1]
+
+
+class Mesh:
+    """The links that one node should keep.
+
+    Args:
+        me: its id.
+        hive: the hive's id, which seeds the rings.
+        full: members, this node included, up to which everybody is linked with everybody. Once there are more, the mesh
+            is partial until they are a quarter fewer, so that a hive around that size does not swing to and fro.
+    """
+
+    def __init__(self, me: str, hive: str, full: int) -> None:
+        self._me = me
+        self._hive = hive
+        self._full = full
+        self._keys = ring_keys(hive, me)
+        self._known = Rings()
+        self._present = Rings()
+        self._partial = False
+
+    @property
+    def partial(self) -> bool:
+        """Whether links are kept to some members only."""
+        return self._partial
+
+    @property
+    def limit(self) -> int:
+        """Links at most, once partial."""
+        return 4 * MAX_RINGS + self._full
+
+    def set(self, node: str, *, present: bool) -> None:
+        """A member to seek, present or gone."""
+        if node == self._me:
+            return
+        if node not in self._known or (present and node not in self._present):
+            keys = ring_keys(self._hive, node)
+            if node not in self._known:
+                self._known.add(node, keys)
+            if present:
+                self._present.add(node, keys)
+        if not present and node in self._present:
+            self._present.remove(node)
+        self._review()
+
+    def drop(self, node: str) -> None:
+        """Not to be sought any more."""
+        for rings in (self._known, self._present):
+            if node in rings:
+                rings.remove(node)
+        self._review()
+
+    def neighbours(self, needed: Iterable[str] = ()) -> frozenset[str]:
+        """Whom to keep a link to.
+
+        Args:
+            needed: others that somebody here wants to be linked with; of those known, the first `full` count.
+        """
+        if not self._partial:
+            return frozenset(self._known._members)
+        chosen = {*self._present.beside(self._me, self._keys), *self._known.beside(self._me, self._keys)}
+        wanted = [node for node in dict.fromkeys(needed) if node in self._known]
+        return frozenset(chosen.union(wanted[: self._full])) - {self._me}
+
+    def _review(self) -> None:
+        members = len(self._known) + 1
+        if members > self._full:
+            self._partial = True
+        elif members <= self._full * 3 // 4:
+            self._partial = False
