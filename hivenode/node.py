@@ -97,6 +97,8 @@ BOOT = "boot"
 LAG_SECONDS = 0.1
 ASSESS_SECONDS = 1.0
 """Between two looks at how fit this node is to coordinate."""
+FEED_FANOUT = 4
+"""Links to which events heard from another are passed on, where there are links to some members only."""
 LOOK_FURTHER_SECONDS = 10.0
 """How long a node that reaches nobody tries the same members."""
 
@@ -200,6 +202,7 @@ class Node:
             on_change=self._facts_changed,
             on_offender=lambda peer, reason: ports.transport.drop(peer, LinkEnd.protocol),
             on_trouble=self._assess,
+            fanout=lambda: FEED_FANOUT if self.book.partial else 0,
             expects_peers=not self._alone,
             tasks=self._tasks,
         )
@@ -657,6 +660,11 @@ class Node:
                 told=max(told, default=None),
             )
         )
+        leader = self.leadership.leader
+        if self.leadership.leading:  # whom it sends heartbeats
+            self.book.need("election", tuple(dict.fromkeys([*voters, *(alive if len(alive) <= FULL else ())])))
+        else:
+            self.book.need("election", voters if self.me in voters else (leader.node,) if leader else ())
         if self.leadership.waiting != waited:
             self._tell_coordinator(self.leadership.leader)
 

@@ -62,6 +62,11 @@ class AddressBook:
         """Ids of those that may be dialled."""
         return tuple(self._known)
 
+    @property
+    def partial(self) -> bool:
+        """Whether links are kept to some members only."""
+        return self._mesh.partial
+
     def addresses(self, node: str) -> tuple[str, ...] | None:
         """Where a node is sought; None if it is not."""
         return self._known.get(node)

@@ -21,6 +21,8 @@ from collections.abc import Iterable
 
 MAX_RINGS = 10
 """Enough for a million members."""
+MAX_NEEDED = 64
+"""Links at most that are kept because somebody asks for them."""
 _KEY_BYTES = 8
 
 
@@ -95,7 +97,7 @@ class Mesh:
     @property
     def limit(self) -> int:
         """Links at most, once partial."""
-        return 4 * MAX_RINGS + self._full
+        return 4 * MAX_RINGS + MAX_NEEDED
 
     def set(self, node: str, *, present: bool) -> None:
         """A member to seek, present or gone."""
@@ -122,13 +124,13 @@ class Mesh:
         """Whom to keep a link to.
 
         Args:
-            needed: others that somebody here wants to be linked with; of those known, the first `full` count.
+            needed: others that somebody here wants to be linked with; of those known, the first `MAX_NEEDED` count.
         """
         if not self._partial:
             return frozenset(self._known._members)
         chosen = {*self._present.beside(self._me, self._keys), *self._known.beside(self._me, self._keys)}
         wanted = [node for node in dict.fromkeys(needed) if node in self._known]
-        return frozenset(chosen.union(wanted[: self._full])) - {self._me}
+        return frozenset(chosen.union(wanted[:MAX_NEEDED])) - {self._me}
 
     def _review(self) -> None:
         members = len(self._known) + 1

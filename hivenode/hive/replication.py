@@ -3,6 +3,9 @@
 A node's own events are pushed to every link at once; once a second version vectors are compared with one random
 linked node, which repairs whatever a push missed; where there are many authors, hashes of them first. Events are
 folded only after they are on disk.
+A node's own events are pushed to every link at once, and where there are links to some members only, whoever hears
+something new passes it on to a few more; once a second version vectors are compared with one random
+linked node, which repairs whatever a push missed. Events are folded only after they are on disk.
 """
 
 from __future__ import annotations
@@ -48,6 +51,7 @@ class Replication:
     Args:
         on_change: called after new entries are durable and folded.
         on_offender: called with a peer that sent something no honest node sends, and the reason.
+        fanout: to how many links what came from one of them is passed on; 0 where everybody is linked with everybody.
         on_trouble: called when events cannot be written any more, and when they can again.
         expects_peers: other members may hold events of ours that we lost (a journal cut off or replaced, a home
             restored from a backup). Before we state anything new we hear from one of them, or we would fork our own
@@ -71,6 +75,7 @@ class Replication:
         on_change: Callable[[Sequence[Entry]], None],
         on_offender: Callable[[str, str], None],
         on_trouble: Callable[[], None],
+        fanout: Callable[[], int],
         expects_peers: bool,
         tasks: TaskGroup,
     ) -> None:
@@ -88,6 +93,7 @@ class Replication:
         self._on_change = on_change
         self._on_offender = on_offender
         self._on_trouble = on_trouble
+        self._fanout = fanout
         self._tasks = tasks
         self._lock = asyncio.Lock()
         self._inbox: asyncio.Queue[tuple[str, FeedDelta]] = asyncio.Queue(INBOX)
@@ -269,11 +275,23 @@ class Replication:
             for entry in found.fresh:
                 self._clock.observe(entry.event.hlc)
             self._see_whole()
+        if found.fresh and not delta.more:
+            self._pass_on(peer, found.fresh)
         if found.offence:
             log.warning("a peer sent an event that cannot be", peer=peer, reason=found.offence)
             self._on_offender(peer, found.offence)
         elif found.fresh and (delta.more or found.gap):  # else it would be the same again
             self._send(peer, self.heads())
+
+    def _pass_on(self, source: str, fresh: Sequence[Entry]) -> None:
+        """Rumour mongering (Demers et al., 1987): each node passes on what is new to it, once, to a few; the regular
+        comparison finds those it missed."""
+        others = [peer for peer in self._links() if peer != source]
+        chosen = self._rng.sample(others, min(len(others), self._fanout()))
+        if chosen:
+            delta = FeedDelta(events=tuple(entry.event for entry in fresh))
+            for peer in chosen:
+                self._send(peer, delta)
 
     def _of_our_time(self, events: Sequence[Event]) -> list[Event]:
         """Without those whose clock is so far ahead that following it would carry ours away."""

@@ -1,0 +1,128 @@
+"""Whole nodes in a hive too large for a full mesh."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+
+from hivenode.hive.mesh import rings_for
+from hivenode.hive.swim import MemberState
+from hivenode.net.messages import ProfileReply, ProfileRequest
+from hivenode.spec.values import Role
+from tests.simulation.loop import run
+from tests.simulation.world import ALL_ROLES, World
+
+SMALL = {"network": {"full_mesh": 8, "pool": 4}}
+
+
+async def grown(rng: random.Random, count: int) -> World:
+    """A hive of so many nodes with a partial mesh above eight."""
+    world = World(rng, settings=SMALL)
+    for number in range(count):
+        roles = ALL_ROLES if number < 3 else (Role.worker, Role.submitter)  # whoever votes keeps links to all voters
+        await world.start_node(f"n{number:03}", roles=roles, seeds=[f"n{n:03}" for n in range(min(number, 3))])
+    await world.formed(seconds=120)
+    return world
+
+
+def links(world: World, name: str) -> int:
+    return len(world.machines[name].node._ports.transport.links)
+
+
+def test_each_keeps_few_links_and_knows_everybody_and_every_fact() -> None:
+    async def main(rng: random.Random) -> None:
+        world = await grown(rng, 30)
+        await world.settled()
+        await asyncio.sleep(120)
+        assert world.agreed()
+        most = 2 * rings_for(30)
+        for name in world.machines:
+            kept = len(world.machines[name].node.book._kept)
+            if name != world.coordinator():  # which keeps a link to everybody
+                assert kept <= most + 3
+                assert links(world, name) <= kept + 5, "what was linked in passing, or once, is let go"
+        author = world.machines["n007"]
+        heads = author.node.feeds.heads[author.id]
+        await world.submit("n007", steps=10, min_nodes=2, max_nodes=2)
+        await world.until(
+            lambda: all(m.node.feeds.heads.get(author.id, 0) > heads for m in world.up),
+            10,
+            "what it stated, everywhere",
+        )
+
+    run(main)
+
+
+def test_a_dead_member_is_noticed_by_all_and_nobody_else_is_held_dead() -> None:
+    async def main(rng: random.Random) -> None:
+        world = await grown(rng, 30)
+        await asyncio.sleep(60)
+        world.crash_host("n011")
+        left = [name for name in world.machines if name != "n011"]
+        await world.until(lambda: world.agreed(left), 60, "its death")
+        await asyncio.sleep(120)
+        assert world.agreed(left)
+        await world.restart("n011")
+        await world.formed(seconds=60)
+
+    run(main)
+
+
+def test_any_member_can_call_any_other() -> None:
+    async def main(rng: random.Random) -> None:
+        world = await grown(rng, 24)
+        await asyncio.sleep(60)
+        for one, other in ((3, 17), (17, 3), (5, 22), (20, 9), (11, 4), (1, 23)):
+            target = world.machines[f"n{other:03}"].id
+            answer = await world.ask(f"n{one:03}", lambda node, t=target: node.call_node(t, ProfileRequest(), 5.0))
+            assert isinstance(answer, ProfileReply)
+
+    run(main)
+
+
+def test_a_split_heals_although_the_two_sides_kept_no_link() -> None:
+    async def main(rng: random.Random) -> None:
+        world = await grown(rng, 24)
+        sides = [sorted(world.machines)[0::2], sorted(world.machines)[1::2]]
+        world.network.partition(*sides)
+        for side in sides:
+            await world.until(lambda s=side: world.agreed(s), 120, "a side of its own")
+        await asyncio.sleep(120)
+        world.network.heal()
+        await world.formed(seconds=180)
+        await world.settled()
+
+    run(main)
+
+
+def test_one_that_restarts_finds_the_hive_when_its_neighbours_are_gone() -> None:
+    async def main(rng: random.Random) -> None:
+        world = await grown(rng, 24)
+        await world.settled()
+        await asyncio.sleep(5)
+        lost = world.machines["n015"]
+        gone = [m.name for m in world.machines.values() if m.id in lost.node.book._kept]
+        assert 4 < len(gone) < 15
+        for name in ["n015", *gone]:
+            world.kill(name)
+        await world.restart("n015")
+        await world.formed(seconds=180)
+        assert all(m.node.membership.member(lost.id).state is MemberState.alive for m in world.up)  # type: ignore[union-attr]
+
+    run(main)
+
+
+@pytest.mark.slow
+def test_a_hundred_nodes_converge_and_stay() -> None:
+    async def main(rng: random.Random) -> None:
+        world = World(rng)
+        for number in range(100):
+            await world.start_node(f"n{number:03}", seeds=[f"n{n:03}" for n in range(min(number, 3))])
+        await world.formed(seconds=120)
+        await world.settled()
+        await asyncio.sleep(300)
+        assert world.agreed()
+
+    run(main)
