@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable
+from functools import partial
 
 from aiohttp import web
 
@@ -83,11 +84,14 @@ class Links:
         """Tell the handler that a live link is kept from here on, or is not any more."""
         if self.handler is None:
             return
-        call, what = (self.handler.link_up, self.live[peer].address) if up else (self.handler.link_down, LinkEnd.idle)
-        if soon:
-            asyncio.get_running_loop().call_soon(call, peer, what)
+        if up:
+            call = partial(self.handler.link_up, peer, self.live[peer].address)
         else:
-            call(peer, what)  # type: ignore[arg-type]
+            call = partial(self.handler.link_down, peer, LinkEnd.idle)
+        if soon:
+            asyncio.get_running_loop().call_soon(call)
+        else:
+            call()
 
     def send(self, peer: str, message: Message) -> bool:
         """Queue for a linked peer; False without a link, or when its queue is full."""

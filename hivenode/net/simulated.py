@@ -8,6 +8,7 @@ import contextvars
 import random
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 
@@ -364,12 +365,14 @@ class SimulatedTransport:
         end.attach(lambda frame: self._take(link, frame), lambda why: self._down(link, why))
 
     def _tell(self, peer: str, up: bool, soon: bool) -> None:
-        handler = self._handler
-        call, what = (handler.link_up, self._live[peer].address) if up else (handler.link_down, LinkEnd.idle)
-        if soon:
-            asyncio.get_running_loop().call_soon(call, peer, what, context=self.context)
+        if up:
+            call = partial(self._handler.link_up, peer, self._live[peer].address)
         else:
-            call(peer, what)  # type: ignore[arg-type]
+            call = partial(self._handler.link_down, peer, LinkEnd.idle)
+        if soon:
+            asyncio.get_running_loop().call_soon(call, context=self.context)
+        else:
+            call()
 
     def _take(self, link: _Link, frame: bytes) -> None:
         try:

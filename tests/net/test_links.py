@@ -101,7 +101,7 @@ async def test_what_was_sent_before_a_link_is_dropped_arrives(tmp_path: Path) ->
             assert b.transport.send(a.id, FeedDelta(events=(event,)))
         b.transport.drop(a.id, LinkEnd.local)
         assert not b.transport.send(a.id, Ping(sequence=1))
-        assert await a.handler.one("down") == (b.id, LinkEnd.closed)
+        assert await a.handler.one("down", 2) == (b.id, LinkEnd.closed)
         arrived = [m.events[0].seq for m in a.handler.messages if isinstance(m, FeedDelta)]
         assert arrived == list(range(1, 70))
 

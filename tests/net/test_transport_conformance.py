@@ -485,6 +485,8 @@ def test_a_link_that_one_end_wants_outlasts_idleness(stage: Stage) -> None:
         a, b = await bench.node(1), await bench.node(2)
         await linked(bench, a, b)
         await b.want(a)
+        await b.send(a, Ping(sequence=1))
+        await bench.until(lambda: a.messages(b))
         await a.forget(b)
         await bench.quiet(4 * bench.idle_seconds)
         assert a.links() == [b.id]

@@ -108,7 +108,10 @@ def test_one_that_restarts_finds_the_hive_when_its_neighbours_are_gone() -> None
         for name in ["n015", *gone]:
             world.kill(name)
         await world.restart("n015")
-        await world.formed(seconds=180)
+        alive = sorted(m.name for m in world.up)
+        await world.until(
+            lambda: all(world.sees(name) == alive for name in alive), 180, "all those left see each other"
+        )
         assert all(m.node.membership.member(lost.id).state is MemberState.alive for m in world.up)  # type: ignore[union-attr]
 
     run(main)
