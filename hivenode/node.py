@@ -660,11 +660,10 @@ class Node:
                 told=max(told, default=None),
             )
         )
-        leader = self.leadership.leader
-        if self.leadership.leading:  # whom it sends heartbeats
-            self.book.need("election", tuple(dict.fromkeys([*voters, *(alive if len(alive) <= FULL else ())])))
-        else:
-            self.book.need("election", voters if self.me in voters else (leader.node,) if leader else ())
+        leading = self.leadership.leading
+        self.book.need("heartbeats", alive if leading and len(alive) <= FULL else ())
+        self.book.need("votes", voters if leading or self.me in voters else ())
+        self.book.need("jobs", tuple(sorted(self.coordinator.executors)) if leading else ())
         if self.leadership.waiting != waited:
             self._tell_coordinator(self.leadership.leader)
 

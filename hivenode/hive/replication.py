@@ -1,11 +1,9 @@
 """The shell around the feeds: makes events durable, passes them on, and fetches what is missing.
 
-A node's own events are pushed to every link at once; once a second version vectors are compared with one random
-linked node, which repairs whatever a push missed; where there are many authors, hashes of them first. Events are
-folded only after they are on disk.
 A node's own events are pushed to every link at once, and where there are links to some members only, whoever hears
-something new passes it on to a few more; once a second version vectors are compared with one random
-linked node, which repairs whatever a push missed. Events are folded only after they are on disk.
+something new passes it on to a few more. Every few seconds version vectors are compared with one random linked node,
+which repairs whatever a push missed; where there are many authors, hashes of them first. Events are folded only after
+they are on disk.
 """
 
 from __future__ import annotations

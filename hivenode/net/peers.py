@@ -280,11 +280,16 @@ class PeerTransport:
         await keep_seed(
             lambda: self._attempt("", address, keep=True),
             lonely=self._lonely,
-            reached=lambda: self._seeds.get(address, "") in self._links.live,
+            reached=lambda: self._met(self._seeds.get(address, "")),
             limits=self._limits.dial,
             rng=self._rng,
         )
         log.info("a seed is this node itself", address=address)
+
+    def _met(self, peer: str) -> bool:
+        """Whether whoever answered at a seed need not be dialled there again: it is linked, or we are among others and
+        know where it is."""
+        return peer in self._links.live or (not self._lonely.is_set() and (peer in self._wanted or self._pool.knows(peer)))
 
     async def _attempt(self, expected: str, address: str, *, keep: bool) -> bool:
         """One dial. It has a task of its own so that it can give way to the peer's. False if it led to ourselves."""

@@ -134,7 +134,7 @@ async def keep_seed(
     Args:
         dial: one attempt; False when it led to ourselves.
         lonely: set while there is no link at all.
-        reached: whether the node that last answered there is linked.
+        reached: whether the node that last answered there need not be dialled there.
     """
     backoff = Backoff(limits, rng)
     while True:

@@ -234,10 +234,15 @@ class SimulatedTransport:
         await keep_seed(
             lambda: self._attempt("", address, keep=True),
             lonely=self._lonely,
-            reached=lambda: self._seeds.get(address, "") in self._live,
+            reached=lambda: self._met(self._seeds.get(address, "")),
             limits=self._limits,
             rng=self._rng,
         )
+
+    def _met(self, peer: str) -> bool:
+        """Whether whoever answered at a seed need not be dialled there again: it is linked, or we are among others and
+        know where it is."""
+        return peer in self._live or (not self._lonely.is_set() and (peer in self._wanted or self._pool.knows(peer)))
 
     async def _attempt(self, expected: str, address: str, *, keep: bool) -> bool:
         """One dial. It has a task of its own so that it can give way to the peer's. False if it led to ourselves."""
