@@ -248,6 +248,7 @@ class _Daemon:
                 credentials.hive_id, credentials.authority_pem, lambda request: node.admission.admit(request)
             ),
             allowed=lambda peer: not node.roles.revoked(peer),
+            on_offence=lambda peer, address, what: node.contacts.offended(peer, address, what),
         )
         bench = Bench(transport, choose_hosts(interfaces(), settings.network.listen))
         node = Node(
@@ -268,6 +269,7 @@ class _Daemon:
                 stop=self._stopping.set,
                 admin_url=lambda: self._url,
                 home=str(self._home.path),
+                free=lambda: shutil.disk_usage(directory).free,
                 seeds=seeds,
                 instruments=bench,
                 on_battery=lambda: self._power.on_battery,

@@ -37,6 +37,7 @@ class AddressBook:
         self._roles = roles
         self._members = members
         self._wanted: dict[str, tuple[str, ...]] = {}
+        self._writing = self._stale = False
 
     @property
     def remembered(self) -> dict[str, tuple[str, ...]]:
@@ -84,7 +85,20 @@ class AddressBook:
         return self._wanted.pop(node, None) is not None
 
     async def remember(self) -> None:
-        """Write down where everyone is, if it has changed. Raises Exhausted."""
+        """Write down where everyone is, if it has changed. One write at a time, and none for each of many changes: a
+        member can say every moment that it has moved. Raises Exhausted."""
+        self._stale = True
+        if self._writing:
+            return
+        self._writing = True
+        try:
+            while self._stale:
+                self._stale = False
+                await self._write()
+        finally:
+            self._writing = False
+
+    async def _write(self) -> None:
         known = {
             member.node: member.addresses
             for member in self._members()

@@ -16,6 +16,7 @@ from hivenode.logs import get_logger
 from hivenode.net.addresses import is_loopback, join_address, split_address
 from hivenode.net.bulk import BULK_PATH, BulkClient, BulkLimits, BulkServer
 from hivenode.net.codec import ProtocolError
+from hivenode.net.conduct import Conduct
 from hivenode.net.dialing import LINK_PATH, Dialer, DialError, connected_to, explain
 from hivenode.net.discovery import choose_addresses, interfaces
 from hivenode.net.link import (
@@ -76,6 +77,7 @@ class PeerTransport:
         build_version: named to peers, for messages about incompatible builds.
         routes: adds routes under /join, open to those without a certificate.
         allowed: asked for every authenticated peer; False (revoked, expelled) refuses it.
+        on_offence: told of every peer that broke the protocol: its id, address, and what it did.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class PeerTransport:
         routes: Callable[[web.Application], None] | None = None,
         *,
         allowed: Callable[[str], bool] = lambda peer: True,
+        on_offence: Callable[[str, str, str], None] = lambda peer, address, what: None,
         limits: TransportLimits | None = None,
     ) -> None:
         self.id = credentials.identity.node_id
@@ -107,6 +110,9 @@ class PeerTransport:
         self._tasks = TaskGroup(_task_failed)
         self._dials = TaskGroup(_task_failed)
         self._links = Links(self.id, self._hive, build_version, self._limits.link, on_up=self._up, on_down=self._down)
+        self._links.on_offence = self._offended
+        self._on_offence = on_offence
+        self._conduct = Conduct()
         self._wanted: dict[str, tuple[Wanted, asyncio.Task[None] | None]] = {}
         self._seeds: dict[str, str] = {}
         """Who last answered at each seed address."""
@@ -251,6 +257,8 @@ class PeerTransport:
         return task.cancelled() or task.exception() is not None or task.result()
 
     async def _dial(self, expected: str, address: str) -> bool:
+        if self._conduct.kept_out(expected, asyncio.get_running_loop().time()):
+            return True
         socket: Socket | None = None
         link: Link | None = None
         failure: DialError | None = None
@@ -333,10 +341,14 @@ class PeerTransport:
             )
         if not self._running or (peer not in self._links.live and len(self._links.live) >= self._limits.links):
             raise web.HTTPServiceUnavailable(headers={"X-Hive-Reason": "It takes no more links now."})
+        if seconds := self._conduct.kept_out(peer, asyncio.get_running_loop().time()):
+            reason = f"It broke the protocol and may try again in {seconds:.0f} s."
+            raise web.HTTPServiceUnavailable(headers={"X-Hive-Reason": reason})
         socket = web.WebSocketResponse(
             protocols=(PROTOCOL,),
             max_msg_size=MAX_WEBSOCKET_MESSAGE,
             heartbeat=self._limits.link.heartbeat_seconds,
+            autoping=False,
             timeout=self._limits.link.goodbye_seconds,
             autoclose=False,
             compress=False,
@@ -348,6 +360,7 @@ class PeerTransport:
                 answer = await self._links.welcome(socket, peer, address)
         except ProtocolError as error:
             log.warning("a peer broke the protocol", peer=peer, address=address, reason=str(error))
+            self._offended(peer, address, str(error))
             answer = (CLOSE_PROTOCOL, str(error))
         except (TimeoutError, LinkClosed, ConnectionError) as error:
             log.debug("a dial to us came to nothing", peer=peer, address=address, reason=str(error))
@@ -369,6 +382,10 @@ class PeerTransport:
             self._lonely.set()
         if peer in self._wanted:
             self._wanted[peer][0].link_down(asyncio.get_running_loop().time())
+
+    def _offended(self, peer: str, address: str, what: str) -> None:
+        self._conduct.strike(peer, asyncio.get_running_loop().time())
+        self._on_offence(peer, address, what)
 
     def _addresses_of(self, peer: str) -> tuple[str, ...]:
         """Where a peer may be reached, best first."""
