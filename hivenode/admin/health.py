@@ -44,8 +44,8 @@ def complaints(
     )
     found.extend(sealer.alarms[cause] for cause in sorted(sealer.alarms))
     found.extend(
-        f"{roles.name(author)} states more than {AUTHOR_BYTES_PER_SECOND >> 10} KiB/s; it is taken in slowly. Look at what "
-        f"runs there; `hivenode revoke {roles.name(author)}` shuts it out."
+        f"{roles.name(author)} states more than {AUTHOR_BYTES_PER_SECOND >> 10} KiB/s; it is taken in slowly. Look at "
+        f"what runs there; `hivenode revoke {roles.name(author)}` shuts it out."
         for author in replication.excessive
     )
     return tuple(found)

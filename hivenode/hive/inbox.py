@@ -1,5 +1,6 @@
-"""Events from elsewhere, between their arrival and the journal: bounded for each peer, and no author states more than its
-share. Pure."""
+"""Events from elsewhere on their way to the journal: bounded for each peer, and no author states more than its share.
+
+Pure."""
 
 from __future__ import annotations
 

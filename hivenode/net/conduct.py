@@ -3,7 +3,8 @@ protocol. Pure.
 
 Rates are generous multiples of what an honest node sends at its busiest; they bound what one member can make another
 work. Beyond its rate a link is read more slowly, which slows an honest sender down and leaves a hostile one to its own
-full buffers; dropping would break the order that the replication relies on. Who keeps it up is no honest node.
+full buffers; dropping would break the order that the replication relies on. Who keeps it up is no honest node. Bursts
+leave room for what a queue (1,024 messages) holds back while a network stalls, and lets go of at once.
 """
 
 from __future__ import annotations
@@ -55,12 +56,12 @@ RATES: Mapping[type, Rate] = {
     Heartbeat: Rate(50, 200),
     HeartbeatAck: Rate(50, 200),
     # One probe a second, and relayed ones of everybody who suspects somebody.
-    Ping: Rate(100, 500),
-    Ack: Rate(100, 500),
-    PingRequest: Rate(100, 500),
-    Nack: Rate(100, 500),
+    Ping: Rate(100, 1200),
+    Ack: Rate(100, 1200),
+    PingRequest: Rate(100, 1200),
+    Nack: Rate(100, 1200),
     # Five times a second, and corrections of what the other said.
-    Gossip: Rate(50, 300),
+    Gossip: Rate(50, 1200),
     # Every 30 s; ten thousand members are 32 pieces of 7 tokens each.
     PushPull: Rate(20, 400),
     # At most 32 are under way.

@@ -1,4 +1,4 @@
-"""A member of a real hive that breaks the protocol: it is cut off, kept out for a while and named, and nobody else notices."""
+"""A member of a real hive that breaks the protocol is cut off, kept out for a while and named; nobody else notices."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ async def test_an_offender_is_kept_out_for_a_while_and_the_doctor_knows(hive: Si
         async with await mallory.link() as wire:
             wire.raw(frame(TEXT, b"hello"))
             await wire.ended()
-        with pytest.raises(AssertionError, match="503.*may try again"):
+        with pytest.raises(AssertionError, match=r"503.*may try again"):
             await mallory.link()
         await hive.named(mallory, "unexpected TEXT frame")
         examined = await hive.ash.api("GET", f"/v1/doctor?peer={mallory.id}")
