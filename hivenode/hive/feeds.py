@@ -198,7 +198,7 @@ class Feeds:
     def authentic(self, event: Event) -> bool:
         """Whether its author, as far as known here, signed it; it may still not fit into the feed."""
         grant = self._grants.get(event.author)
-        return grant is not None and verify(grant.public_key, event.signature, _signed_part(self._hive_id, event))
+        return grant is not None and verify(grant.public_key, event.signature, signed_part(self._hive_id, event))
 
     def accept(self, entry: Entry) -> bool:
         """Append an entry that is durable now. True when other entries held have ceased to count through it, or count
