@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from operator import mul
 
 from hivenode.errors import Corrupted
 from hivenode.models.identify.formats.allowed import NUMPY, PLAIN
@@ -43,6 +44,12 @@ ALLOWED: frozenset[str] = frozenset(
     | {"torch._C._nn.gelu", "torch.nn.functional.relu", "torch.nn.functional.gelu"}
 )
 DEEPEST = 64
+_INT = frozenset({int})
+_HUGE = 1 << 63
+_TENSORS = frozenset(f"torch._utils.{name}" for name in _REBUILD) | {
+    "torch._tensor._rebuild_from_type_v2",
+    "torch.nn.parameter.Parameter",
+}
 MOST_TENSORS = 500_000
 
 
@@ -70,6 +77,11 @@ class View:
     @property
     def itemsize(self) -> int:
         return DTYPES[self.dtype]
+
+
+def is_tensor(value: Value) -> bool:
+    """Whether a node claims to be a tensor; `view` finds out whether it can be one."""
+    return isinstance(value, Call) and value.path in _TENSORS
 
 
 def view(value: Value) -> View | None:
@@ -134,7 +146,7 @@ def _check(made: View, storage: Storage) -> None:
         raise _broken("a tensor's offset, size and stride do not fit together")
     if 0 in made.shape:
         return
-    last = made.offset + sum((size - 1) * step for size, step in zip(made.shape, made.stride, strict=True))
+    last = made.offset - sum(made.stride) + sum(map(mul, made.shape, made.stride))
     held = storage.elements // (made.itemsize if storage.untyped else 1)
     if last >= held:
         raise _broken(f"a tensor reaches to element {last} of a storage of {storage.elements}")
@@ -163,7 +175,9 @@ def _whole(value: Value) -> tuple[int, ...]:
     """A size or stride: a tuple of whole numbers, or torch.Size around one."""
     if isinstance(value, Call) and value.path == "torch.Size" and value.args:
         value = value.args[0]
-    if not isinstance(value, tuple | list) or not all(type(part) is int and 0 <= part < 1 << 63 for part in value):
+    if not isinstance(value, (tuple, list)) or not _INT.issuperset(map(type, value)):
+        raise _broken("a tensor has an impossible size")
+    if value and (min(value) < 0 or max(value) >= _HUGE):
         raise _broken("a tensor has an impossible size")
     return tuple(value)
 

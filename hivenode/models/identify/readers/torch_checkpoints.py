@@ -11,6 +11,7 @@ from hivenode.models.identify.formats.torch_pickles import (
     Network,
     View,
     is_module,
+    is_tensor,
     module_tensors,
     tensors_in,
     view,
@@ -71,7 +72,7 @@ def _choose(value: Value) -> tuple[list[Found], str, Network | None]:
     top = mapping(value)
     if top is None:
         return list(tensors_in(value, skip=_beside)), "", None
-    direct = sum(1 for part in top.values() if view(part) is not None)
+    direct = sum(map(is_tensor, top.values()))
     if direct == 0 or direct * 2 < len(top):
         for key in WEIGHTS:
             part = top.get(key)
@@ -83,7 +84,7 @@ def _choose(value: Value) -> tuple[list[Found], str, Network | None]:
                 if found:
                     inner = mapping(part) or {}
                     deeper = next((name for name in WEIGHTS if mapping(inner.get(name))), None)
-                    if deeper and not any(view(held) is not None for held in inner.values()):
+                    if deeper and not any(map(is_tensor, inner.values())):
                         return list(tensors_in(inner[deeper])), f"{key}.{deeper}", None
                     return found, key, None
     return list(tensors_in(value, skip=_beside if not direct else lambda _: False)), "", None
