@@ -81,6 +81,8 @@ class View:
 
 def is_tensor(value: Value) -> bool:
     """Whether a node claims to be a tensor; `view` finds out whether it can be one."""
+    if isinstance(value, PersistentId):
+        value = value.value
     return isinstance(value, Call) and value.path in _TENSORS
 
 
@@ -91,6 +93,8 @@ def view(value: Value) -> View | None:
         Corrupted: it stands for a tensor that cannot be.
     """
     for _ in range(DEEPEST):
+        if isinstance(value, PersistentId):  # how the oldest format refers to tensors
+            value = value.value
         if not isinstance(value, Call):
             return None
         path = value.path
@@ -270,7 +274,7 @@ def tensors_in(value: Value, *, skip: Callable[[str], bool] = lambda _: False) -
         elif isinstance(node, list | tuple):
             pairs = list(enumerate(node))
         for key, part in reversed(pairs):
-            if not isinstance(part, dict | list | tuple | Call):
+            if not isinstance(part, (dict, list, tuple, Call, PersistentId)):
                 continue
             below = f"{name}.{key}" if name else str(key)
             if not skip(below):
