@@ -27,6 +27,7 @@ import aiohttp
 from aiohttp import web
 
 from hivenode.net.codec import encode
+from hivenode.net.conduct import Rate
 from hivenode.net.link import LinkLimits
 from hivenode.net.messages import Ack, Message, Ping
 from hivenode.net.peers import PeerTransport, TransportLimits
@@ -58,7 +59,7 @@ def credentials(number: int) -> Credentials:
 
 def node(number: int, blobs: FileBlobs) -> PeerTransport:
     """Without the bound on floods, which is far below what a link can carry."""
-    limits = TransportLimits(link=LinkLimits(inbound_per_second=1e9, inbound_burst=1e9))
+    limits = TransportLimits(link=LinkLimits(rates={object: Rate(1e9, 1e9)}))
     return PeerTransport(credentials(number), "127.0.0.1", 0, (), blobs, random.Random(number), "bench", limits=limits)
 
 

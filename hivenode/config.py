@@ -308,6 +308,13 @@ class JobSettings(_Section):
         le=16,
         description="Nodes that keep each checkpoint and model, its maker included. With 2, any one may die.",
     )
+    hold_gb: int = Field(
+        64,
+        ge=0,
+        le=1 << 20,
+        description="Room for models and checkpoints on this machine, gigabytes (2^30 bytes). When they take more, it"
+        " keeps nothing more for others; it also leaves 1 GB of the disk free. 0: it keeps no copies.",
+    )
     max_attempts: int = Field(
         5,
         ge=1,

@@ -250,6 +250,7 @@ class _Daemon:
             ),
             allowed=lambda peer: not node.roles.revoked(peer),
             limits=TransportLimits(pool=PoolLimits(links=settings.network.pool)),
+            on_offence=lambda peer, address, what: node.contacts.offended(peer, address, what),
         )
         bench = Bench(transport, choose_hosts(interfaces(), settings.network.listen))
         node = Node(
@@ -270,6 +271,7 @@ class _Daemon:
                 stop=self._stopping.set,
                 admin_url=lambda: self._url,
                 home=str(self._home.path),
+                free=lambda: shutil.disk_usage(directory).free,
                 seeds=seeds,
                 instruments=bench,
                 on_battery=lambda: self._power.on_battery,

@@ -116,6 +116,7 @@ class Ports:
         join: leave this hive for the token's; the daemon restarts the node afterwards.
         stop: ask the process to end.
         admin_url: where the admin endpoint listens.
+        free: bytes left on the disk that the blobs are on.
     """
 
     transport: Transport
@@ -132,6 +133,7 @@ class Ports:
     stop: Callable[[], None]
     admin_url: Callable[[], str]
     home: str
+    free: Callable[[], int]
     seeds: tuple[str, ...] = ()
     """Addresses at which a member may answer."""
     instruments: Instruments | None = None
@@ -154,6 +156,8 @@ class Node:
         self._troubles: dict[str, str] = {}
         self._addresses: tuple[str, ...] = ()
         self._ready = False
+        self._forged = ""
+        """Whose signature was wrong in the message being handled."""
         self._build_views()
 
     def _build_views(self) -> None:
@@ -200,7 +204,7 @@ class Node:
             sync_seconds=self._settings.feeds.sync_seconds,
             wall=ports.wall,
             on_change=self._facts_changed,
-            on_offender=lambda peer, reason: ports.transport.drop(peer, LinkEnd.protocol),
+            on_offender=self._offended,
             on_trouble=self._assess,
             fanout=lambda: FEED_FANOUT if self.book.partial else 0,
             expects_peers=not self._alone,
@@ -313,7 +317,14 @@ class Node:
         ports, settings = self._ports, self._settings
         append = self.replication.append
         self.keeper = Keeper(
-            me=self.me, transport=ports.transport, call=self.call_node, blobs=ports.blobs, append=append
+            me=self.me,
+            transport=ports.transport,
+            call=self.call_node,
+            blobs=ports.blobs,
+            append=append,
+            room_bytes=settings.jobs.hold_gb << 30,
+            free=ports.free,
+            concerns=self._concerns,
         )
         self.results = Results(
             me=self.me,
@@ -473,6 +484,7 @@ class Node:
         if not self._ready or self.roles.revoked(peer):
             return
         self.contacts.heard(peer)
+        self._forged = ""
         match message:
             case Ping() | Ack() | PingRequest() | Nack() | Gossip() | PushPull() | Sums():
                 self.membership.receive(peer, message)
@@ -488,10 +500,12 @@ class Node:
             case SealOffered():
                 self.sealer.offered(peer, message)
             case Progress():
-                if message.node == peer:
+                if message.node == peer and message.job in self.ledger.jobs:
                     self._hear(message)
             case Call() | Reply():
                 self.calls.received(peer, message)
+        if self._forged:  # whoever passes statements on has checked them
+            self._offended(peer, f"it passed on a statement that {self.roles.name(self._forged)} did not sign")
 
     async def call_node(self, peer: str, request: Request, timeout: float) -> Response:
         """Ask a node, this one included, and await its answer, at most `timeout` seconds."""
@@ -636,7 +650,20 @@ class Node:
 
     def _verify(self, node: str, signature: bytes, data: bytes) -> bool:
         key = self.roles.public_key(node)
-        return key is not None and not self.roles.revoked(node) and verify(key, signature, data)
+        if key is None or self.roles.revoked(node):
+            return False
+        if verify(key, signature, data):
+            return True
+        self._forged = node
+        return False
+
+    def _offended(self, peer: str, reason: str) -> None:
+        """A peer did what no honest node does."""
+        log.warning(
+            "a peer broke the rules; its link is ended", peer=self.roles.name(peer), peer_id=peer, reason=reason
+        )
+        self._ports.transport.drop(peer, LinkEnd.protocol)
+        self.contacts.offended(peer, "", reason)
 
     def _electorate(self) -> None:
         if not self._ready:
@@ -716,6 +743,10 @@ class Node:
     def _gone(self, node: str) -> bool:
         member = self.membership.member(node)
         return self.roles.revoked(node) or (member is not None and member.state not in PRESENT)
+
+    def _concerns(self, peer: str, digest: str) -> bool:
+        """Whether bytes that a peer speaks of are any business of the hive."""
+        return self.ledger.works(peer) or self.ledger.names(digest)
 
     def _worker_host(self) -> str:
         """Where this node's workers listen for the others': the host of its first address."""

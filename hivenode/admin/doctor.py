@@ -180,9 +180,14 @@ class Doctor:
             return f"{name} was revoked.", f"`hivenode grant {name} --role ROLE` lets it in again."
         if member is not None and member.state is MemberState.left:
             return f"{name} was stopped by its owner.", f"Start it there with `hivenode up`; `hivenode forget {name}`."
-        if not probes:
+        if not probes and self.contacts.offence(node) is None:
             fix = f"Start it, or name its address in network.seeds. If it is gone for good: `hivenode forget {name}`."
             return f"No address of {name} is known.", fix
+        if offence := self.contacts.offence(node):
+            return (
+                f"{name}, dialling from {offence.address or 'somewhere'}, broke the protocol: {offence.what}.",
+                f"Run the same version on both machines. If {name} may be in wrong hands: `hivenode revoke {name}`.",
+            )
         good = [probe for probe in probes if not probe.error]
         skews = [probe.skew_seconds for probe in good if probe.skew_seconds is not None]
         if skews and abs(skew := min(skews, key=abs)) > MAX_SKEW_SECONDS:

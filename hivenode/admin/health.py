@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from hivenode.hive.inbox import AUTHOR_BYTES_PER_SECOND
 from hivenode.hive.replication import Replication
 from hivenode.hive.roles import Roles
 from hivenode.hive.sealer import Sealer
@@ -42,4 +43,9 @@ def complaints(
         for author, seq in sorted(replication.feeds.forked.items())
     )
     found.extend(sealer.alarms[cause] for cause in sorted(sealer.alarms))
+    found.extend(
+        f"{roles.name(author)} states more than {AUTHOR_BYTES_PER_SECOND >> 10} KiB/s; it is taken in slowly. Look at "
+        f"what runs there; `hivenode revoke {roles.name(author)}` shuts it out."
+        for author in replication.excessive
+    )
     return tuple(found)

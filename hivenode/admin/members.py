@@ -96,7 +96,8 @@ class Members:
 
     def _known(self, node: str, linked: bool) -> KnownPeer:
         member, leader = self.membership.member(node), self.leadership.leader
-        failures = self.contacts.failures(node)
+        failures, offence = self.contacts.failures(node), self.contacts.offence(node)
+        trouble = failures[0].detail if failures and not linked else ""
         return KnownPeer(
             node=node,
             name=(member.name if member else "") or self.roles.name(node),
@@ -106,7 +107,7 @@ class Members:
             addresses=member.addresses if member else (),
             version=member.version if member else "",
             last_contact=self.contacts.last(node),
-            last_error=failures[0].detail if failures and not linked else "",
+            last_error=f"It broke the protocol: {offence.what}." if offence else trouble,
             self=node == self.me,
             coordinator=leader is not None and leader.node == node,
         )

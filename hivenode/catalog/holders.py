@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
-from hivenode.errors import HiveError, Unavailable
+from hivenode.errors import Exhausted, HiveError, Refused, Unavailable
 from hivenode.logs import get_logger
 from hivenode.net.messages import Held, Hold, Request, Response
 from hivenode.net.transport import Transport
@@ -15,6 +15,10 @@ from hivenode.store.ports import BlobStore
 
 HOLD_SECONDS = 120.0
 TOUCHED_SECONDS = 120.0
+HOLDS_PER_PEER = 2
+"""Blobs fetched at one time because one peer wishes it."""
+FREE_BYTES = 1 << 30
+"""Of the disk, left free by what others want kept here."""
 
 log = get_logger("holders")
 
@@ -25,6 +29,10 @@ class Keeper:
     Args:
         call: asks another node and awaits the answer (peer, request, timeout in seconds).
         append: states facts in our own feed.
+        room_bytes: of all blobs here, above which nothing more is kept for others.
+        free: bytes left on the disk that they are on.
+        concerns: concerns(peer, digest): whether somebody's bytes are any business of the hive: the peer works on a job
+            that is open, or the bytes are named by a job or a model.
     """
 
     def __init__(
@@ -35,8 +43,15 @@ class Keeper:
         call: Callable[[str, Request, float], Awaitable[Response]],
         blobs: BlobStore,
         append: Callable[[Body], Awaitable[None]],
+        room_bytes: int,
+        free: Callable[[], int],
+        concerns: Callable[[str, str], bool],
     ) -> None:
         self._me = me
+        self._room_bytes = room_bytes
+        self._free = free
+        self._concerns = concerns
+        self._coming: dict[str, dict[str, int]] = {}
         self._transport = transport
         self._call = call
         self._blobs = blobs
@@ -99,11 +114,45 @@ class Keeper:
         return now - self._touched.get(digest, -TOUCHED_SECONDS) < TOUCHED_SECONDS
 
     async def hold(self, peer: str, request: Hold) -> Held:
-        """Serve another node's wish that we keep its bytes."""
-        self.touch(request.blob.digest)
-        if not self._blobs.has(request.blob.digest):
-            await self._transport.fetch(peer, request.blob, self._blobs)
-            self.touch(request.blob.digest)
+        """Serve another node's wish that we keep its bytes.
+
+        Raises:
+            Refused: they are no business of the hive.
+            Exhausted: there is no room, or this peer has asked for too much at once.
+        """
+        ref = request.blob
+        if not self._blobs.has(ref.digest):
+            if not self._concerns(peer, ref.digest):
+                raise Refused(
+                    f"Blob {ref.digest[:12]} belongs to no job or model that this node knows of.",
+                    fix="Only what an open job makes, and models, are kept for others.",
+                )
+            self.touch(ref.digest)
+            await self._take_in(peer, ref)
+        self.touch(ref.digest)
         if request.announce:
-            await self._append(BlobHeld(digest=request.blob.digest, size=request.blob.size))
-        return Held(digest=request.blob.digest)
+            await self._append(BlobHeld(digest=ref.digest, size=ref.size))
+        return Held(digest=ref.digest)
+
+    async def _take_in(self, peer: str, ref: BlobRef) -> None:
+        coming = self._coming.setdefault(peer, {})
+        if ref.digest not in coming and len(coming) >= HOLDS_PER_PEER:
+            raise Exhausted(f"{len(coming)} blobs of yours are being fetched already.", fix="Ask again when they are.")
+        expected = sum(size for sizes in self._coming.values() for size in sizes.values())
+        held = sum(blob.size for blob in self._blobs.digests())
+        if held + expected + ref.size > self._room_bytes:
+            raise Exhausted(
+                f"Blobs take {held >> 20} MB here, and {ref.size >> 20} MB more are over the limit.",
+                fix="Raise jobs.hold_gb there, or keep the copy on another node.",
+            )
+        if self._free() - expected - ref.size < FREE_BYTES:
+            raise Exhausted(
+                f"The disk has no room for {ref.size >> 20} MB of others.", fix="Free some space on that machine."
+            )
+        coming[ref.digest] = ref.size
+        try:
+            await self._transport.fetch(peer, ref, self._blobs)
+        finally:
+            coming.pop(ref.digest, None)
+            if not coming:
+                self._coming.pop(peer, None)

@@ -50,6 +50,7 @@ class AddressBook:
         """Of those known, whom the transport keeps a link to."""
         self._needed: dict[str, tuple[str, ...]] = {}
         self._tried: tuple[str, ...] = ()
+        self._writing = self._stale = False
 
     @property
     def remembered(self) -> dict[str, tuple[str, ...]]:
@@ -143,7 +144,20 @@ class AddressBook:
         return known
 
     async def remember(self) -> None:
-        """Write down where everyone is, if it has changed. Raises Exhausted."""
+        """Write down where everyone is, if it has changed. One write at a time, and none for each of many changes: a
+        member can say every moment that it has moved. Raises Exhausted."""
+        self._stale = True
+        if self._writing:
+            return
+        self._writing = True
+        try:
+            while self._stale:
+                self._stale = False
+                await self._write()
+        finally:
+            self._writing = False
+
+    async def _write(self) -> None:
         known = {
             member.node: member.addresses
             for member in self._members()

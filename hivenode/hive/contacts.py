@@ -11,6 +11,7 @@ from hivenode.net.transport import LinkEnd
 
 MAX_FAILURES = 256
 MAX_ANNOUNCED = 256
+MAX_OFFENCES = 256
 REFUSALS = (LinkEnd.identity, LinkEnd.protocol)
 """Ends that mean: somebody is there, and the two of us will not talk."""
 
@@ -23,6 +24,15 @@ class Failure:
     address: str
     why: LinkEnd
     detail: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Offence:
+    """What a member did that no honest one does; `at` seconds since 1970."""
+
+    address: str
+    what: str
     at: float
 
 
@@ -45,6 +55,7 @@ class Contacts:
         self._last: dict[str, float] = {}
         self._failures: dict[tuple[str, str], Failure] = {}
         self._announced: dict[str, Heard] = {}
+        self._offences: dict[str, Offence] = {}
 
     def linked(self, peer: str, address: str) -> None:
         """A link is up: earlier failures with this peer, or at this address, are history."""
@@ -62,6 +73,18 @@ class Contacts:
         self._failures[peer, address] = Failure(peer, address, why, detail[:500], self._wall())
         if len(self._failures) > MAX_FAILURES:
             del self._failures[next(iter(self._failures))]
+
+    def offended(self, peer: str, address: str, what: str) -> None:
+        """A peer broke the protocol. Kept although it comes back, for a person to see."""
+        before = self._offences.pop(peer, None)
+        address = address or (before.address if before else "")
+        self._offences[peer] = Offence(address, what[:500], self._wall())
+        if len(self._offences) > MAX_OFFENCES:
+            del self._offences[next(iter(self._offences))]
+
+    def offence(self, peer: str) -> Offence | None:
+        """The latest of a peer since this node started."""
+        return self._offences.get(peer)
 
     def announced(self, said: Announced) -> None:
         """Somebody announces itself on the local network; of this hive or of another."""

@@ -58,6 +58,8 @@ __all__ = ["Effect", "Election", "ElectionSettings", "Leader", "Persist", "Send"
 
 MAX_STEP = 1 << 20
 """How far above everything seen a counter is still believed."""
+STRAY_STEP = 64
+"""How far above the leader's own epoch it believes one that a member names which may not coordinate."""
 _HURRIED_TRIES = 5
 """Campaigns at short intervals once the leader is gone or silent; afterwards it is back to the timeout."""
 _RAISES = 3
@@ -327,7 +329,8 @@ class Election:
             if peer in self._known:
                 self._acks[peer] = now
             return []
-        if epoch.counter >= self._leader.counter and self._credible(epoch):
+        within = STRAY_STEP if peer not in self._known else MAX_STEP
+        if self._leader.counter <= epoch.counter <= self._leader.counter + within and self._credible(epoch):
             self._hear(epoch)
             if self._bid_at == NEVER:
                 self._bid_at = now + 2 * self._settings.heartbeat

@@ -195,6 +195,11 @@ class Feeds:
             staged[author] = (event.seq, hashlib.sha256(encoded).digest())
         return Examined(tuple(fresh), gap, tuple(forks), offence)
 
+    def authentic(self, event: Event) -> bool:
+        """Whether its author, as far as known here, signed it; it may still not fit into the feed."""
+        grant = self._grants.get(event.author)
+        return grant is not None and verify(grant.public_key, event.signature, signed_part(self._hive_id, event))
+
     def accept(self, entry: Entry) -> bool:
         """Append an entry that is durable now. True when other entries held have ceased to count through it, or count
         again: what was folded of them has to be folded anew."""

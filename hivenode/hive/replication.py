@@ -18,6 +18,7 @@ import msgspec
 from hivenode.errors import HiveError, Refused, Unavailable
 from hivenode.hive.clock import HybridClock, seconds
 from hivenode.hive.feeds import QUARANTINED, Entry, Feeds
+from hivenode.hive.inbox import Allowance, Inbox
 from hivenode.hive.snapshots import Snapshot, finish, open_file, read
 from hivenode.hive.views import Views
 from hivenode.logs import get_logger
@@ -28,7 +29,6 @@ from hivenode.tasks import TaskGroup
 from hivenode.trust.identity import Identity
 
 DELTA_BYTES = 64 * 1024
-INBOX = 256
 PROBE = "probe"
 """Cell written to find out whether the disk takes anything again."""
 MAX_AHEAD_HOURS = 24.0
@@ -94,7 +94,10 @@ class Replication:
         self._fanout = fanout
         self._tasks = tasks
         self._lock = asyncio.Lock()
-        self._inbox: asyncio.Queue[tuple[str, FeedDelta]] = asyncio.Queue(INBOX)
+        self._inbox = Inbox()
+        self._arrived = asyncio.Event()
+        self._allowance = Allowance(0.0)
+        self._overflowing: dict[str, None] = {}
         self._known_elsewhere = 0
         self._whole = asyncio.Event()
         if not expects_peers:
@@ -103,6 +106,8 @@ class Replication:
         """Whether another member found two branches of our own feed."""
         self.ahead: dict[str, float] = {}
         """Authors whose events are not taken in because their clocks are ahead of ours, with hours."""
+        self.excessive: tuple[str, ...] = ()
+        """Authors that state so much that it is taken in slowly."""
         self.trouble = ""
         """Why events cannot be written now; empty when they can."""
         self.sealed: Snapshot | None = None
@@ -238,10 +243,11 @@ class Replication:
                 self._send(peer, self.heads(reply=True))
             return
         if isinstance(message, FeedDelta):
-            try:
-                self._inbox.put_nowait((peer, message))
-            except asyncio.QueueFull:
-                log.warning("feed inbox full, a delta is dropped and will be asked for again", peer=peer)
+            if self._inbox.put(peer, message):
+                self._arrived.set()
+            elif peer not in self._overflowing:
+                self._overflowing[peer] = None
+                log.warning("events of a peer come faster than they can be stored; some are asked for again", peer=peer)
             return
         ours = message.heads.get(self._identity.node_id, 0)
         self.quarantined = ours == QUARANTINED
@@ -256,7 +262,13 @@ class Replication:
 
     async def _take_in(self) -> None:
         while True:
-            peer, delta = await self._inbox.get()
+            waiting = self._inbox.get()
+            if waiting is None:
+                self._overflowing.clear()
+                self._arrived.clear()
+                await self._arrived.wait()
+                continue
+            peer, delta = waiting
             try:
                 await self._take(peer, delta)
             except HiveError as error:
@@ -266,11 +278,12 @@ class Replication:
 
     async def _take(self, peer: str, delta: FeedDelta) -> None:
         async with self._lock:
-            found = self.feeds.examine(self._of_our_time(delta.events))
+            found = self.feeds.examine(self._within_bounds(delta.events))
             for author in found.forks:
                 log.error("two different events under one number: author quarantined", author=author)
             await self._keep(found.fresh)
             for entry in found.fresh:
+                self._allowance.spend(entry.event)
                 self._clock.observe(entry.event.hlc)
             self._see_whole()
         if found.fresh and not delta.more:
@@ -291,17 +304,25 @@ class Replication:
             for peer in chosen:
                 self._send(peer, delta)
 
-    def _of_our_time(self, events: Sequence[Event]) -> list[Event]:
-        """Without those whose clock is so far ahead that following it would carry ours away."""
+    def _within_bounds(self, events: Sequence[Event]) -> list[Event]:
+        """Without those whose clock is so far ahead that following it would carry ours away, and those of authors that
+        state more than their share. Our own, which we may have lost, are bounded by what we once wrote."""
         kept: list[Event] = []
         for event in events:
             hours = (seconds(event.hlc) - self._wall()) / 3600
             if hours <= MAX_AHEAD_HOURS:
                 kept.append(event)
                 self.ahead.pop(event.author, None)
+            elif not self.feeds.authentic(event):
+                kept.append(event)  # to be found out: anybody can put another's name to a wrong clock
             elif len(self.ahead) < 100:
                 self.ahead[event.author] = hours
-        return kept
+        allowed = self._allowance.allowed(kept, asyncio.get_running_loop().time())
+        for author in self._allowance.exceeded:
+            if author not in self.excessive:
+                log.warning("a member states more than its share; the rest is taken in slowly", author=author)
+        self.excessive = self._allowance.exceeded
+        return allowed
 
     async def _keep(self, entries: Sequence[Entry]) -> None:
         if not entries:

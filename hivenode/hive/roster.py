@@ -31,6 +31,8 @@ from hivenode.hive.suspicion import Suspicion
 from hivenode.net.messages import Alive, Dead, Left, Statement, Suspect
 
 _SEQUENCE_BITS = 32
+_GRUDGE = 30
+"""Probe intervals for which a second accusation by the same member does not count against our own health."""
 
 
 class MemberState(StrEnum):
@@ -139,6 +141,8 @@ class Roster:
         self._present = 1
         self._leaving = False
         self._conflict = -1
+        self._accused_at: dict[str, float] = {}
+        """When each member last accused us, as far as it counted against our health."""
         self.health = Health(profile.max_health)
         self.broadcasts = Broadcasts()
 
@@ -291,9 +295,17 @@ class Roster:
             return []
         if not statements.valid(statement, self._verify):
             return []
-        self.health.add(1)
+        self._take_to_heart(now, statement.by)
         self._reassert(statement.incarnation)
         return []
+
+    def _take_to_heart(self, now: float, accuser: str) -> None:
+        """An accusation says that we may be slow. One member's say counts once in a while: it might lie."""
+        since = now - _GRUDGE * self._profile.probe_interval
+        self._accused_at = {node: at for node, at in self._accused_at.items() if at > since}
+        if accuser not in self._accused_at:
+            self._accused_at[accuser] = now
+            self.health.add(1)
 
     def _own_key(self, own: Alive, statement: Alive | Left) -> list[RosterEffect]:
         """A statement that bears our name. One above our own incarnation, or one that differs from ours at

@@ -22,6 +22,7 @@ from hivenode.hive.roster import PRESENT, Changed, Conflict, Forgotten, Member, 
 from hivenode.hive.statements import Sign, Verify
 from hivenode.net.messages import (
     Ack,
+    Alive,
     Dead,
     Gossip,
     Left,
@@ -244,8 +245,11 @@ class Swim:
 
     def _learn(self, now: float, heard: Statements, *, pushed: bool = False) -> list[Effect]:
         verdicts = {s.node: s for s in heard if isinstance(s, Dead | Left)} if pushed else {}
+        latest = {s.node: s.incarnation for s in sorted(_lives(heard), key=lambda s: s.incarnation)}
         effects: list[Effect] = []
         for statement in heard:
+            if isinstance(statement, Alive) and statement.incarnation < latest[statement.node]:
+                continue  # an honest node says one thing of each; many would cost a signature check and a change each
             doubted = pushed or self._premature(now, statement)
             learnt = self._roster.learn(now, statement, pushed=doubted, verdict=verdicts.get(statement.node))
             effects += learnt
@@ -463,6 +467,10 @@ class Swim:
         pieces = list(_pieces(groups, self._profile.push_pull_bytes))
         last = len(pieces) - 1
         return [Send(peer, PushPull(piece, reply and index == last)) for index, piece in enumerate(pieces)]
+
+
+def _lives(heard: Iterable[Statement]) -> list[Alive]:
+    return [statement for statement in heard if isinstance(statement, Alive)]
 
 
 def _pieces(groups: Iterable[Sequence[Statement]], max_bytes: int) -> Iterable[Statements]:

@@ -224,9 +224,10 @@ class Executor:
             return Standing(job=order.job, attempt=order.attempt, state="none")
         if work.state == "prepared" and work.handle is not None:
             peers = [endpoint for endpoint in order.endpoints if endpoint.node != self._me]
+            ready = PeersReady(peers=tuple(_peer(endpoint) for endpoint in peers))
             work.members = tuple(e.node for e in sorted(order.endpoints, key=lambda e: e.rank))
             work.state = "running"
-            work.handle.send(PeersReady(peers=tuple(_peer(endpoint) for endpoint in peers)))
+            work.handle.send(ready)
             self._note(work, "info", "training", members=len(order.endpoints))
             for endpoint in peers:
                 if self._gone(endpoint.node):
@@ -501,4 +502,6 @@ def _defect(error: Exception) -> Failed:
 
 def _peer(endpoint: Endpoint) -> Peer:
     host, _, port = endpoint.address.rpartition(":")
+    if not (host and port.isdecimal() and len(port) <= 5):
+        raise Refused(f"{endpoint.address[:64]!r} is no address of a worker.", fix="Look at who ordered it.")
     return Peer(endpoint.node, endpoint.rank, host.strip("[]"), int(port), endpoint.certificate)

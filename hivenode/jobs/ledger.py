@@ -233,6 +233,19 @@ class Ledger:
         counted = [model for job in self.jobs.values() if (model := job.model) is not None]
         return sorted([*self._forgotten.values(), *counted], key=lambda item: (item[0], item[1].job))
 
+    def works(self, node: str) -> bool:
+        """Whether a node has a part in an attempt of an open job."""
+        return any(node in attempt.nodes for job in self.jobs.values() if job.open for attempt in job.attempts.values())
+
+    def names(self, digest: str) -> bool:
+        """Whether a blob is a checkpoint, or what an attempt goes on from, or a model of any job."""
+        return any(
+            digest in job.checkpoints
+            or any(attempt.resume is not None and attempt.resume.digest == digest for attempt in job.attempts.values())
+            or any(model.blob.digest == digest for _, model in job.models.values())
+            for job in self.jobs.values()
+        )
+
     def apply(self, author: str, hlc: int, body: Body) -> None:
         match body:
             case NodeAdmitted():

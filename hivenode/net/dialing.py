@@ -90,6 +90,7 @@ class Dialer:
                 timeout=aiohttp.ClientWSTimeout(ws_close=self._limits.goodbye_seconds),
                 max_msg_size=MAX_WEBSOCKET_MESSAGE,
                 heartbeat=self._limits.heartbeat_seconds,
+                autoping=False,  # the link answers pings, and counts them
                 autoclose=False,  # the reader is to see the close frame: it tells a goodbye from a broken connection
                 compress=0,
             )

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import socket as sockets
+import struct
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import aiohttp
@@ -21,6 +22,7 @@ from aiohttp import WSMsgType, web
 
 from hivenode.logs import get_logger
 from hivenode.net.codec import ProtocolError, decode
+from hivenode.net.conduct import Control, Intake, Rate
 from hivenode.net.messages import MAX_FRAME, PRIORITY, Address, Message
 from hivenode.net.transport import LinkEnd, Use
 from hivenode.spec.values import HiveId, Name, NodeId
@@ -33,11 +35,11 @@ PROTOCOL_VERSIONS = (1, 1)
 MAX_HELLO = 8 * 1024
 MAX_WEBSOCKET_MESSAGE = MAX_FRAME + 1
 """aiohttp's limit is exclusive."""
-CHARGE_BYTES = 16 * 1024
-"""Inbound messages are charged one token each, and one more per this many bytes."""
 
 TCP_RTO_MAX_MS = 44
 """Linux 6.15: the longest that TCP waits before it sends again what was not acknowledged; not in Python's socket."""
+_BYTES_RECEIVED = struct.Struct("=128xQ")
+"""Where `struct tcp_info` of linux/tcp.h has tcpi_bytes_received (since 4.1)."""
 
 CLOSE_GOODBYE = 1001
 CLOSE_PROTOCOL = 1002
@@ -81,10 +83,9 @@ class LinkLimits:
     """Outbound, per priority."""
     queue_bytes: int = 4 * 1024 * 1024
     """Outbound, all priorities together."""
-    inbound_per_second: float = 1000.0
-    """Sustained rate of each message type, tokens/s; beyond it the link is read more slowly."""
-    inbound_burst: float = 4000.0
-    """Tokens of each message type that may arrive at once."""
+    rates: Mapping[type, Rate] = field(default_factory=dict)
+    """Of inbound messages, by type, where they are not to be those of `conduct.RATES`; `object` stands for every type.
+    Beyond them the link is read more slowly."""
     heartbeat_seconds: float = 20.0
     """Websocket pings; a peer that answers none for half as long again is gone."""
     goodbye_seconds: float = 1.0
@@ -92,6 +93,8 @@ class LinkLimits:
     resend_seconds: float = 2.0
     """Longest pause of TCP before it tries again, 1 to 120: so long a link may stay silent after a network heals.
     TCP's own doubles with the length of the outage. Where the kernel cannot be told, that one holds."""
+    reconcile_seconds: float = 2.0
+    """Between looks at whether what arrives becomes messages."""
 
 
 def resend_soon(socket: Socket, seconds: float) -> None:
@@ -117,20 +120,15 @@ class LinkClosed(Exception):
         self.code = code
 
 
-class TokenBucket:
-    """Pays out `rate` tokens a second, at most `burst` at once. Going into debt costs the caller a wait."""
-
-    def __init__(self, rate: float, burst: float, now: float) -> None:
-        self._rate = rate
-        self._burst = burst
-        self._tokens = burst
-        self._at = now
-
-    def take(self, tokens: float, now: float) -> float:
-        """Take tokens; returns the seconds to wait before going on (0 when there were enough)."""
-        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate) - tokens
-        self._at = now
-        return max(0.0, -self._tokens / self._rate)
+def arrived(raw: sockets.socket | None) -> int | None:
+    """Bytes that the system has received on a connection so far; None where it does not say."""
+    if raw is None or sys.platform != "linux":
+        return None
+    try:
+        info = raw.getsockopt(sockets.IPPROTO_TCP, sockets.TCP_INFO, _BYTES_RECEIVED.size)
+    except OSError:
+        return None  # closed meanwhile
+    return int(_BYTES_RECEIVED.unpack(info)[0]) if len(info) == _BYTES_RECEIVED.size else None
 
 
 def encode_hello(hello: Hello) -> bytes:
@@ -224,10 +222,10 @@ class Link:
         self._queues: tuple[deque[bytes], ...] = tuple(deque() for _ in range(max(PRIORITY.values()) + 1))
         self._queued_bytes = 0
         self._wake = asyncio.Event()
-        self._buckets: dict[type, TokenBucket] = {}
+        self._intake = Intake(limits.rates)
         self._ended: asyncio.Future[tuple[int, str]] = asyncio.get_running_loop().create_future()
         self._flush = False
-        self._throttled = False
+        self._throttled: set[str] = set()
         self.done = asyncio.Event()
         """Set when `run` has finished and the socket is closed."""
 
@@ -263,6 +261,7 @@ class Link:
         loop = asyncio.get_running_loop()
         reader = loop.create_task(self._read(), name=f"link {self.peer}: read")
         writer = loop.create_task(self._write(), name=f"link {self.peer}: write")
+        watcher = loop.create_task(self._watch(), name=f"link {self.peer}: watch")
         try:
             code, reason = await asyncio.shield(self._ended)
             if self._flush:
@@ -271,9 +270,9 @@ class Link:
             await close_socket(self._socket, code, reason, self._limits.goodbye_seconds)
         finally:
             self.end(LinkEnd.reset, "the connection's task was cancelled")
-            reader.cancel()
-            writer.cancel()
-            results = await asyncio.gather(reader, writer, return_exceptions=True)
+            for task in (reader, writer, watcher):
+                task.cancel()
+            results = await asyncio.gather(reader, writer, watcher, return_exceptions=True)
             self.done.set()
             for result in results:
                 if isinstance(result, Exception):
@@ -284,34 +283,55 @@ class Link:
             while not self._ended.done():
                 received = await self._socket.receive()
                 if received.type is WSMsgType.BINARY:
-                    await self._take(received.data)
+                    message = decode(received.data)
+                    wait = self._charge(type(message), len(received.data))
+                    if not self._ended.done():
+                        self._on_message(self, message)
+                    if wait:
+                        await asyncio.sleep(wait)
+                elif received.type in (WSMsgType.PING, WSMsgType.PONG):
+                    # Not left to aiohttp, which would answer any number of them in one go of the loop.
+                    wait = self._charge(Control, len(received.data))
+                    if received.type is WSMsgType.PING:
+                        await self._socket.pong(received.data)
+                    if wait:
+                        await asyncio.sleep(wait)
                 else:
                     self.end(*self._meaning(received))
         except ProtocolError as error:
-            log.warning("link ended: the peer broke the protocol", peer=self.peer, address=self.address,
-                        reason=str(error))  # fmt: skip
-            self.end(LinkEnd.protocol, str(error))
+            self._offence(error)
+        except (ConnectionError, aiohttp.ClientError) as error:
+            self.end(LinkEnd.reset, repr(error))
         finally:
             self.end(LinkEnd.reset, "the reader ended")
 
-    async def _take(self, frame: bytes) -> None:
-        message = decode(frame)
-        self.use.at = now = asyncio.get_running_loop().time()
-        bucket = self._buckets.get(type(message))
-        if bucket is None:
-            limits = self._limits
-            bucket = TokenBucket(limits.inbound_per_second, limits.inbound_burst, now)
-            self._buckets[type(message)] = bucket
-        wait = bucket.take(1 + len(frame) // CHARGE_BYTES, now)
+    async def _watch(self) -> None:
+        """End the link of a peer whose bytes never become messages: frames without an end pass through the websocket's
+        parser unseen."""
+        raw = self._socket.get_extra_info("socket")
+        while not self._ended.done():
+            await asyncio.sleep(self._limits.reconcile_seconds)
+            count = arrived(raw)
+            if count is None:
+                return
+            try:
+                self._intake.reconcile(count)
+            except ProtocolError as error:
+                self._offence(error)
+
+    def _offence(self, error: ProtocolError) -> None:
         if not self._ended.done():
-            self._on_message(self, message)
-        if wait:
-            # Not reading is what slows an honest sender down and leaves a hostile one to its own full buffers;
-            # dropping would break the order that the replication relies on.
-            if not self._throttled:
-                self._throttled = True
-                log.warning("a peer floods its link, reading more slowly", peer=self.peer, type=type(message).__name__)
-            await asyncio.sleep(wait)
+            log.warning("link ended: the peer broke the protocol", peer=self.peer, address=self.address,
+                        reason=str(error))  # fmt: skip
+        self.end(LinkEnd.protocol, str(error))
+
+    def _charge(self, kind: type, size: int) -> float:
+        """Note what came in; returns for how long to read nothing more. Raises ProtocolError."""
+        wait = self._intake.take(kind, size, asyncio.get_running_loop().time())
+        if wait and kind.__name__ not in self._throttled:
+            self._throttled.add(kind.__name__)
+            log.warning("a peer floods its link, reading more slowly", peer=self.peer, type=kind.__name__)
+        return wait
 
     def _meaning(self, received: aiohttp.WSMessage) -> tuple[LinkEnd, str]:
         """What a websocket event that is not a frame of ours says about the link."""

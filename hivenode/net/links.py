@@ -69,6 +69,8 @@ class Links:
         self._pending: dict[str, asyncio.Task[object]] = {}
         self._encoded: tuple[Message, bytes] | None = None
         self.handler: TransportHandler | None = None
+        self.on_offence: Callable[[str, str, str], None] = lambda peer, address, what: None
+        """Called with peer, address and deed when a link has ended because the peer broke the protocol."""
         self.addresses: tuple[str, ...] = ()
         """What our hello says of where we can be dialled."""
         self.live: dict[str, Link] = {}
@@ -222,6 +224,7 @@ class Links:
         return link
 
     def _received(self, link: Link, message: Message) -> None:
+        link.use.at = asyncio.get_running_loop().time()
         if isinstance(message, Keep):
             self._on_keep(link.peer, message)
             return
@@ -237,5 +240,7 @@ class Links:
         del self.live[link.peer], self.uses[link.peer]
         self._pairing.down(link.peer, link.nonce)
         self._on_down(link.peer)
+        if why is LinkEnd.protocol:
+            self.on_offence(link.peer, link.address, reason)
         if self.handler is not None and (link.use.announced or why not in (LinkEnd.idle, LinkEnd.local)):
             asyncio.get_running_loop().call_soon(self.handler.link_down, link.peer, why)

@@ -16,6 +16,7 @@ from hivenode.logs import get_logger
 from hivenode.net.addresses import is_loopback, join_address, split_address
 from hivenode.net.bulk import BULK_PATH, BulkClient, BulkLimits, BulkServer
 from hivenode.net.codec import ProtocolError
+from hivenode.net.conduct import Conduct
 from hivenode.net.dialing import LINK_PATH, Dialer, DialError, connected_to, explain
 from hivenode.net.discovery import choose_addresses, interfaces
 from hivenode.net.link import (
@@ -78,6 +79,7 @@ class PeerTransport:
         build_version: named to peers, for messages about incompatible builds.
         routes: adds routes under /join, open to those without a certificate.
         allowed: asked for every authenticated peer; False (revoked, expelled) refuses it.
+        on_offence: told of every peer that broke the protocol: its id, address, and what it did.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class PeerTransport:
         routes: Callable[[web.Application], None] | None = None,
         *,
         allowed: Callable[[str], bool] = lambda peer: True,
+        on_offence: Callable[[str, str, str], None] = lambda peer, address, what: None,
         limits: TransportLimits | None = None,
     ) -> None:
         self.id = credentials.identity.node_id
@@ -128,6 +131,9 @@ class PeerTransport:
             tell=self._links.tell,
             spawn=self._dials.spawn,
         )
+        self._links.on_offence = self._offended
+        self._on_offence = on_offence
+        self._conduct = Conduct()
         self._wanted: dict[str, tuple[Wanted, asyncio.Task[None] | None]] = {}
         self._seeds: dict[str, str] = {}
         """Who last answered at each seed address."""
@@ -289,7 +295,9 @@ class PeerTransport:
     def _met(self, peer: str) -> bool:
         """Whether whoever answered at a seed need not be dialled there again: it is linked, or we are among others and
         know where it is."""
-        return peer in self._links.live or (not self._lonely.is_set() and (peer in self._wanted or self._pool.knows(peer)))
+        return peer in self._links.live or (
+            not self._lonely.is_set() and (peer in self._wanted or self._pool.knows(peer))
+        )
 
     async def _attempt(self, expected: str, address: str, *, keep: bool) -> bool:
         """One dial. It has a task of its own so that it can give way to the peer's. False if it led to ourselves."""
@@ -301,6 +309,8 @@ class PeerTransport:
         return task.cancelled() or task.exception() is not None or task.result()
 
     async def _dial(self, expected: str, address: str, *, keep: bool) -> bool:
+        if self._conduct.kept_out(expected, asyncio.get_running_loop().time()):
+            return True
         socket: Socket | None = None
         link: Link | None = None
         failure: DialError | None = None
@@ -384,10 +394,14 @@ class PeerTransport:
         full = peer not in self._links.live and len(self._links.live) >= self._limits.links
         if not self._running or (full and not self._pool.make_room()):
             raise web.HTTPServiceUnavailable(headers={"X-Hive-Reason": "It takes no more links now."})
+        if seconds := self._conduct.kept_out(peer, asyncio.get_running_loop().time()):
+            reason = f"It broke the protocol and may try again in {seconds:.0f} s."
+            raise web.HTTPServiceUnavailable(headers={"X-Hive-Reason": reason})
         socket = web.WebSocketResponse(
             protocols=(PROTOCOL,),
             max_msg_size=MAX_WEBSOCKET_MESSAGE,
             heartbeat=self._limits.link.heartbeat_seconds,
+            autoping=False,
             timeout=self._limits.link.goodbye_seconds,
             autoclose=False,
             compress=False,
@@ -399,6 +413,7 @@ class PeerTransport:
                 answer = await self._links.welcome(socket, peer, address)
         except ProtocolError as error:
             log.warning("a peer broke the protocol", peer=peer, address=address, reason=str(error))
+            self._offended(peer, address, str(error))
             answer = (CLOSE_PROTOCOL, str(error))
         except (TimeoutError, LinkClosed, ConnectionError) as error:
             log.debug("a dial to us came to nothing", peer=peer, address=address, reason=str(error))
@@ -422,6 +437,10 @@ class PeerTransport:
         if peer in self._wanted:
             self._wanted[peer][0].link_down(asyncio.get_running_loop().time())
         self._pool.down()
+
+    def _offended(self, peer: str, address: str, what: str) -> None:
+        self._conduct.strike(peer, asyncio.get_running_loop().time())
+        self._on_offence(peer, address, what)
 
     def _addresses_of(self, peer: str) -> tuple[str, ...]:
         """Where a peer may be reached, best first."""

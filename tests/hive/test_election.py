@@ -9,7 +9,7 @@ import pytest
 
 from hivenode.errors import Corrupted
 from hivenode.hive import ballots
-from hivenode.hive.election import MAX_STEP, Effect, Election, ElectionSettings, Leader, Persist, Send
+from hivenode.hive.election import MAX_STEP, STRAY_STEP, Effect, Election, ElectionSettings, Leader, Persist, Send
 from hivenode.net.messages import Heartbeat, HeartbeatAck, Message, VoteReply, VoteRequest
 from hivenode.spec.values import ZERO_EPOCH, Epoch
 from tests.hive.arena import Arena
@@ -138,6 +138,16 @@ def test_a_counter_out_of_all_proportion_is_not_believed() -> None:
     election.receive(3.1, "c", HeartbeatAck(Epoch(2**48, "c")))
     for _ in range(4):
         assert {type(m) for m in sent(election.tick(election.deadline()))} == {Heartbeat}
+
+
+def test_who_may_not_coordinate_can_raise_the_epoch_by_little_only() -> None:
+    """A stray that obeyed a leader long gone must be led again; that it names any number must not use up the epochs."""
+    for counter, bids in ((STRAY_STEP + 1, True), (STRAY_STEP + 2, False)):
+        election = single()
+        elected(election)
+        election.receive(3.1, "w", HeartbeatAck(Epoch(counter, "z")))
+        said = [message for _ in range(4) for message in sent(election.tick(election.deadline()))]
+        assert any(isinstance(message, VoteRequest) for message in said) is bids
 
 
 def test_no_two_leaders_with_the_same_counter_are_accepted() -> None:

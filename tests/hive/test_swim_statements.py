@@ -193,6 +193,16 @@ def test_a_stale_accusation_of_us_is_answered_and_costs_nothing() -> None:
     assert rig.swim.health == 1
 
 
+def test_one_member_that_accuses_us_again_and_again_does_not_make_us_doubt_ourselves() -> None:
+    rig = Rig(A)
+    for again in range(5):
+        rig.hear(suspect(ME, B, BOOT + again))
+        assert rig.swim.members[ME].incarnation == BOOT + again + 1, "each is refuted"
+    assert rig.swim.health == 1
+    rig.hear(suspect(ME, C, BOOT + 5))
+    assert rig.swim.health == 2, "another's opinion counts"
+
+
 def test_suspect_dogpile() -> None:
     """The more independent accusers, the sooner; the same one twice counts once. memberlist's Suspect_Dogpile."""
     peers = [node_id(i) for i in range(1, 12)]

@@ -26,6 +26,8 @@ from tests.cluster.machines import Machine
 NETWORK = "198.18.0"
 """Of the range for tests of network devices (RFC 2544)."""
 PORT = 7447
+RELAY = Path(__file__).with_name("relay.py")
+RELAY_PORT = 7999
 STOP_SECONDS = 20.0
 
 _CLONE_NEWNET = 0x40000000
@@ -78,6 +80,7 @@ class Host:
         self.address = f"{NETWORK}.{number}"
         self._switch = switch
         self._port = f"to-{name}"
+        self._relay: subprocess.Popen[bytes] | None = None
         ip = ("ip", "-n", self.namespace)
         run("ip", "netns", "add", self.namespace)
         run("ip", "-n", switch, "link", "add", self._port, "type", "veth", "peer", "name", "eth0",
@@ -108,6 +111,27 @@ class Host:
         """No more than this goes out, such as 20mbit."""
         run("ip", "netns", "exec", self.namespace, "tc", "qdisc", "add", "dev", "eth0", "root",
             "tbf", "rate", rate, "burst", "32kb", "latency", "200ms")  # fmt: skip
+
+    def lose(self, percent: int) -> None:
+        """Drop so many of a hundred packets that come in."""
+        self._nft("add table ip lossy; add chain ip lossy in { type filter hook input priority 0; }; "
+                  f'add rule ip lossy in iifname "eth0" numgen random mod 100 < {percent} drop')  # fmt: skip
+
+    def delay(self, seconds: float) -> None:
+        """Have all connections from other hosts take so much longer, each way."""
+        self._relay = subprocess.Popen(
+            ["ip", "netns", "exec", self.namespace, sys.executable, str(RELAY), str(RELAY_PORT), str(seconds)],
+            stdout=subprocess.PIPE,
+        )
+        assert self._relay.stdout is not None
+        assert self._relay.stdout.readline() == b"ready\n"
+        self._nft("add table ip late; add chain ip late in { type nat hook prerouting priority -100; }; "
+                  f'add rule ip late in iifname "eth0" tcp dport 1-65535 redirect to :{RELAY_PORT}')  # fmt: skip
+
+    def close(self) -> None:
+        if self._relay is not None:
+            self._relay.kill()
+            self._relay.communicate()
 
     def _nft(self, rules: str) -> None:
         run("ip", "netns", "exec", self.namespace, "nft", rules)
@@ -145,6 +169,8 @@ class Lan:
         await asyncio.gather(*(machine.end() for machine in self.machines))
 
     def close(self) -> None:
+        for host in self.hosts.values():
+            host.close()
         listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
         for line in listed.splitlines():
             name = line.split(" ")[0]

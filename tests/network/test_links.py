@@ -26,6 +26,20 @@ async def test_a_slow_network_trains_and_disturbs_nobody(lan: Lan, tmp_path: Pat
     await same_everywhere(machines, path)
 
 
+async def test_a_late_and_lossy_network_trains_and_kills_nobody(lan: Lan, tmp_path: Path) -> None:
+    """As between continents: 80 ms each way, and three packets of a hundred are lost."""
+    for host in lan.hosts.values():
+        host.delay(0.08)
+        host.lose(3)
+    machines = await three(lan, tmp_path)
+    path = await submit(machines[1], 2, min_nodes=3)
+    detail = await finished(machines[0], path)
+    assert [(attempt["outcome"], len(attempt["members"])) for attempt in detail["attempts"]] == [("finished", 3)]
+    await same_everywhere(machines, path)
+    for machine in machines:
+        assert "dead" not in [state for _, state in machine.changes()]
+
+
 async def test_a_member_that_cannot_hear_the_coordinator_disturbs_nobody(lan: Lan, tmp_path: Path) -> None:
     machines = await three(lan, tmp_path)
     name, _ = await agreed(machines)

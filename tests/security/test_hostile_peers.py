@@ -11,6 +11,7 @@ import msgpack
 import pytest
 
 from hivenode.net.codec import encode
+from hivenode.net.conduct import Rate
 from hivenode.net.link import LinkLimits
 from hivenode.net.listener import ListenLimits
 from hivenode.net.messages import MAX_FRAME, Ping
@@ -97,7 +98,7 @@ async def test_a_member_that_never_says_hello_is_let_go(tmp_path: Path) -> None:
 
 async def test_a_flood_is_read_no_faster_than_allowed(tmp_path: Path) -> None:
     rate, burst = 200.0, 100.0
-    limits = with_limits(link=LinkLimits(inbound_per_second=rate, inbound_burst=burst, goodbye_seconds=0.2))
+    limits = with_limits(link=LinkLimits(rates={object: Rate(rate, burst)}, goodbye_seconds=0.2))
     async with node(1, tmp_path, limits=limits) as a, node(2, tmp_path) as b:
         await linked(a, b)
         async with raw_link(MALLORY, a, {}) as socket:

@@ -251,6 +251,7 @@ class World:
             stop=lambda: setattr(machine, "stopping", True),
             admin_url=lambda: "",
             home=f"/home/{machine.name}",
+            free=lambda: 1 << 50,
             seeds=tuple(self.network.host(name).address for name in seeds if name != machine.name),
         )
 

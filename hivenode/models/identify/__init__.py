@@ -38,6 +38,8 @@ PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 # In this order: the particular before the general.
 FILE_READERS: tuple[Reader, ...] = (
     Reader("safetensors"),
+    Reader("torch_export", (ZIP,)),
+    Reader("torch_script", (ZIP,)),
     Reader("torch_zip", (ZIP,)),
     Reader("torch_legacy", PICKLES),
     Reader("torch_tar"),

@@ -403,6 +403,8 @@ class Machine:
         if type(args) is not tuple:
             self._odd(f"arguments that are {_kind(args)}")
             args = (args,)
+        if isinstance(function, PersistentId) and _names_class(function.value):
+            function = function.value[1]
         if not isinstance(function, Global):
             self._odd(f"a call of {_kind(function)}")
         self._push(Call(function, args, kwargs if type(kwargs) is dict else None))
@@ -449,6 +451,11 @@ class Machine:
             self._at = ahead
         else:
             self._window, self._base, self._at, self._next_window = b"", offset, 0, FIRST_WINDOW
+
+
+def _names_class(value: Value) -> bool:
+    """Old torch wraps a module's class as ('module', class, file, its source); the class is what is called."""
+    return type(value) is tuple and len(value) == 4 and value[0] == "module" and isinstance(value[1], Global)
 
 
 def _plain(part: Value) -> bool:

@@ -7,7 +7,7 @@ arguments, never objects. Opcodes after PEP 3154, PEP 574 and CPython's `picklet
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from hivenode.errors import Corrupted
@@ -42,14 +42,14 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Global:
-    """What would be imported: `module` and the dotted `name` in it."""
+    """What would be imported: `module` and the dotted `name` in it; `path` is both."""
 
     module: str
     name: str
+    path: str = field(init=False, compare=False, repr=False)
 
-    @property
-    def path(self) -> str:
-        return f"{self.module}.{self.name}"
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", f"{self.module}.{self.name}")
 
 
 @dataclass(slots=True, eq=False)

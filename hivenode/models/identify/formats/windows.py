@@ -62,3 +62,42 @@ class Window:
     def broken(self, what: str) -> Corrupted:
         """The error for a file whose own numbers do not fit together."""
         return Corrupted(f"{self.name} is damaged: {what}.", fix="Fetch the file again from where it was made.")
+
+
+PAGE = 4096
+MOST_PAGES = 512
+
+
+class Paged(Window):
+    """A view whose reader jumps to and fro between the same few places: the last pages read are kept."""
+
+    def __init__(self, readable: Readable, size: int, name: str) -> None:
+        super().__init__(readable, size, name)
+        self._pages: dict[int, bytes] = {}
+
+    def read(self, offset: int, length: int) -> bytes:
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise self.broken(f"{length} bytes are wanted at {offset}, it has {self.size}")
+        first, start = divmod(offset, PAGE)
+        if length > 4 * PAGE:
+            return self._whole(offset, length)
+        data = self._page(first)
+        while start + length > len(data):
+            first += 1
+            data += self._page(first)
+        return data[start : start + length]
+
+    def _page(self, number: int) -> bytes:
+        found = self._pages.get(number)
+        if found is None:
+            if len(self._pages) >= MOST_PAGES:
+                del self._pages[next(iter(self._pages))]
+            found = self._whole(number * PAGE, min(PAGE, self.size - number * PAGE))
+            self._pages[number] = found
+        return found
+
+    def _whole(self, offset: int, length: int) -> bytes:
+        data = self.readable.some(offset, length)
+        if len(data) != length:
+            raise self.broken(f"it ends at byte {offset + len(data)}")
+        return data

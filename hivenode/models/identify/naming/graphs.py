@@ -103,7 +103,7 @@ def _generates(mix: Mix, convolutions: int) -> bool:
         and len(mix.inputs) == 1
         and _axes(mix.inputs[0]) in (2, 4)
         and _side(mix.inputs[0]) == 1
-        and any(_side(port) >= 8 for port in mix.outputs)
+        and (mix.last == "tanh" or any(_side(port) >= 8 for port in mix.outputs))
     )
 
 
@@ -132,9 +132,11 @@ def _family(report: Report, mix: Mix) -> None:
         _say(report, guessed, "two-dimensional convolutions over an input of four axes", family="computer_vision")
     elif mix.any("tree", "linear_model"):
         _say(report, inferred, "operators over columns", family="tabular")
-    elif mix.kinds["tokens"] or (mix.kinds["embedding"] and mix.any("attention", "recurrent") and _whole_numbers(mix)):
+    elif mix.kinds["tokens"] or (mix.kinds["embedding"] and mix.any("attention", "recurrent") and _ids(mix)):
         _say(report, guessed, "embeddings of whole numbers in a sequence", family="nlp")
-    elif _flat(mix) and not mix.any("conv1d", "conv2d", "conv3d", "recurrent", "attention", "embedding"):
+    elif _flat(mix) and not mix.any(
+        "conv1d", "conv2d", "conv3d", "conv_transpose", "recurrent", "attention", "embedding"
+    ):
         _say(report, guessed, "dense layers over one row of numbers", family="tabular")
 
 
@@ -249,5 +251,5 @@ def _flat(mix: Mix) -> bool:
     return bool(mix.inputs) and bool(mix.kinds["dense"]) and all(_axes(port) == 2 for port in mix.inputs)
 
 
-def _whole_numbers(mix: Mix) -> bool:
-    return any(port.dtype in ("int32", "int64") for port in mix.inputs)
+def _ids(mix: Mix) -> bool:
+    return all(port.dtype in ("int32", "int64") or _axes(port) == 2 for port in mix.inputs)

@@ -79,10 +79,11 @@ class Names:
 
     def prefix(self, ending: str) -> str | None:
         """What stands before `ending` in the first name that ends so (at a module's boundary)."""
-        for name in self.shapes:
-            if name == ending or name.endswith(f".{ending}"):
-                return name[: -len(ending)]
-        return None
+        at = self.text.find(f".{ending}\n")
+        if at < 0:
+            return None
+        begin = self.text.rfind("\n", 0, at) + 2
+        return self.text[begin : at + 1] if at >= begin else ""
 
     def blocks(self, before: str) -> int:
         """How many blocks `<before>0.`, `<before>1.`, ... there are; counted without gaps."""

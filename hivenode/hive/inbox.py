@@ -1,0 +1,94 @@
+"""Events from elsewhere on their way to the journal: bounded for each peer, and no author states more than its share.
+
+Pure."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+from hivenode.net.messages import Event, FeedDelta
+
+PEER_BYTES = 1 << 20
+PEER_DELTAS = 64
+"""Of one peer, waiting. What finds no room is asked for again when versions are compared."""
+
+EVENT_BYTES = 256
+"""What an event costs beside its body: signature, ids, and its place in memory and in the journal."""
+AUTHOR_BYTES = 2 << 20
+"""Of one author, taken in at once. A month of a busy coordinator's plans fits a few times into it."""
+AUTHOR_BYTES_PER_SECOND = 256 << 10
+"""And then steadily: a newcomer that catches up with years waits a moment, a member that writes nonsense as fast as it
+can does not fill memory before somebody revokes it."""
+
+
+class Inbox:
+    """Deltas waiting to be taken in, the peers in turn."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, deque[tuple[FeedDelta, int]]] = {}
+        self._bytes: dict[str, int] = {}
+
+    def put(self, peer: str, delta: FeedDelta) -> bool:
+        """False when this peer's room is full; the delta is not kept then."""
+        size = sum(cost(event) for event in delta.events)
+        held, waiting = self._bytes.get(peer, 0), self._waiting.setdefault(peer, deque())
+        if waiting and (held + size > PEER_BYTES or len(waiting) >= PEER_DELTAS):
+            return False
+        waiting.append((delta, size))
+        self._bytes[peer] = held + size
+        return True
+
+    def get(self) -> tuple[str, FeedDelta] | None:
+        """The next one, of the peer that has waited longest for its turn."""
+        if not self._waiting:
+            return None
+        peer = next(iter(self._waiting))
+        waiting = self._waiting.pop(peer)
+        delta, size = waiting.popleft()
+        if waiting:
+            self._waiting[peer] = waiting  # behind all others
+            self._bytes[peer] -= size
+        else:
+            del self._bytes[peer]
+        return peer, delta
+
+
+class Allowance:
+    """How much of each author is taken in."""
+
+    def __init__(self, now: float) -> None:
+        self._at = now
+        self._used: dict[str, float] = {}
+
+    @property
+    def exceeded(self) -> tuple[str, ...]:
+        """Authors that have nothing left for now, sorted."""
+        return tuple(sorted(author for author, used in self._used.items() if used >= AUTHOR_BYTES))
+
+    def allowed(self, events: Iterable[Event], now: float) -> list[Event]:
+        """Those that fit, in order. Of an author of whom one did not, no later one is let through: its chain would have
+        a gap. Costs nothing yet."""
+        self._settle(now)
+        used: dict[str, float] = {}
+        kept: list[Event] = []
+        for event in events:
+            before = used.get(event.author, self._used.get(event.author, 0.0))
+            used[event.author] = before + cost(event) if before < AUTHOR_BYTES else AUTHOR_BYTES
+            if before < AUTHOR_BYTES:
+                kept.append(event)
+        return kept
+
+    def spend(self, event: Event) -> None:
+        """This one was taken in."""
+        self._used[event.author] = min(2.0 * AUTHOR_BYTES, self._used.get(event.author, 0.0) + cost(event))
+
+    def _settle(self, now: float) -> None:
+        paid = (now - self._at) * AUTHOR_BYTES_PER_SECOND
+        self._at = now
+        self._used = {author: used - paid for author, used in self._used.items() if used > paid}
+
+
+def cost(event: Event) -> int:
+    """What an event counts, bytes."""
+    return len(event.body) + EVENT_BYTES
