@@ -40,12 +40,26 @@ FILE_READERS: tuple[Reader, ...] = (
     Reader("safetensors"),
     Reader("torch_export", (ZIP,)),
     Reader("torch_script", (ZIP,)),
+    Reader("keras", (ZIP, b"\x89HDF\r\n\x1a\n", b"\0")),
     Reader("torch_zip", (ZIP,)),
     Reader("torch_legacy", PICKLES),
     Reader("torch_tar"),
+    Reader("gguf", (b"GGUF",)),
+    Reader("tflite"),
+    Reader("onnx", (b"\x08", b"\x12", b":")),
+    Reader("saved_model", (b"\x08\x01\x12", b"\x0a")),
+    Reader("tf_checkpoint"),
+    Reader("sharded_index", (b"{",)),
+    Reader("flax_msgpack", tuple(bytes([code]) for code in (*range(0x81, 0x90), 0xDE, 0xDF))),
 )
 
-DIRECTORY_READERS: tuple[str, ...] = ()
+DIRECTORY_READERS: tuple[str, ...] = (
+    "torch_distributed",
+    "deepspeed_directory",
+    "diffusers_directory",
+    "peft_directory",
+    "transformers_directory",
+)
 
 
 class _FileReader(Protocol):
