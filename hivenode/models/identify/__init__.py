@@ -59,6 +59,8 @@ DIRECTORY_READERS: tuple[str, ...] = (
     "diffusers_directory",
     "peft_directory",
     "transformers_directory",
+    "saved_model",
+    "tf_checkpoint",
 )
 
 

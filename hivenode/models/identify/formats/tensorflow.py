@@ -146,7 +146,8 @@ class _Parser:
                 self.graph(graph, at, size)
             elif number == 3:
                 graph.savers.extend(self.wire.text(place, extent) for inner, inner_kind, place, extent
-                                    in self.wire.fields(at, size) if inner in (1, 2, 3) and inner_kind == BYTES)  # fmt: skip
+                                    in self.wire.fields(at, size)
+                                    if inner in (1, 2, 3) and inner_kind == BYTES)  # fmt: skip
             elif number == 5:
                 graph.signatures.append(self._signature(at, size))
             elif number == 6:
@@ -233,7 +234,7 @@ class _Parser:
                 shape = self._shape(at, size)
             elif number == 4 and kind == BYTES:
                 content = (at, size)
-        width = {name: size for name, size in DTYPES.values()}.get(dtype, 0)
+        width = dict(DTYPES.values()).get(dtype, 0)
         if content is not None and width and content[1] != math.prod(shape or ()) * width:
             raise self.window.broken(f"a constant at byte {start} has {content[1]} bytes, its shape is {shape}")
         return Constant("", dtype, shape or (), *(content or (None, None)))
@@ -269,11 +270,10 @@ class _Parser:
                     if inner == 3:
                         signature.method = self.wire.text(place, extent)
                     elif inner in (1, 2):
-                        (signature.inputs if inner == 1 else signature.outputs).append(
-                            self._port(signature, place, extent)
-                        )
-        for ports in (signature.inputs, signature.outputs):
-            ports.sort(key=lambda port: port.name)
+                        ports = signature.inputs if inner == 1 else signature.outputs
+                        ports.append(self._port(signature, place, extent))
+        signature.inputs.sort(key=lambda port: port.name)
+        signature.outputs.sort(key=lambda port: port.name)
         return signature
 
     def _port(self, signature: Signature, start: int, length: int) -> Port:
@@ -346,7 +346,8 @@ def checkpoint(window: Window) -> tuple[int, list[Stored]]:
     Raises:
         Corrupted: shapes, dtypes and sizes that do not fit together; a file number beyond the last.
     """
-    shards, found = 1, []
+    shards = 1
+    found: list[Stored] = []
     for key, value in Table(window).entries():
         inner = _Parser(Window(Held(value), len(value), window.name))
         if not key:
@@ -354,7 +355,8 @@ def checkpoint(window: Window) -> tuple[int, list[Stored]]:
                 if number == 1 and kind == VARINT:
                     shards = at
             continue
-        dtype, shape, shard, offset, size, sliced = 0, (), 0, 0, 0, False
+        shape: tuple[int, ...] = ()
+        dtype, shard, offset, size, sliced = 0, 0, 0, 0, False
         for number, kind, at, extent in inner.wire.fields(0, len(value)):
             if number == 1 and kind == VARINT:
                 dtype = at
@@ -373,9 +375,8 @@ def checkpoint(window: Window) -> tuple[int, list[Stored]]:
         if any(axis < 0 for axis in shape) or not 0 <= shard < max(shards, 1):
             raise window.broken(f"the entry {name[:80]} makes no sense")
         if width and not sliced and size != math.prod(shape) * width:
-            raise window.broken(
-                f"{name[:80]} of shape {list(shape)} takes {math.prod(shape) * width} bytes, not {size}"
-            )
+            wanted = math.prod(shape) * width
+            raise window.broken(f"{name[:80]} of shape {list(shape)} takes {wanted} bytes, not {size}")
         if not sliced and size + offset < 1 << 62:
             found.append(Stored(name, named, shape, shard, offset, size))
         elif sliced:

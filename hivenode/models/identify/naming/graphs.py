@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 
-from hivenode.models.identify.report import UNKNOWN, Confidence, Port, Report
+from hivenode.models.identify.report import UNKNOWN, Confidence, Port, Report, Tensor
 
 
 @dataclass(slots=True)
@@ -53,6 +53,36 @@ _TASK_BY_OUTPUT = (
     ({"pred_boxes"}, "object_detection"),
     ({"logits_per_image"}, "zero_shot_image_classification"),
 )
+
+
+OF_WEIGHTS = frozenset(
+    ("conv1d", "conv2d", "conv3d", "conv_transpose", "dense", "product", "recurrent", "embedding", "attention")
+)
+"""Kinds that are better counted by weights than by operators, where functions stand in a file several times."""
+_CELL = re.compile(r"recurrent_kernel|(lstm|gru|rnn)_?cell\w*/kernel|weight_hh", re.IGNORECASE)
+_QUERY = re.compile(r"(^|[/_])(query|q_proj|qkv|c_attn)(/|_)\w*(kernel|weight|w)$", re.IGNORECASE)
+_ATTENTION = re.compile(r"(^|[/_])(query|key|value|attention_output)/kernel$")
+_KERNELS = ("kernel", "depthwise_kernel", "_kernel", "weights", "w")
+_BY_AXES = {2: "dense", 3: "conv1d", 4: "conv2d", 5: "conv3d"}
+
+
+def of_weights(tensors: list[Tensor]) -> Mix:
+    """What the names and shapes of TensorFlow's variables tell of the layers they belong to."""
+    mix = Mix(names=[tensor.name for tensor in tensors][:5000])
+    for tensor in (tensor for tensor in tensors if tensor.shared_with is None):
+        name, axes = tensor.name.split(":")[0], len(tensor.shape)
+        last = name.rsplit("/", 1)[-1].lower()
+        if _QUERY.search(name):
+            mix.kinds["attention"] += 1
+        elif _CELL.search(name):
+            mix.kinds["recurrent"] += 1
+        elif last in ("embeddings", "embedding", "word_embeddings") or "embedding_weights" in last:
+            mix.kinds["embedding"] += 1
+        elif last in ("gamma", "moving_mean"):
+            mix.kinds["norm" if last == "gamma" else "batch_norm"] += 1
+        elif last.startswith(_KERNELS) and not _ATTENTION.search(name) and axes in _BY_AXES:
+            mix.kinds["conv_transpose" if "transpose" in name.lower() and axes > 2 else _BY_AXES[axes]] += 1
+    return mix
 
 
 def recognise(report: Report, mix: Mix) -> None:

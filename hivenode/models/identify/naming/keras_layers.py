@@ -57,8 +57,12 @@ class Layer:
     trainable: bool
 
 
-def judge(report: Report, config: Json, where: str) -> None:
-    """Name each object of a configuration that is not known to be harmless, with its path in the JSON."""
+def judge(report: Report, config: Json, where: str, *, only_code: bool = False) -> None:
+    """Name each object of a configuration that is not known to be harmless, with its path in the JSON.
+
+    Args:
+        only_code: name those that bring code alone; a SavedModel runs its graph in place of classes it doesn't know.
+    """
     left = MOST_VALUES
     stack: list[tuple[Json, str]] = [(config, "")]
     while stack:
@@ -70,14 +74,14 @@ def judge(report: Report, config: Json, where: str) -> None:
             stack.extend((inner, f"{path}[{number}]") for number, inner in reversed(list(enumerate(value))))
         elif isinstance(value, dict):
             if "class_name" in value:
-                _judge_object(report, value, f"{where}: {path or '.'}")
+                _judge_object(report, value, f"{where}: {path or '.'}", only_code)
             stack.extend((inner, f"{path}.{key[:60]}") for key, inner in reversed(value.items()))
             for key, inner in value.items():
-                if key.endswith("activation") and isinstance(inner, str) and inner not in ACTIVATIONS:
+                if not only_code and key.endswith("activation") and isinstance(inner, str) and inner not in ACTIVATIONS:
                     report.find(f"activation {inner}", f"{where}: {path}.{key[:60]}", "It is no activation of Keras.")
 
 
-def _judge_object(report: Report, value: dict[str, Json], place: str) -> None:
+def _judge_object(report: Report, value: dict[str, Json], place: str, only_code: bool) -> None:
     name, module, registered = value["class_name"], value.get("module"), value.get("registered_name")
     inner = value.get("config")
     label = f"{module}.{name}" if module else str(name)
@@ -90,7 +94,11 @@ def _judge_object(report: Report, value: dict[str, Json], place: str) -> None:
             if isinstance(function, str) and _OPERATION.fullmatch(function):
                 return
             label = f"{name} {function}"
+        if only_code and why is None:
+            return
         report.find(label, place, why or "It is none of Keras's own classes; loading it takes code from elsewhere.")
+        return
+    if only_code:
         return
     if module not in (None, "builtins") and not (
         isinstance(module, str) and _MODULES.fullmatch(module) and not _NEVER.search(module)
