@@ -423,7 +423,7 @@ def _checked(data: Mapping[str, Any], where: str) -> Settings:
         return Settings.model_validate(data)
     except ValidationError as error:
         raise InvalidInput(
-            f"The configuration in {where} is not valid: {explain(error, Settings)}.",
+            f"The configuration in {where} is not valid: {explain(error, Settings)}",
             fix="Correct the fields named; `python -m hivenode.config` prints every valid one.",
         ) from error
 

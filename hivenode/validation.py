@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -37,12 +38,36 @@ def read_toml(path: Path, what: str, *, missing_fix: str) -> dict[str, Any]:
 
 
 def explain(error: ValidationError, root: type[BaseModel]) -> str:
-    """One clause per wrong field; for an unknown one, the nearest valid name in its section."""
-    return "; ".join(_clause(item["loc"], item["type"], item["msg"], root) for item in error.errors())
+    """One clause per wrong field, to the end of the sentence; for an unknown name or choice, the nearest valid one."""
+    clauses: list[str] = []
+    choices: dict[str, list[str]] = {}
+    given: dict[str, object] = {}
+    for item in error.errors():
+        if item["type"] in ("literal_error", "enum"):
+            # A union of choices is several errors about one field: told as one.
+            field = _dotted(item["loc"])
+            given[field] = item["input"]
+            choices.setdefault(field, []).extend(re.findall(r"'([^']*)'", item.get("ctx", {}).get("expected", "")))
+        else:
+            clauses.append(_clause(item["loc"], item["type"], item["msg"], root))
+    told = "; ".join(clauses + [_choice(field, given[field], names) for field, names in choices.items()])
+    return told if told.endswith("?") else f"{told}."
+
+
+def _choice(field: str, given: object, names: list[str]) -> str:
+    near = difflib.get_close_matches(str(given), names, n=1, cutoff=0.5)
+    hint = f"did you mean '{near[0]}'?" if near else f"choose {', '.join(names)}"
+    return f"{field}: {str(given)[:40]!r} is not a choice, {hint}"
+
+
+def _dotted(location: tuple[int | str, ...]) -> str:
+    """The field as a person writes it; pydantic adds the branch of a union, which nobody has written."""
+    named = [str(part) for part in location if "[" not in str(part) and part not in ("enum", "literal")]
+    return ".".join(named) or "the whole"
 
 
 def _clause(location: tuple[int | str, ...], kind: str, message: str, root: type[BaseModel]) -> str:
-    dotted = ".".join(str(part) for part in location if part not in ("literal['auto']", "enum")) or "the whole"
+    dotted = _dotted(location)
     if kind == "value_error":
         message = message.removeprefix("Value error, ")
     if kind != "extra_forbidden":

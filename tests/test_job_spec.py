@@ -18,6 +18,13 @@ def test_a_wrong_value_is_named_in_plain_words() -> None:
         parse_job({"name": "j", "placement": {"min_nodes": 3, "max_nodes": 2}})
 
 
+def test_a_mistyped_choice_is_answered_with_the_nearest_one() -> None:
+    with pytest.raises(InvalidInput, match=r"placement\.strategy: 'autoo' is not a choice, did you mean 'auto'\? Correct"):
+        parse_job({"name": "j", "placement": {"strategy": "autoo"}})
+    with pytest.raises(InvalidInput, match=r"optimizer: 'lion' is not a choice, choose sgd, adam, adamw\. Correct"):
+        parse_job({"name": "j", "training": {"optimizer": "lion"}})
+
+
 def test_a_job_file_is_read_or_named(tmp_path: Path) -> None:
     path = tmp_path / "job.toml"
     with pytest.raises(NotFound, match=r"job file .*job\.toml"):

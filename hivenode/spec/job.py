@@ -90,5 +90,5 @@ def parse_job(data: object, *, where: str = "the job") -> JobSpec:
         return JobSpec.model_validate(data)
     except ValidationError as error:
         raise InvalidInput(
-            f"{where} is not a valid job: {explain(error, JobSpec)}.", fix="Correct the fields named and submit again."
+            f"{where} is not a valid job: {explain(error, JobSpec)}", fix="Correct the fields named and submit again."
         ) from error
