@@ -19,7 +19,7 @@ def test_a_wrong_value_is_named_in_plain_words() -> None:
 
 
 def test_a_mistyped_choice_is_answered_with_the_nearest_one() -> None:
-    with pytest.raises(InvalidInput, match=r"placement\.strategy: 'autoo' is not a choice, did you mean 'auto'\? Correct"):
+    with pytest.raises(InvalidInput, match=r"strategy: 'autoo' is not a choice, did you mean 'auto'\? Correct"):
         parse_job({"name": "j", "placement": {"strategy": "autoo"}})
     with pytest.raises(InvalidInput, match=r"optimizer: 'lion' is not a choice, choose sgd, adam, adamw\. Correct"):
         parse_job({"name": "j", "training": {"optimizer": "lion"}})
