@@ -34,6 +34,8 @@ class Reader(NamedTuple):
 
 ZIP = b"PK\x03\x04"
 PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+OLD_PICKLES = (b"c", b"i", b"(", b"]", b"}")
+COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x04\x22\x4d\x18", b"\x5d\x00", b"\x78")
 
 # In this order: the particular before the general.
 FILE_READERS: tuple[Reader, ...] = (
@@ -41,9 +43,18 @@ FILE_READERS: tuple[Reader, ...] = (
     Reader("torch_export", (ZIP,)),
     Reader("torch_script", (ZIP,)),
     Reader("keras", (ZIP, b"\x89HDF\r\n\x1a\n", b"\0")),
+    Reader("ultralytics", (ZIP,)),
     Reader("torch_zip", (ZIP,)),
+    Reader("stable_baselines", (ZIP,)),
+    Reader("tabnet", (ZIP,)),
+    Reader("skops", (ZIP,)),
+    Reader("numpy_arrays", (ZIP, b"\x93NUMPY")),
     Reader("torch_legacy", PICKLES),
     Reader("torch_tar"),
+    Reader("xgboost", (b"{", b"binf", b" ", b"\n", b"\r", b"\t")),
+    Reader("lightgbm", (b"tree",)),
+    Reader("catboost", (b"CBM1", b"{", b" ", b"\n", b"\r", b"\t")),
+    Reader("pickled", (*PICKLES, *COMPRESSED, *OLD_PICKLES)),
     Reader("gguf", (b"GGUF",)),
     Reader("tflite"),
     Reader("onnx", (b"\x08", b"\x12", b":")),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from hivenode.models.identify.formats.pickles import Pickle, walk
+from hivenode.models.identify.formats.pickles import Blob, Call, Pickle, walk
 from hivenode.models.identify.report import Report
 
 _BUILTINS = (
@@ -64,13 +64,13 @@ def judge(
             report.find(oddity.what, place(where, start + oddity.offset), "no pickler writes this; it hides something")
     if any(use.name == "_codecs.encode" for use in pickle.globals):
         for node in walk(pickle.value):
-            if getattr(node, "path", "") == "_codecs.encode" and not _spells_bytes(node.args):
+            if isinstance(node, Call) and node.path == "_codecs.encode" and not _spells_bytes(node.args):
                 report.find("_codecs.encode", where, "used for something else than to spell bytes")
                 break
 
 
 def _spells_bytes(args: tuple[object, ...]) -> bool:
-    return len(args) == 2 and isinstance(args[0], str) and args[1] in ("latin1", "latin-1")
+    return len(args) == 2 and isinstance(args[0], str | Blob) and args[1] in ("latin1", "latin-1")
 
 
 def place(where: str, offset: int) -> str:
