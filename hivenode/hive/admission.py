@@ -7,9 +7,9 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 
 from hivenode.errors import Conflict, InvalidInput, NotFound, Refused
+from hivenode.hive.papers import Papers
 from hivenode.hive.roles import Roles
 from hivenode.logs import get_logger
 from hivenode.net.joining import JoinReply, JoinRequest
@@ -17,8 +17,7 @@ from hivenode.spec.events import Body, NodeAdmitted
 from hivenode.spec.status import InviteIssued
 from hivenode.spec.values import Role
 from hivenode.store.ports import Journal
-from hivenode.trust.authority import Authority, Grant
-from hivenode.trust.credentials import Credentials
+from hivenode.trust.authority import Grant
 from hivenode.trust.identity import id_of
 from hivenode.trust.invites import InviteBook
 
@@ -41,7 +40,8 @@ class Admission:
 
     def __init__(
         self,
-        credentials: Credentials,
+        hive: str,
+        papers: Papers,
         journal: Journal,
         *,
         wall: Callable[[], float],
@@ -51,7 +51,8 @@ class Admission:
         counted: Callable[[str], int],
         append: Callable[[Body], Awaitable[None]],
     ) -> None:
-        self._credentials = credentials
+        self._hive = hive
+        self._papers = papers
         self._journal = journal
         self._wall = wall
         self._rng = rng
@@ -64,7 +65,7 @@ class Admission:
 
     async def invite(self, roles: tuple[Role, ...], uses: int, expires_seconds: float) -> InviteIssued:
         """A token with which another machine joins. Raises Refused where the authority's key is not kept."""
-        self._authority("let nobody in", "Make the invite")
+        self._papers.require("let nobody in", "Make the invite")
         if not roles:
             raise InvalidInput("An invite needs at least one role.", fix=f"Roles are {', '.join(Role)}.")
         if not 1 <= uses <= 10_000:
@@ -74,7 +75,7 @@ class Admission:
         expires_at = self._wall() + expires_seconds
         async with self._lock:
             invite = self._book.issue(
-                self._credentials.hive_id,
+                self._hive,
                 self._addresses()[:4],
                 roles,
                 uses=uses,
@@ -88,7 +89,7 @@ class Admission:
 
     async def admit(self, request: JoinRequest) -> JoinReply:
         """Redeem an invite. The caller has proved that it holds the private key. Raises Refused."""
-        authority = self._authority("let nobody in", "Make the invite")
+        authority = self._papers.require("let nobody in", "Make the invite")
         node = id_of(request.public_key)
         if self._roles.revoked(node):  # an invite that is still open must not undo what a person decided
             raise Refused(
@@ -99,7 +100,7 @@ class Admission:
             now = self._wall()
             roles = self._book.redeem(request.id, request.secret, node, now)
             await self._journal.set_cell(CELL, self._book.state())
-        certificate = authority.certify(request.public_key, now=datetime.fromtimestamp(now, UTC))
+        certificate = self._papers.certify(request.public_key, now)
         known = self._roles.grant(node)
         grant = authority.grant(request.public_key, request.name, roles, serial=self._serial(known))
         if known is not None:  # the first grant stands in the newcomer's feed; who returns has one there already
@@ -125,7 +126,7 @@ class Admission:
                 "A grant needs at least one role.", fix=f"Roles are {', '.join(Role)}; `hivenode revoke` takes all."
             )
         async with self._lock:
-            authority = self._authority("change nobody's roles", "Do it")
+            authority = self._papers.require("change nobody's roles", "Do it")
             held = self._held(node)
             grant = authority.grant(held.public_key, held.name, tuple(dict.fromkeys(roles)), self._serial(held))
             await self._append(NodeAdmitted(grant=grant))
@@ -140,11 +141,11 @@ class Admission:
             Conflict: it is revoked already.
         """
         async with self._lock:
-            authority = self._authority("revoke nobody", "Do it")
-            if node == self._credentials.identity.node_id:
+            authority = self._papers.require("revoke nobody", "Do it")
+            if node == self._papers.me:
                 raise Refused(
-                    "This node founded the hive and keeps its authority's key: it cannot be revoked.",
-                    fix="Stop it with `hivenode down`; without it nobody can be let in or revoked.",
+                    "This node keeps the hive's authority key: it cannot be revoked by itself.",
+                    fix="Stop it with `hivenode down`, or revoke it on another node with the admin role.",
                 )
             held = self._held(node)
             if held.revokes:
@@ -169,11 +170,3 @@ class Admission:
     def _serial(self, held: Grant | None) -> int:
         """Above the one before, even if the clock was set back."""
         return max(int(self._wall() * 1000), held.serial + 1 if held is not None else 0)
-
-    def _authority(self, so: str, do: str) -> Authority:
-        if self._credentials.authority is None:
-            raise Refused(
-                f"This node does not keep the hive's authority key, so it can {so}.",
-                fix=f"{do} on the node that founded the hive.",
-            )
-        return self._credentials.authority

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import ssl
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import aiohttp
@@ -14,11 +17,17 @@ from hivenode.net.addresses import url_of
 from hivenode.net.link import MAX_WEBSOCKET_MESSAGE, LinkLimits
 from hivenode.net.messages import PROTOCOL
 from hivenode.net.transport import LinkEnd
-from hivenode.trust.credentials import Credentials, peer_id
+from hivenode.trust.certificates import Paper, read_certificate
+from hivenode.trust.credentials import Credentials
 
 LINK_PATH = "/link"
 X509_NOT_YET_VALID = 9
 X509_EXPIRED = 10
+X509_FOREIGN = (2, 18, 19, 20, 21, 27)
+"""OpenSSL's ways of saying that a certificate comes from an authority unknown to us."""
+CLOCK_HEADER = "X-Hive-Clock"
+"""The sender's clock, seconds since 1970: each end can tell the other how far they are apart."""
+CLOCK_SECONDS = 3.0
 
 
 class DialError(Exception):
@@ -29,9 +38,21 @@ class DialError(Exception):
         self.why = why
 
 
-def verifying(context: ssl.SSLContext, hive_id: str) -> ssl.SSLContext:
+class Outdated(ssl.SSLCertVerificationError):
+    """The right node answered, with a certificate that is not valid now."""
+
+    def __init__(self, paper: Paper, trouble: str) -> None:
+        super().__init__(1, trouble)
+        self.paper = paper
+
+
+def verifying(context: ssl.SSLContext, hive_id: str, wall: Callable[[], float] | None = None) -> ssl.SSLContext:
     """Make a client context check, at the end of the TLS handshake and so before anything is sent, that the server is
-    the one meant: its server name must be the expected node id, or the hive's id if any of its nodes will do."""
+    the one meant: its server name must be the expected node id, or the hive's id if any of its nodes will do.
+
+    Args:
+        wall: seconds since 1970; with it, the server's certificate must also be valid now.
+    """
 
     class VerifiedConnection(ssl.SSLObject):
         def do_handshake(self) -> None:
@@ -40,11 +61,13 @@ def verifying(context: ssl.SSLContext, hive_id: str) -> ssl.SSLContext:
             if certificate is None:
                 raise ssl.SSLCertVerificationError(1, "the server showed no certificate")
             try:
-                found = peer_id(certificate, hive_id)
+                paper = read_certificate(certificate, hive_id)
             except Refused as error:
                 raise ssl.SSLCertVerificationError(1, error.sentence) from error
-            if self.server_hostname not in (hive_id, found):
-                raise ssl.SSLCertVerificationError(1, f"node {found} answered instead of {self.server_hostname}")
+            if self.server_hostname not in (hive_id, paper.node):
+                raise ssl.SSLCertVerificationError(1, f"node {paper.node} answered instead of {self.server_hostname}")
+            if wall is not None and (trouble := paper.trouble(wall())):
+                raise Outdated(paper, trouble)
 
     context.sslobject_class = VerifiedConnection
     return context
@@ -55,12 +78,14 @@ class Dialer:
 
     Args:
         limits: of the links.
+        wall: seconds since 1970.
     """
 
-    def __init__(self, credentials: Credentials, limits: LinkLimits) -> None:
+    def __init__(self, credentials: Credentials, limits: LinkLimits, wall: Callable[[], float] = time.time) -> None:
         self._hive = credentials.hive_id
         self._limits = limits
-        self._context = verifying(credentials.client_context(), credentials.hive_id)
+        self._wall = wall
+        self.renew(credentials)
         self._session = aiohttp.ClientSession(
             # Each connection is for one link or one transfer, so none is pooled.
             connector=aiohttp.TCPConnector(force_close=True, limit=0, use_dns_cache=False),
@@ -72,11 +97,12 @@ class Dialer:
 
     def renew(self, credentials: Credentials) -> None:
         """Use a new certificate for the connections from here on."""
-        self._context = verifying(credentials.client_context(), credentials.hive_id)
+        self._context = verifying(credentials.client_context(), credentials.hive_id, self._wall)
+        self._timeless = verifying(credentials.client_context(), credentials.hive_id)
 
-    async def link(self, address: str, expected: str) -> tuple[aiohttp.ClientWebSocketResponse, str]:
-        """A websocket to the node `expected`, or to any node of the hive if that is "", and the id of who answered.
-        The caller sets the deadline.
+    async def link(self, address: str, expected: str) -> tuple[aiohttp.ClientWebSocketResponse, Paper]:
+        """A websocket to the node `expected`, or to any node of the hive if that is "", and the certificate of who
+        answered. The caller sets the deadline.
 
         Raises:
             DialError: with the reason, as precise as it can be known.
@@ -85,6 +111,7 @@ class Dialer:
             socket = await self._session.ws_connect(
                 url_of(address, LINK_PATH),
                 protocols=(PROTOCOL,),
+                headers=self._clock(),
                 ssl=self._context,
                 server_hostname=expected or self._hive,
                 timeout=aiohttp.ClientWSTimeout(ws_close=self._limits.goodbye_seconds),
@@ -95,11 +122,11 @@ class Dialer:
                 compress=0,
             )
         except (aiohttp.ClientError, OSError, InvalidInput) as error:
-            raise explain(error) from error
+            raise await self.explain(error, address, expected) from error
         if socket.protocol != PROTOCOL:
             await socket.close()
             raise DialError(LinkEnd.protocol, f"the node at {address} does not speak {PROTOCOL}")
-        return socket, connected_to(socket.get_extra_info("ssl_object"), self._hive)
+        return socket, shown_by(socket.get_extra_info("ssl_object"), self._hive)
 
     def get(self, address: str, path: str, expected: str, headers: dict[str, str]) -> Any:
         """An HTTP GET from the node `expected`, as an asynchronous context manager. Raises what `explain` explains."""
@@ -107,24 +134,70 @@ class Dialer:
             url_of(address, path),
             ssl=self._context,
             server_hostname=expected,
-            headers=headers,
+            headers={**self._clock(), **headers},
             allow_redirects=False,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=30.0),
         )
+
+    def post(self, address: str, path: str, expected: str, body: bytes) -> Any:
+        """The same for an HTTP POST; `expected` "" is any node of the hive."""
+        return self._session.post(
+            url_of(address, path),
+            data=body,
+            ssl=self._context,
+            server_hostname=expected or self._hive,
+            headers=self._clock(),
+            allow_redirects=False,
+        )
+
+    async def explain(self, error: BaseException, address: str, expected: str) -> DialError:
+        """What a failed attempt says about the other side. Where its certificate is not valid now, it is asked for
+        its clock: the certificate is the right node's, and nothing is told to it."""
+        failed = error.certificate_error if isinstance(error, aiohttp.ClientConnectorCertificateError) else None
+        if not isinstance(failed, Outdated):
+            return explain(error)
+        skew: float | None = None
+        try:
+            async with (
+                asyncio.timeout(CLOCK_SECONDS),
+                self._session.get(
+                    url_of(address, LINK_PATH),
+                    ssl=self._timeless,
+                    server_hostname=expected or self._hive,
+                    headers=self._clock(),
+                    allow_redirects=False,
+                ) as response,
+            ):
+                skew = skew_of(response.headers, self._wall())
+        except (aiohttp.ClientError, OSError, TimeoutError, DialError):
+            skew = None  # then the two possible causes are named
+        return DialError(LinkEnd.identity, failed.paper.trouble(self._wall(), skew) or str(failed.args[-1]))
+
+    def _clock(self) -> dict[str, str]:
+        return {CLOCK_HEADER: f"{self._wall():.3f}"}
 
     async def close(self) -> None:
         await self._session.close()
 
 
-def connected_to(connection: ssl.SSLObject | None, hive_id: str) -> str:
-    """The id of the node at the other end of a finished TLS handshake. Raises Refused without a certificate of the
-    hive."""
+def shown_by(connection: ssl.SSLObject | None, hive_id: str) -> Paper:
+    """The certificate of the node at the other end of a finished TLS handshake; the caller looks whether it is valid
+    now. Raises Refused without one of the hive."""
     certificate = connection.getpeercert(True) if connection is not None else None
     if certificate is None:
         raise Refused(
             "The other side showed no certificate.", fix="Only members of the hive may do this: join it first."
         )
-    return peer_id(certificate, hive_id)
+    return read_certificate(certificate, hive_id)
+
+
+def skew_of(headers: Mapping[str, str], now: float) -> float | None:
+    """By how many seconds the sender's clock is ahead of ours; None if it did not say."""
+    try:
+        told = float(headers.get(CLOCK_HEADER, ""))
+    except ValueError:
+        return None
+    return told - now if 0.0 <= told < 1e11 else None
 
 
 def explain(error: BaseException) -> DialError:

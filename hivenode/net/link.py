@@ -215,6 +215,8 @@ class Link:
         self.instance = theirs.instance
         self.peer_addresses = theirs.addresses
         self.use = use
+        self.good_until = float("inf")
+        """When the peer's certificate, as shown last, ends; seconds since 1970. The link must not outlive it."""
         self._socket = socket
         self._limits = limits
         self._on_message = on_message

@@ -25,7 +25,7 @@ from hivenode.net.link import (
     receive_hello,
     require_hello_of,
 )
-from hivenode.net.messages import PRIORITY, Keep, Message
+from hivenode.net.messages import PRIORITY, Certificate, Keep, Message
 from hivenode.net.pairing import Pairing, Verdict
 from hivenode.net.transport import LinkEnd, TransportHandler, Use
 
@@ -42,6 +42,7 @@ class Links:
         on_up: called with peer and address of each new link and whether our hello asked for it to be kept.
         on_down: called with the peer of each link that ended, before the handler hears of it.
         on_keep: called with what a peer says of keeping its link.
+        on_certificate: called with a link and the new certificate that its peer shows; raises ProtocolError.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Links:
         on_up: Callable[[str, str, bool], None],
         on_down: Callable[[str], None],
         on_keep: Callable[[str, Keep], None],
+        on_certificate: Callable[[Link, bytes], None],
     ) -> None:
         self._me = me
         self._hive = hive
@@ -64,6 +66,7 @@ class Links:
         self._on_up = on_up
         self._on_down = on_down
         self._on_keep = on_keep
+        self._on_certificate = on_certificate
         self._instance = secrets.token_bytes(8)
         self._pairing = Pairing(me)
         self._pending: dict[str, asyncio.Task[object]] = {}
@@ -227,6 +230,9 @@ class Links:
         link.use.at = asyncio.get_running_loop().time()
         if isinstance(message, Keep):
             self._on_keep(link.peer, message)
+            return
+        if isinstance(message, Certificate):
+            self._on_certificate(link, message.der)
             return
         if self.handler is None:
             return

@@ -19,7 +19,8 @@ from aiohttp import web
 
 from hivenode.errors import Conflict, InvalidInput, Refused
 from hivenode.logs import get_logger
-from hivenode.net.dialing import certificate_trouble, connected_to
+from hivenode.net.dialing import X509_FOREIGN, certificate_trouble, shown_by
+from hivenode.net.transport import Refusal, Refusing
 from hivenode.tasks import TaskGroup
 
 log = get_logger("listener")
@@ -155,6 +156,8 @@ class Listener:
         server: makes one protocol per connection.
         context: the TLS context for new connections.
         tasks: owns the accepting.
+        wall: seconds since 1970.
+        on_refused: told of everybody who was turned away for what they showed.
     """
 
     def __init__(
@@ -164,7 +167,11 @@ class Listener:
         hive_id: str,
         limits: ListenLimits,
         tasks: TaskGroup,
+        wall: Callable[[], float],
+        on_refused: Callable[[Refusal], None],
     ) -> None:
+        self._wall = wall
+        self._on_refused = on_refused
         self._server = server
         self._context = context
         self._hive = hive_id
@@ -226,6 +233,8 @@ class Listener:
                 )
             except ssl.SSLError as error:
                 log.warning("connection refused during TLS", address=host, reason=certificate_trouble(error))
+                if refusal := _refusal(error, host):
+                    self._on_refused(refusal)
                 return
             except (OSError, TimeoutError) as error:
                 log.info("a connection ended during the handshake", address=host, reason=str(error))
@@ -249,24 +258,40 @@ class Listener:
         self, transport: asyncio.BaseTransport, secured: ssl.SSLObject, host: str, lost: asyncio.Event
     ) -> None:
         try:
-            peer = connected_to(secured, self._hive)
+            paper = shown_by(secured, self._hive)
         except Refused as error:
             log.warning("connection refused", address=host, reason=error.sentence)
+            self._on_refused(Refusal("", host, Refusing.identity, error.sentence))
             _abort(transport)
             return
-        if not self._known.enter(peer):
-            self._turn_away(peer)
+        if not self._known.enter(paper.node):
+            self._turn_away(paper.node)
             _abort(transport)
             return
         try:
-            await lost.wait()
+            if paper.trouble(self._wall()):
+                # It is told so, and may ask for a new certificate; that does not take long.
+                await self._stay_anonymous(transport, lost)
+            else:
+                await lost.wait()
         finally:
-            self._known.leave(peer)
+            self._known.leave(paper.node)
 
     def _turn_away(self, who: str) -> None:
         self.refused += 1
         if self.refused & (self.refused - 1) == 0:  # at 1, 2, 4, 8 ...: a flood must not fill the log
             log.warning("too many connections", source=who, turned_away=self.refused)
+
+
+def _refusal(error: ssl.SSLError, host: str) -> Refusal | None:
+    """What a failed handshake says about who came, if it was a node at all."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        foreign = error.verify_code in X509_FOREIGN
+        detail = "its certificate is of another hive" if foreign else certificate_trouble(error)
+        return Refusal("", host, Refusing.hive if foreign else Refusing.identity, detail)
+    if error.reason in ("TLSV1_ALERT_UNKNOWN_CA", "TLSV13_ALERT_UNKNOWN_CA"):
+        return Refusal("", host, Refusing.hive, "it expects a node of another hive here")
+    return None
 
 
 def _abort(transport: asyncio.BaseTransport) -> None:

@@ -115,6 +115,40 @@ class Sums(_Message, frozen=True, tag="sums"):
     reply: bool
 
 
+# --- certificates ----------------------------------------------------------------------------------------------
+
+
+class Certificate(_Message, frozen=True, tag="cert"):
+    """My certificate was renewed, and this link need not end with the old one. X.509, DER."""
+
+    der: Annotated[bytes, msgspec.Meta(max_length=4096)]
+
+
+class Renew(_Message, frozen=True, tag="renew"):
+    """Make a new certificate for this member. Whoever cannot passes it on, if it comes from that member itself."""
+
+    node: NodeId
+
+
+class Renewed(_Message, frozen=True, tag="renewed"):
+    """A certificate for whoever asked, PEM."""
+
+    certificate: Annotated[str, msgspec.Meta(max_length=8192)]
+
+
+class AuthorityRequest(_Message, frozen=True, tag="authority_req"):
+    """I have the admin role: let me keep a copy of the authority's key."""
+
+
+class AuthorityKey(_Message, frozen=True, tag="authority"):
+    """The hive's private key, 32 raw bytes. Sent to members with the admin role only."""
+
+    key: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+
+    def __repr__(self) -> str:
+        return "AuthorityKey()"
+
+
 # --- election --------------------------------------------------------------------------------------------------
 
 
@@ -348,8 +382,8 @@ class Keep(_Message, frozen=True, tag="keep"):
     wanted: bool
 
 
-Request = Assign | Start | Adopt | Stop | Hold | Have | LogsRequest | ProfileRequest
-Response = Standing | Held | Having | LogsReply | ProfileReply | Failure
+Request = Assign | Start | Adopt | Stop | Hold | Have | LogsRequest | ProfileRequest | Renew | AuthorityRequest
+Response = Standing | Held | Having | LogsReply | ProfileReply | Renewed | AuthorityKey | Failure
 
 
 class Call(_Message, frozen=True, tag="call"):
@@ -367,6 +401,7 @@ Message = (
     | VoteRequest | VoteReply | Heartbeat | HeartbeatAck
     | FeedHeads | FeedSummary | FeedDelta | SealOffered
     | Progress
+    | Certificate
     | Call | Reply
     | Keep
 )  # fmt: skip
@@ -374,7 +409,7 @@ Message = (
 PRIORITY: dict[type, int] = {
     VoteRequest: 0, VoteReply: 0, Heartbeat: 0, HeartbeatAck: 0,
     Keep: 1, Ping: 1, Ack: 1, PingRequest: 1, Nack: 1, Gossip: 1, PushPull: 1, Sums: 1,
-    Call: 2, Reply: 2,
+    Call: 2, Reply: 2, Certificate: 2,
     FeedHeads: 3, FeedSummary: 3, FeedDelta: 3, SealOffered: 3, Progress: 3,
 }  # fmt: skip
 """Outbound queue of each message type: election, membership, rpc, gossip. Lower goes first."""

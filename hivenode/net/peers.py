@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 import aiohttp
 from aiohttp import web
-from aiohttp.typedefs import Handler
 
 from hivenode.errors import Refused, Unavailable
 from hivenode.logs import get_logger
@@ -17,12 +17,14 @@ from hivenode.net.addresses import is_loopback, join_address, split_address
 from hivenode.net.bulk import BULK_PATH, BulkClient, BulkLimits, BulkServer
 from hivenode.net.codec import ProtocolError
 from hivenode.net.conduct import Conduct
-from hivenode.net.dialing import LINK_PATH, Dialer, DialError, connected_to, explain
+from hivenode.net.dialing import LINK_PATH, Dialer, DialError, explain
 from hivenode.net.discovery import choose_addresses, interfaces
+from hivenode.net.door import PAPER, REASON_HEADER, Door, appeal
 from hivenode.net.link import (
     CLOSE_DUPLICATE,
     CLOSE_GOODBYE,
     CLOSE_PROTOCOL,
+    CLOSE_VERSION,
     MAX_WEBSOCKET_MESSAGE,
     PROTOCOL_VERSIONS,
     Link,
@@ -33,22 +35,23 @@ from hivenode.net.link import (
 )
 from hivenode.net.links import Links
 from hivenode.net.listener import Listener, ListenLimits, bind
-from hivenode.net.messages import PROTOCOL, Message
+from hivenode.net.messages import PROTOCOL, Certificate, Message
 from hivenode.net.pool import Pool, PoolLimits
 from hivenode.net.probing import BUILD_HEADER, PROTOCOLS_HEADER, Probe, probe
 from hivenode.net.redial import DialLimits, Wanted, keep_seed
-from hivenode.net.transport import LinkEnd, TransportHandler
+from hivenode.net.transport import LinkEnd, Refusal, Refusing, TransportHandler
 from hivenode.spec.values import BlobRef
 from hivenode.store.ports import BlobStore
 from hivenode.tasks import TaskGroup
+from hivenode.trust.certificates import read_signed
 from hivenode.trust.credentials import Credentials
 
 log = get_logger("peers")
 
-PEER: web.RequestKey[str] = web.RequestKey("peer", str)
-JOIN_PATH = "/join"
 MAX_SEEDS = 64
 MAX_BODY = 8 * 1024
+WATCH_SECONDS = 5.0
+"""Longest wait between two looks at which links have outlived their certificates."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,9 @@ class PeerTransport:
         routes: adds routes under /join, open to those without a certificate.
         allowed: asked for every authenticated peer; False (revoked, expelled) refuses it.
         on_offence: told of every peer that broke the protocol: its id, address, and what it did.
+        wall: seconds since 1970.
+        on_refused: told of everybody who came to us and was turned away.
+        certify: makes a new certificate for a member that asks, or refuses (HiveError).
     """
 
     def __init__(
@@ -95,6 +101,9 @@ class PeerTransport:
         *,
         allowed: Callable[[str], bool] = lambda peer: True,
         on_offence: Callable[[str, str, str], None] = lambda peer, address, what: None,
+        wall: Callable[[], float] = time.time,
+        on_refused: Callable[[Refusal], None] = lambda refusal: None,
+        certify: Callable[[str], Awaitable[str]] | None = None,
         limits: TransportLimits | None = None,
     ) -> None:
         self.id = credentials.identity.node_id
@@ -108,6 +117,11 @@ class PeerTransport:
         self._rng = rng
         self._routes = routes
         self._allowed = allowed
+        self._wall = wall
+        self._on_refused = on_refused
+        self._door = Door(
+            self._hive, allowed=allowed, wall=wall, on_refused=on_refused, certify=certify or _certifies_nobody
+        )
         self._limits = limits or TransportLimits()
         self._tasks = TaskGroup(_task_failed)
         self._dials = TaskGroup(_task_failed)
@@ -120,6 +134,7 @@ class PeerTransport:
             on_up=self._up,
             on_down=self._down,
             on_keep=lambda peer, keep: self._pool.heard(peer, keep),
+            on_certificate=self._vouched_anew,
         )
         self._pool = Pool(
             self._limits.pool,
@@ -155,7 +170,7 @@ class PeerTransport:
         sockets = bind(self._listen_host, self.port)
         self.port = int(sockets[0].getsockname()[1])
         self._context = self._credentials.server_context()
-        self._dialer = Dialer(self._credentials, self._limits.link)
+        self._dialer = Dialer(self._credentials, self._limits.link, self._wall)
         self._bulk_server = BulkServer(self._blobs, self._limits.bulk)
         self._bulk_client = BulkClient(self._dialer, self._addresses_of, self._limits.bulk, self._rng)
         self._runner = web.AppRunner(
@@ -167,7 +182,13 @@ class PeerTransport:
         await self._runner.setup()
         assert self._runner.server is not None
         self._listener = Listener(
-            self._runner.server, lambda: self._context, self._hive, self._limits.listen, self._tasks
+            self._runner.server,
+            lambda: self._context,
+            self._hive,
+            self._limits.listen,
+            self._tasks,
+            self._wall,
+            self._on_refused,
         )
         addresses = self._advertise or choose_addresses(interfaces(), self._listen_host, self.port)
         reachable = self._advertise or is_loopback(self._listen_host)
@@ -179,6 +200,7 @@ class PeerTransport:
         self._links.addresses = addresses
         self._listener.start(sockets)
         self._running = True
+        self._tasks.spawn(self._watch_certificates(), "certificates: watch")
         for peer, (wanted, _) in list(self._wanted.items()):
             self._wanted[peer] = (wanted, self._dials.spawn(wanted.run(), f"dial {peer}"))
         for address in self._seeds:
@@ -274,11 +296,44 @@ class PeerTransport:
         return await probe(self._dialer, address, peer, wall)
 
     def renew(self, credentials: Credentials) -> None:
-        """Show a new certificate on connections from here on; links that are up stay."""
+        """Show a new certificate on connections from here on, and to those who are linked: links that are up stay."""
         self._credentials = credentials
         if self._running:
             self._context = credentials.server_context()
             self._dialer.renew(credentials)
+            shown = Certificate(der=credentials.certificate_der)
+            for peer in self.links:
+                self._links.send(peer, shown)
+
+    async def appeal(self, peer: str, address: str) -> str:
+        """Ask a node without a link for a new certificate; see `door.appeal`."""
+        if not self._running:
+            raise Unavailable("The network is not up.", fix="Wait until the node has started.")
+        return await appeal(self._dialer, address, peer)
+
+    # --- certificates ---------------------------------------------------------------------------------------------
+
+    async def _watch_certificates(self) -> None:
+        """No link outlives the certificate its peer has shown last."""
+        while True:
+            now = self._wall()
+            ends = [link.good_until for link in self._links.live.values()]
+            for link in [link for link in self._links.live.values() if link.good_until <= now]:
+                log.warning("link ended: the peer's certificate has expired", peer=link.peer, address=link.address)
+                link.end(LinkEnd.identity, "your certificate has expired")
+            coming = min((end - now for end in ends if end > now), default=WATCH_SECONDS)
+            await asyncio.sleep(min(WATCH_SECONDS, max(0.05, coming)))
+
+    def _vouched_anew(self, link: Link, der: bytes) -> None:
+        """A linked peer shows its new certificate: the key is the one it proved in the handshake, so nothing else has
+        to be proved again."""
+        try:
+            paper = read_signed(der, self._hive, self._credentials.authority_pem)
+            if paper.node != link.peer:
+                raise Refused(f"It is for node {paper.node}.", fix="It has to show its own.")
+        except Refused as error:
+            raise ProtocolError(f"the new certificate shown is no good: {error.sentence}") from error
+        link.good_until = max(link.good_until, paper.ends)
 
     # --- dialling -------------------------------------------------------------------------------------------------
 
@@ -317,7 +372,8 @@ class PeerTransport:
         code = CLOSE_GOODBYE
         try:
             async with asyncio.timeout(self._limits.dial.attempt_seconds):
-                socket, peer = await self._dialer.link(address, expected)
+                socket, paper = await self._dialer.link(address, expected)
+                peer = paper.node
                 if not expected:
                     self._seeds[address] = peer
                 if peer == self.id:
@@ -325,6 +381,8 @@ class PeerTransport:
                 if not self._allowed(peer):
                     raise DialError(LinkEnd.identity, f"node {peer} is not a member any more")
                 link = await self._links.introduce(socket, peer, address, keep=keep)
+                if link is not None:
+                    link.good_until = paper.ends
         except LinkClosed as error:
             if error.code != CLOSE_DUPLICATE:  # declined in favour of the peer's own dial: no failure
                 failure = DialError(error.why, str(error))
@@ -350,25 +408,10 @@ class PeerTransport:
     # --- being dialled --------------------------------------------------------------------------------------------
 
     def _application(self) -> web.Application:
-        @web.middleware
-        async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
-            if request.path == JOIN_PATH or request.path.startswith(JOIN_PATH + "/"):
-                return await handler(request)
-            try:
-                secured = request.transport.get_extra_info("ssl_object") if request.transport else None
-                peer = connected_to(secured, self._hive)
-                if not self._allowed(peer):
-                    raise Refused(f"Node {peer} is not a member any more.", fix="Ask for a new invite.")
-            except Refused as error:
-                log.warning("request refused", address=request.remote, path=request.path, reason=error.sentence)
-                raise web.HTTPForbidden(text=str(error), headers={"X-Hive-Reason": error.sentence}) from error
-            request[PEER] = peer
-            return await handler(request)
-
         async def bulk(request: web.Request) -> web.StreamResponse:
-            return await self._bulk_server.serve(request, request[PEER])
+            return await self._bulk_server.serve(request, request[PAPER].node)
 
-        app = web.Application(middlewares=[authenticate], client_max_size=MAX_BODY)
+        app = self._door.application(MAX_BODY)
         app.router.add_get(LINK_PATH, self._accept)
         app.router.add_get(BULK_PATH + "{digest}", bulk)
         if self._routes is not None:
@@ -377,7 +420,7 @@ class PeerTransport:
 
     async def _accept(self, request: web.Request) -> web.StreamResponse:
         """A peer dials us."""
-        peer = request[PEER]
+        peer = request[PAPER].node
         remote = request.transport.get_extra_info("peername") if request.transport else None
         address = join_address(str(remote[0]), int(remote[1])) if remote else ""
         if PROTOCOL not in request.headers.get("Sec-WebSocket-Protocol", ""):
@@ -386,17 +429,17 @@ class PeerTransport:
             raise web.HTTPUpgradeRequired(
                 text=reason,
                 headers={
-                    "X-Hive-Reason": reason,
+                    REASON_HEADER: reason,
                     BUILD_HEADER: self._build,
                     PROTOCOLS_HEADER: f"{oldest}-{newest}",
                 },
             )
         full = peer not in self._links.live and len(self._links.live) >= self._limits.links
         if not self._running or (full and not self._pool.make_room()):
-            raise web.HTTPServiceUnavailable(headers={"X-Hive-Reason": "It takes no more links now."})
+            raise web.HTTPServiceUnavailable(headers={REASON_HEADER: "It takes no more links now."})
         if seconds := self._conduct.kept_out(peer, asyncio.get_running_loop().time()):
             reason = f"It broke the protocol and may try again in {seconds:.0f} s."
-            raise web.HTTPServiceUnavailable(headers={"X-Hive-Reason": reason})
+            raise web.HTTPServiceUnavailable(headers={REASON_HEADER: reason})
         socket = web.WebSocketResponse(
             protocols=(PROTOCOL,),
             max_msg_size=MAX_WEBSOCKET_MESSAGE,
@@ -418,8 +461,12 @@ class PeerTransport:
         except (TimeoutError, LinkClosed, ConnectionError) as error:
             log.debug("a dial to us came to nothing", peer=peer, address=address, reason=str(error))
         if isinstance(answer, Link):
+            answer.good_until = request[PAPER].ends
             await answer.run()
         else:
+            if answer[0] == CLOSE_VERSION:
+                host = str(remote[0]) if remote else ""
+                self._on_refused(Refusal(peer, host, Refusing.version, answer[1]))
             await close_socket(socket, *answer, self._limits.link.goodbye_seconds)
         return socket
 
@@ -447,6 +494,10 @@ class PeerTransport:
         wanted, link = self._wanted.get(peer), self._links.live.get(peer)
         known = wanted[0].addresses if wanted else self._pool.addresses(peer)
         return tuple(dict.fromkeys((*known, *(link.peer_addresses if link else ()))))
+
+
+async def _certifies_nobody(peer: str) -> str:
+    raise Unavailable("This node makes no certificates.", fix="Ask a member with the admin role.")
 
 
 def _task_failed(name: str, error: BaseException) -> None:

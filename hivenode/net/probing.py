@@ -11,7 +11,7 @@ import aiohttp
 
 from hivenode.errors import InvalidInput
 from hivenode.net.addresses import split_address
-from hivenode.net.dialing import LINK_PATH, Dialer, DialError, explain
+from hivenode.net.dialing import LINK_PATH, Dialer, DialError, explain, skew_of
 from hivenode.net.transport import LinkEnd
 
 BUILD_HEADER = "X-Hive-Build"
@@ -64,7 +64,7 @@ async def probe(
                 ended = wall()
                 headers, status = response.headers, response.status
     except (aiohttp.ClientError, OSError, TimeoutError, DialError) as error:
-        failure = explain(error)
+        failure = await dialer.explain(error, address, expected)
         return _failed(address, failure, tcp=True, identity=failure.why is not LinkEnd.identity)
     skew = _skew(headers, (began + ended) / 2)
     build, protocols = headers.get(BUILD_HEADER, "")[:64], headers.get(PROTOCOLS_HEADER, "")[:16]
@@ -80,7 +80,10 @@ def _failed(address: str, failure: DialError, *, tcp: bool = False, identity: bo
 
 
 def _skew(headers: Mapping[str, str], ours: float) -> float | None:
-    """The Date header tells whole seconds, rounded down: half a second is what it lacks on average."""
+    """An older build has only the Date header, which tells whole seconds, rounded down: half a second is what it
+    lacks on average."""
+    if (told := skew_of(headers, ours)) is not None:
+        return told
     try:
         return parsedate_to_datetime(headers.get("Date", "")).timestamp() + 0.5 - ours
     except (TypeError, ValueError):

@@ -51,6 +51,40 @@ class Use:
     """When it was last used, either way, in the loop's time."""
 
 
+class Refusing(StrEnum):
+    """Why somebody who came to us was turned away."""
+
+    hive = "hive"
+    """It is not of this hive."""
+    identity = "identity"
+    """Its certificate is not what it should be."""
+    expired = "expired"
+    """Its certificate is not valid now."""
+    revoked = "revoked"
+    version = "version"
+    """The two builds have no version of the protocol in common."""
+    invite = "invite"
+    """It wanted to join, and its invite did not let it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Somebody came to us and was turned away.
+
+    Args:
+        node: its id where it has proved it, else "".
+        address: its host.
+        detail: a sentence.
+        name: what it calls itself, if it said.
+    """
+
+    node: str
+    address: str
+    why: Refusing
+    detail: str
+    name: str = ""
+
+
 class TransportHandler(Protocol):
     """Called on the event loop; must return at once."""
 

@@ -18,7 +18,8 @@ from hivenode.spec.values import HiveId, Name, NodeId, Role
 from hivenode.trust.identity import id_of, read_private_key, verify
 from hivenode.trust.sealing import read_sealed, write_sealed
 
-CERTIFICATE_LIFETIME = timedelta(days=365)
+CERTIFICATE_LIFETIME = timedelta(days=30)
+"""Unless the settings say otherwise."""
 BACKDATE = timedelta(days=1)
 """A leaf is valid from a day before it was made: a machine whose clock is slow can still join."""
 
@@ -135,6 +136,23 @@ class Authority:
         """Keep the key in `directory` (mode 0600) under the hive's id: never over another hive's."""
         pem = self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         write_sealed(_key_file(directory, self.hive_id), pem)
+
+    def private_bytes(self) -> bytes:
+        """The key itself, 32 raw bytes: for a member that is to keep a copy, and for nobody else."""
+        return self._key.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption())
+
+    @classmethod
+    def from_private_bytes(cls, key: bytes) -> Authority:
+        """What `private_bytes` gave. Raises Refused if that is no key."""
+        try:
+            return cls(Ed25519PrivateKey.from_private_bytes(key))
+        except ValueError as error:
+            raise Refused(f"This is no authority's key: {error}.", fix="Update hivenode on both machines.") from error
+
+    @staticmethod
+    def discard(directory: Path, hive_id: str) -> None:
+        """Keep the key no longer."""
+        _key_file(directory, hive_id).unlink(missing_ok=True)
 
     def certify(self, public_key: bytes, *, now: datetime, lifetime: timedelta = CERTIFICATE_LIFETIME) -> str:
         """A node's certificate, PEM, with exactly one name: the URI `spiffe://<hive>/node/<node>`.

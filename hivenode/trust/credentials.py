@@ -8,22 +8,23 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import msgspec
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from hivenode.errors import Corrupted, NotFound, Refused
 from hivenode.spec.values import Role
-from hivenode.trust.authority import Authority, node_uri, open_grant
+from hivenode.trust.authority import CERTIFICATE_LIFETIME, Authority, open_grant
+from hivenode.trust.certificates import Paper, day, peer_id, public_key_of, read_certificate, read_signed
 from hivenode.trust.identity import Identity, id_of
 from hivenode.trust.sealing import read_sealed, write_sealed
 
 _FILE = "credentials.json"
+_NO_CHECK_TIME = 0x200000
+"""OpenSSL's X509_V_FLAG_NO_CHECK_TIME, which `ssl` has no name for."""
 
 
 class _Stored(msgspec.Struct, frozen=True):
@@ -53,10 +54,19 @@ class Credentials:
     authority: Authority | None
 
     @classmethod
-    def found(cls, identity: Identity, name: str, *, now: datetime, authority: Authority | None = None) -> Credentials:
+    def found(
+        cls,
+        identity: Identity,
+        name: str,
+        *,
+        now: datetime,
+        lifetime: timedelta = CERTIFICATE_LIFETIME,
+        authority: Authority | None = None,
+    ) -> Credentials:
         """Found a new hive of one, with all roles.
 
         Args:
+            lifetime: of the first certificate.
             authority: instead of a fresh one (simulation and tests).
         """
         authority = authority or Authority.create()
@@ -65,7 +75,7 @@ class Credentials:
             hive_id=authority.hive_id,
             authority_pem=authority.certificate_pem,
             authority_key=authority.public_key,
-            certificate_pem=authority.certify(identity.public_key, now=now),
+            certificate_pem=authority.certify(identity.public_key, now=now, lifetime=lifetime),
             grant=authority.grant(identity.public_key, name, tuple(Role), serial=int(now.timestamp() * 1000)),
             authority=authority,
         )
@@ -77,7 +87,7 @@ class Credentials:
         Raises:
             Refused: the parts do not belong together, or not to this identity.
         """
-        authority_key = _public_key(_parse(authority_pem.encode()))
+        authority_key = public_key_of(_parse(authority_pem.encode()))
         hive_id = id_of(authority_key)
         node = peer_id(_parse(certificate_pem.encode()).public_bytes(Encoding.DER), hive_id)
         granted = open_grant(grant, authority_key)
@@ -131,9 +141,35 @@ class Credentials:
         stored = _Stored(self.certificate_pem, self.authority_pem, self.grant)
         write_sealed(directory / _FILE, msgspec.json.encode(stored))
 
+    @property
+    def paper(self) -> Paper:
+        """What this node's certificate says."""
+        return read_certificate(self.certificate_der, self.hive_id)
+
+    @property
+    def certificate_der(self) -> bytes:
+        return _parse(self.certificate_pem.encode()).public_bytes(Encoding.DER)
+
+    def renewed(self, certificate_pem: str) -> Credentials:
+        """The same with a new certificate.
+
+        Raises:
+            Refused: it is not for this node, not of this hive's authority, or older than the one there is.
+        """
+        paper = read_signed(
+            _parse(certificate_pem.encode()).public_bytes(Encoding.DER), self.hive_id, self.authority_pem
+        )
+        if paper.node != self.identity.node_id or paper.begins < self.paper.begins:
+            raise Refused(
+                f"The new certificate is for node {paper.node}, from {day(paper.begins)}: not newer than the one in use.",
+                fix="Look at the clock of the node that signed it.",
+            )
+        return replace(self, certificate_pem=certificate_pem)
+
     def server_context(self) -> ssl.SSLContext:
         """For listening: TLS 1.3, own certificate. A client's certificate is optional (a node that wants to
-        join has none) but must be of this hive; who needs it must look whether it is there."""
+        join has none) but must be of this hive; who needs it must look whether it is there, and whether it is
+        still valid: that is not checked here, or a node whose certificate has expired could never be told so."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.verify_mode = ssl.CERT_OPTIONAL
         # A resumed session would skip the certificate check, and outlive the certificate.
@@ -141,8 +177,8 @@ class Credentials:
         return self._prepared(context)
 
     def client_context(self) -> ssl.SSLContext:
-        """For dialling: TLS 1.3, own certificate, the server's must be of this hive. Compare its `peer_id`
-        with the node that was dialled before sending anything: addresses are not checked here."""
+        """For dialling: TLS 1.3, own certificate, the server's must be of this hive. Before sending anything,
+        compare its `Paper` with the node that was dialled and with the clock: neither is checked here."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_REQUIRED
@@ -150,39 +186,11 @@ class Credentials:
 
     def _prepared(self, context: ssl.SSLContext) -> ssl.SSLContext:
         context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        context.verify_flags |= ssl.VERIFY_X509_STRICT | ssl.VerifyFlags(_NO_CHECK_TIME)
         context.load_verify_locations(cadata=self.authority_pem)
         with _as_file(self.certificate_pem.encode() + self.identity.private_pem()) as chain:
             context.load_cert_chain(chain)
         return context
-
-
-def peer_id(certificate_der: bytes, hive_id: str) -> str:
-    """The node a (chain-verified) certificate belongs to.
-
-    Raises:
-        Refused: it names another hive, not exactly one node, or a node whose id is not the hash of its key.
-    """
-    fix = "Invite that node to this hive again."
-    try:
-        certificate = x509.load_der_x509_certificate(certificate_der)
-        names = list(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
-    except (
-        ValueError,
-        x509.ExtensionNotFound,
-        x509.DuplicateExtension,
-        x509.UnsupportedGeneralNameType,
-    ) as error:
-        raise Refused(f"The peer's certificate is malformed: {error}.", fix=fix) from error
-    if len(names) != 1 or not isinstance(names[0], x509.UniformResourceIdentifier):
-        raise Refused("The peer's certificate does not carry exactly one node URI.", fix=fix)
-    node = id_of(_public_key(certificate))
-    uri = names[0].value
-    if uri != node_uri(hive_id, node):
-        if not uri.startswith(node_uri(hive_id, "")):
-            raise Refused(f"The peer's certificate is of another hive ({uri}).", fix=fix)
-        raise Refused(f"The peer's certificate names {uri} but its key is that of node {node}.", fix=fix)
-    return node
 
 
 def _parse(pem: bytes) -> x509.Certificate:
@@ -190,16 +198,6 @@ def _parse(pem: bytes) -> x509.Certificate:
         return x509.load_pem_x509_certificate(pem)
     except ValueError as error:
         raise Refused(f"A certificate is malformed: {error}.", fix="Join the hive again with an invite.") from error
-
-
-def _public_key(certificate: x509.Certificate) -> bytes:
-    try:
-        key = certificate.public_key()
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise Refused(f"A certificate's key cannot be read: {error}.", fix="Invite that node again.") from error
-    if not isinstance(key, Ed25519PublicKey):
-        raise Refused("A certificate's key is not Ed25519.", fix="Invite that node to this hive again.")
-    return key.public_bytes(Encoding.Raw, PublicFormat.Raw)
 
 
 @contextmanager
