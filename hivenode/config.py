@@ -158,6 +158,20 @@ class MembershipSettings(_Section):
     )
 
 
+class TrustSettings(_Section):
+    """What this node does where it keeps the hive's authority key (the founder's node, and others with the admin
+    role)."""
+
+    certificate_days: float = Field(
+        30.0,
+        ge=0.0001,
+        le=3650.0,
+        description="Life of the certificates it makes, days. Nodes renew theirs by themselves after half to four"
+        " fifths of it. The shorter, the sooner a revoked node is shut out even by members that have not heard of it;"
+        " but if every node with the admin role is off for longer than what is left, the others part.",
+    )
+
+
 class ElectionSettings(_Section):
     """Who coordinates."""
 
@@ -364,6 +378,7 @@ class Settings(_Section):
     node: NodeSettings = Field(default_factory=NodeSettings)
     network: NetworkSettings = Field(default_factory=NetworkSettings)
     membership: MembershipSettings = Field(default_factory=MembershipSettings)
+    trust: TrustSettings = Field(default_factory=TrustSettings)
     election: ElectionSettings = Field(default_factory=ElectionSettings)
     feeds: FeedSettings = Field(default_factory=FeedSettings)
     worker: WorkerSettings = Field(default_factory=WorkerSettings)

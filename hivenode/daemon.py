@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psutil
@@ -38,7 +38,7 @@ from hivenode.spec.status import JoinResult, Status
 from hivenode.store.blobs import FileBlobs
 from hivenode.store.journal import SqliteJournal
 from hivenode.store.lock import HomeLock
-from hivenode.trust.authority import open_grant
+from hivenode.trust.authority import Authority, open_grant
 from hivenode.trust.credentials import Credentials
 from hivenode.trust.identity import Identity
 from hivenode.trust.invites import read_token
@@ -174,6 +174,7 @@ class _Daemon:
         self._profile = SelfProfile(home.path / "profile.json", threads=settings.worker.threads or None)
         self._power = Power()
         self._url = ""
+        self._failure: HiveError | None = None
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
@@ -195,7 +196,14 @@ class _Daemon:
         self._measuring.cancel()
         watchdog.cancel()
         power.cancel()
+        if self._failure is not None:
+            raise self._failure
         return 0
+
+    def _fail(self, error: HiveError) -> None:
+        """End as soon as possible, with an error."""
+        self._failure = error
+        self._stopping.set()
 
     async def _credentials(self) -> Credentials:
         if self._home.current.exists():
@@ -215,7 +223,12 @@ class _Daemon:
             return credentials
         if self._token is not None:
             return await self._first_join(self._token)
-        credentials = Credentials.found(self._identity, self._settings.node.name, now=datetime.now(UTC))
+        credentials = Credentials.found(
+            self._identity,
+            self._settings.node.name,
+            now=datetime.now(UTC),
+            lifetime=timedelta(days=self._settings.trust.certificate_days),
+        )
         self._enter(credentials, ())
         return credentials
 
@@ -246,12 +259,25 @@ class _Daemon:
             rng=self._rng,
             build_version=__version__,
             routes=join_routes(
-                credentials.hive_id, credentials.authority_pem, lambda request: node.admission.admit(request)
+                credentials.hive_id,
+                credentials.authority_pem,
+                lambda request: node.admission.admit(request),
+                on_refused=lambda refusal: node.contacts.refused(refusal),
             ),
             allowed=lambda peer: not node.roles.revoked(peer),
             limits=TransportLimits(pool=PoolLimits(links=settings.network.pool)),
             on_offence=lambda peer, address, what: node.contacts.offended(peer, address, what),
+            wall=_wall,
+            on_refused=lambda refusal: node.contacts.refused(refusal),
+            certify=lambda peer: node.papers.vouch(peer),
         )
+
+        def adopt(renewed: Credentials) -> None:
+            renewed.save(directory)
+            if renewed.authority is None:
+                Authority.discard(directory, renewed.hive_id)
+            transport.renew(renewed)
+
         bench = Bench(transport, choose_hosts(interfaces(), settings.network.listen))
         node = Node(
             settings,
@@ -275,6 +301,9 @@ class _Daemon:
                 seeds=seeds,
                 instruments=bench,
                 on_battery=lambda: self._power.on_battery,
+                adopt=adopt,
+                appeal=transport.appeal,
+                fail=self._fail,
             ),
         )
         admin: AdminServer | None = None
@@ -318,8 +347,9 @@ class _Daemon:
             notify("STOPPING=1")
 
     async def _join(self, token: str) -> JoinResult:
-        credentials, seeds = await join(read_token(token), self._identity, self._settings.node.name,
-                                        datetime.now(UTC))  # fmt: skip
+        invite, now = read_token(token), datetime.now(UTC)
+        rejoins = invite.hive == self._home.current.read_text(encoding="ascii").strip()
+        credentials, seeds = await join(invite, self._identity, self._settings.node.name, now, rejoins=rejoins)
         self._enter(credentials, seeds)
         self._rejoined = credentials
         asyncio.get_running_loop().call_later(RESTART_GRACE_SECONDS, self._again.set)  # let the answer out first

@@ -10,6 +10,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 from hivenode import __version__
 from hivenode.admin.doctor import Doctor, Instruments
@@ -20,7 +21,7 @@ from hivenode.admin.service import Parts, Service, plain
 from hivenode.catalog.holders import Keeper
 from hivenode.catalog.models import Catalogue, Holders
 from hivenode.config import Settings
-from hivenode.errors import HiveError
+from hivenode.errors import Conflict, HiveError, Unavailable
 from hivenode.hive.address_book import AddressBook
 from hivenode.hive.admission import Admission
 from hivenode.hive.clock import HybridClock
@@ -31,6 +32,7 @@ from hivenode.hive.feeds import Entry, Feeds
 from hivenode.hive.leadership import Electorate, Leadership
 from hivenode.hive.membership import Membership
 from hivenode.hive.mesh import Mesh
+from hivenode.hive.papers import Papers
 from hivenode.hive.replication import Replication
 from hivenode.hive.roles import Roles
 from hivenode.hive.sealer import DAY, Sealer, SealRules
@@ -94,6 +96,10 @@ from hivenode.trust.credentials import Credentials
 from hivenode.trust.identity import verify
 
 BOOT = "boot"
+BOOT_EPOCH = 1_577_836_800
+"""2020-01-01: the boot counter begins at the seconds since then."""
+MAX_CLOCK_BOOT = (1 << 31) - (1 << 24)
+"""To what a clock may bring it: there are 31 bits."""
 LAG_SECONDS = 0.1
 ASSESS_SECONDS = 1.0
 """Between two looks at how fit this node is to coordinate."""
@@ -140,6 +146,12 @@ class Ports:
     """For the doctor; None where there is no real network."""
     on_battery: Callable[[], bool] = lambda: False
     """Whether the machine runs on battery now."""
+    adopt: Callable[[Credentials], None] = lambda credentials: None
+    """Keep new credentials on disk, and show their certificate from here on."""
+    appeal: Callable[[str, str], Awaitable[str]] | None = None
+    """Ask for a new certificate without a link: member's id and address."""
+    fail: Callable[[HiveError], None] | None = None
+    """Ask the process to end with an error; None: just to end."""
 
 
 class Node:
@@ -187,7 +199,9 @@ class Node:
         """Bring everything up. Raises Conflict (port), Corrupted (journal), Exhausted (disk)."""
         ports, identity = self._ports, self._credentials.identity
         self._alone = not (self.book.remembered or ports.seeds)
+        # By the clock too, so that a key in a new or restored home speaks above what it said in an earlier one.
         boot = int.from_bytes(ports.journal.cell(BOOT) or b"", "big") + 1
+        boot = max(boot, min(MAX_CLOCK_BOOT, int(ports.wall()) - BOOT_EPOCH))
         await ports.journal.set_cell(BOOT, boot.to_bytes(8, "big"))
         self.clock = HybridClock(ports.wall)
         self.calls = Calls(ports.transport.send, lambda peer, request: self.desk.serve(peer, request))
@@ -213,6 +227,7 @@ class Node:
         await self.replication.start()
         self._build_sealer()
         self._build_jobs()
+        self.papers.start()
         self._addresses = await ports.transport.start(self)
         swim = Swim(
             self.me,
@@ -232,11 +247,13 @@ class Node:
         self._assessment = SelfAssessment(self._settings.election.priority, asyncio.get_running_loop().time())
         self.leadership = self._build_leadership()
         self.admission = Admission(
-            self._credentials,
+            self._credentials.hive_id,
+            self.papers,
             ports.journal,
             wall=ports.wall,
             rng=ports.rng,
             addresses=self._seed_addresses,
+            present=self._present,
             roles=self.roles,
             counted=self.feeds.counted,
             append=self.replication.append,
@@ -316,6 +333,19 @@ class Node:
     def _build_jobs(self) -> None:
         ports, settings = self._ports, self._settings
         append = self.replication.append
+        self.papers = Papers(
+            self._credentials,
+            lifetime=timedelta(days=settings.trust.certificate_days),
+            wall=ports.wall,
+            rng=ports.rng,
+            roles=self.roles,
+            links=lambda: ports.transport.links,
+            doors=self._doors,
+            call=self.calls.call,
+            appeal=ports.appeal or _nobody_answers,
+            adopt=ports.adopt,
+            tasks=self._tasks,
+        )
         self.keeper = Keeper(
             me=self.me,
             transport=ports.transport,
@@ -370,6 +400,7 @@ class Node:
             roles=self.roles,
             executor=self.executor,
             keeper=self.keeper,
+            papers=self.papers,
             profile=ports.profile,
             job_log=ports.job_log,
         )
@@ -422,7 +453,13 @@ class Node:
             call=self.call_node,
             wall=ports.wall,
             rng=ports.rng,
-            health=lambda: complaints(self.me, self._troubles, self.roles, self.replication, self.sealer),
+            health=lambda: complaints(
+                self.me,
+                {**self._troubles, "certificate": self.papers.trouble},
+                self.roles,
+                self.replication,
+                self.sealer,
+            ),
             admin_url=ports.admin_url,
             addresses=lambda: self._addresses,
             members=self._members(),
@@ -464,6 +501,7 @@ class Node:
         self.replication.link_up(peer)
         self.membership.link_up(peer)
         self._links_changed()
+        self.papers.look()
 
     def link_down(self, peer: str, why: LinkEnd) -> None:
         if self._ready:
@@ -522,6 +560,7 @@ class Node:
         admitted = [entry.event.author for entry in entries if isinstance(entry.body, NodeAdmitted)]
         if admitted:
             self._heed_grants(entries)
+            self.papers.look()
             self._electorate()
             links = self._ports.transport.links
             for peer in [node for node in admitted if node in links] or links[:1]:
@@ -546,6 +585,7 @@ class Node:
         if not self._ready:
             return
         self._heed_grants(())
+        self.papers.look()
         self._electorate()
         for peer in self._ports.transport.links:
             self.membership.link_up(peer)
@@ -634,10 +674,19 @@ class Node:
             if progress.state != before:
                 self._changed.notify()
 
-    def _conflict(self, reason: str) -> None:
-        log.error("this node's key is in use on another machine; stopping", reason=reason)
-        self._troubles["conflict"] = f"{reason} Give one of the two a home of its own: keys are never copied."
-        self._ports.stop()
+    def _conflict(self, addresses: tuple[str, ...]) -> None:
+        where = ", ".join(addresses)
+        alarm = Conflict(
+            f"The key of this node is in use on another machine{f', at {where}' if where else ''}, so this one stops.",
+            fix=f"Keys are never copied: remove {self._ports.home} here and invite this machine anew. If you do not "
+            "know the other machine, somebody has taken the key: revoke the node.",
+        )
+        log.error("this node's key is in use on another machine; stopping", addresses=list(addresses))
+        self._troubles["conflict"] = str(alarm)
+        if self._ports.fail is not None:
+            self._ports.fail(alarm)
+        else:
+            self._ports.stop()
 
     def _task_failed(self, name: str, error: BaseException) -> None:
         if isinstance(error, HiveError):
@@ -757,6 +806,18 @@ class Node:
         others = [a for m in self.membership.members if m.node != self.me and m.state in PRESENT for a in m.addresses]
         return tuple(dict.fromkeys([*self._addresses, *others]))[:16]
 
+    def _present(self, node: str) -> tuple[str, ...] | None:
+        member = self.membership.member(node)
+        return member.addresses if member is not None and member.state is MemberState.alive else None
+
+    def _doors(self) -> list[tuple[str, str]]:
+        """Where members may answer, linked or not: ids ("" for a seed) and addresses."""
+        known = {**self.book.remembered, **{member.node: member.addresses for member in self.membership.members}}
+        return [
+            *((node, address) for node, addresses in sorted(known.items()) for address in addresses),
+            *(("", address) for address in self._ports.seeds),
+        ]
+
     def found(self, node: str, addresses: tuple[str, ...]) -> None:
         """A hint from discovery: a node of this hive may be at these addresses."""
         if self._ready:
@@ -775,3 +836,7 @@ class Node:
             late = loop.time() - due
             if late > LAG_SECONDS:
                 self.membership.lagged(late)
+
+
+async def _nobody_answers(peer: str, address: str) -> str:
+    raise Unavailable("There is no network.", fix="Ask a daemon.")

@@ -18,7 +18,7 @@ def complaints(
     Args:
         troubles: sentences gathered elsewhere, by cause.
     """
-    found = list(troubles.values())
+    found = [trouble for trouble in troubles.values() if trouble]
     if (grant := roles.grant(me)) is not None and grant.revokes:
         reason = grant.reason.rstrip(". ") or "no reason was given"
         found.append(

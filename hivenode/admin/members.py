@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hivenode.admin.doctor import Doctor
 from hivenode.errors import Conflict, InvalidInput, NotFound
 from hivenode.hive.admission import Admission
-from hivenode.hive.contacts import Contacts, Failure, Heard
+from hivenode.hive.contacts import Contacts, Failure, Heard, TurnedAway
 from hivenode.hive.leadership import Leadership
 from hivenode.hive.membership import Membership
 from hivenode.hive.roles import Roles
@@ -83,12 +83,13 @@ class Members:
         pending = [
             *(self._stranger(heard) for heard in self.contacts.strangers(listed, self.hive)),
             *(self._unanswered(failure) for failure in self.contacts.unanswered(listed)),
+            *(self._turned_away(one) for one in self.contacts.turned_away()),
         ]
         return Peers(
             known=tuple(self._known(node, node in links) for node in known),
             pending=tuple(sorted(pending, key=lambda peer: (-peer.at, peer.node, peer.address))[:MAX_PENDING]),
             revoked=tuple(
-                RevokedPeer(grant.node, grant.name, grant.serial / 1000, grant.reason)
+                RevokedPeer(grant.node, grant.name, grant.serial / 1000, grant.reason, self._tried(grant.node))
                 for grant in roles.grants
                 if grant.revokes
             ),
@@ -124,6 +125,16 @@ class Members:
     def _unanswered(self, failure: Failure) -> PendingPeer:
         name = self.roles.name(failure.peer) if failure.peer else ""
         return PendingPeer(failure.peer, name, "", failure.address, failure.at, failure.why.value, failure.detail)
+
+    def _turned_away(self, one: TurnedAway) -> PendingPeer:
+        refusal = one.refusal
+        name = refusal.name or (self.roles.name(refusal.node) if self.roles.grant(refusal.node) else "")
+        return PendingPeer(
+            refusal.node, name, "", refusal.address, one.at, refusal.why.value, refusal.detail, True, one.times
+        )
+
+    def _tried(self, node: str) -> float | None:
+        return max((one.at for one in self.contacts.turned_away(node)), default=None)
 
     def _changed(self, node: str) -> MemberChanged:
         return MemberChanged(node, self.roles.name(node), tuple(role.value for role in self.roles.of(node)))

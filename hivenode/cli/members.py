@@ -49,16 +49,25 @@ def _show(out: Console, found: Peers) -> None:
     out.print(known)
     if found.pending:
         pending = table("PENDING", "ADDRESS", "WHEN", "WHY", "DETAIL", "NODE")
+        words = {"heard": "heard nearby"}
         for each in found.pending:
             pending.add_row(
-                styled(each.name or "?"), styled(each.address), ago(each.at), styled(each.why), styled(each.detail),
+                styled(each.name or "?"), styled(each.address), ago(each.at),
+                styled(f"turned away: {each.why}" if each.inbound else words.get(each.why, f"dialled: {each.why}")),
+                styled(each.detail + (f" ({each.times} times)" if each.times > 1 else "")),
                 short(each.node),
             )  # fmt: skip
         out.print(pending)
     if found.revoked:
-        revoked = table("REVOKED", "WHEN", "REASON", "NODE")
+        revoked = table("REVOKED", "WHEN", "REASON", "CAME BACK", "NODE")
         for gone in found.revoked:
-            revoked.add_row(styled(gone.name), ago(gone.at), styled(gone.reason), short(gone.node))
+            revoked.add_row(
+                styled(gone.name),
+                ago(gone.at),
+                styled(gone.reason),
+                "no" if gone.tried_at is None else ago(gone.tried_at),
+                short(gone.node),
+            )
         out.print(revoked)
 
 

@@ -33,6 +33,7 @@ class Admission:
         wall: seconds since 1970.
         rng: source of invite ids and secrets (the daemon hands in the system's).
         addresses: where a joining node may reach members, own first.
+        present: where a member that is alive now can be reached; None for any other.
         roles: what the authority has said of each node so far.
         counted: how many events of an author count here.
         append: states facts in our own feed.
@@ -47,6 +48,7 @@ class Admission:
         wall: Callable[[], float],
         rng: random.Random,
         addresses: Callable[[], tuple[str, ...]],
+        present: Callable[[str], tuple[str, ...] | None],
         roles: Roles,
         counted: Callable[[str], int],
         append: Callable[[Body], Awaitable[None]],
@@ -57,6 +59,7 @@ class Admission:
         self._wall = wall
         self._rng = rng
         self._addresses = addresses
+        self._present = present
         self._roles = roles
         self._counted = counted
         self._append = append
@@ -88,13 +91,25 @@ class Admission:
         return InviteIssued(invite.token(), tuple(role.value for role in roles), uses, expires_at)
 
     async def admit(self, request: JoinRequest) -> JoinReply:
-        """Redeem an invite. The caller has proved that it holds the private key. Raises Refused."""
+        """Redeem an invite. The caller has proved that it holds the private key.
+
+        Raises:
+            Refused: the invite is not good, or the node was revoked.
+            Conflict: another machine runs with this key.
+        """
         authority = self._papers.require("let nobody in", "Make the invite")
         node = id_of(request.public_key)
         if self._roles.revoked(node):  # an invite that is still open must not undo what a person decided
             raise Refused(
                 f"Node {node} was revoked from this hive.",
                 fix=f"An admin lets it in again with `hivenode grant {node[:8]} --role ROLE`.",
+            )
+        where = self._present(node)
+        if where is not None and not request.rejoins:
+            raise Conflict(
+                f"The key of node {node[:8]} is in use: {self._roles.name(node)} is alive at {', '.join(where)}.",
+                fix="Keys are never copied: remove the home here, or at least its key.pem, and join with a key of its "
+                "own. If it is the same machine, made anew, wait a minute until the hive has noticed.",
             )
         async with self._lock:
             now = self._wall()

@@ -7,11 +7,12 @@ from collections.abc import Callable, Container
 from dataclasses import dataclass
 
 from hivenode.net.discovery import Announced
-from hivenode.net.transport import LinkEnd
+from hivenode.net.transport import LinkEnd, Refusal, Refusing
 
 MAX_FAILURES = 256
 MAX_ANNOUNCED = 256
 MAX_OFFENCES = 256
+MAX_REFUSED = 256
 REFUSALS = (LinkEnd.identity, LinkEnd.protocol)
 """Ends that mean: somebody is there, and the two of us will not talk."""
 
@@ -44,6 +45,15 @@ class Heard:
     at: float
 
 
+@dataclass(frozen=True, slots=True)
+class TurnedAway:
+    """Somebody who came to us and was refused: how often for that reason, and when last, seconds since 1970."""
+
+    refusal: Refusal
+    at: float
+    times: int
+
+
 class Contacts:
     """
     Args:
@@ -56,6 +66,7 @@ class Contacts:
         self._failures: dict[tuple[str, str], Failure] = {}
         self._announced: dict[str, Heard] = {}
         self._offences: dict[str, Offence] = {}
+        self._refused: dict[tuple[str, Refusing], TurnedAway] = {}
 
     def linked(self, peer: str, address: str) -> None:
         """A link is up: earlier failures with this peer, or at this address, are history."""
@@ -63,6 +74,7 @@ class Contacts:
         gone = [key for key in self._failures if key[0] == peer or key[1] == address]
         for key in gone:
             del self._failures[key]
+        self._refused = {key: one for key, one in self._refused.items() if one.refusal.node != peer}
 
     def heard(self, peer: str) -> None:
         """A member has said something."""
@@ -85,6 +97,18 @@ class Contacts:
     def offence(self, peer: str) -> Offence | None:
         """The latest of a peer since this node started."""
         return self._offences.get(peer)
+    def refused(self, refusal: Refusal) -> None:
+        """Somebody came to us and was turned away."""
+        key = (refusal.node or refusal.address, refusal.why)
+        before = self._refused.pop(key, None)
+        self._refused[key] = TurnedAway(refusal, self._wall(), before.times + 1 if before else 1)
+        if len(self._refused) > MAX_REFUSED:
+            del self._refused[next(iter(self._refused))]
+
+    def turned_away(self, node: str = "") -> tuple[TurnedAway, ...]:
+        """Who was refused lately, newest first; with `node`, only that one."""
+        found = [one for one in self._refused.values() if not node or one.refusal.node == node]
+        return tuple(sorted(found, key=lambda one: (-one.at, one.refusal.node, one.refusal.address)))
 
     def announced(self, said: Announced) -> None:
         """Somebody announces itself on the local network; of this hive or of another."""

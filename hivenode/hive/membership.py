@@ -23,7 +23,7 @@ class Membership:
     Args:
         on_change: called with each member whose state changed and the state it had.
         on_forgotten: called with the id of a member gone so long that it is no longer listed.
-        on_conflict: another machine runs with our own key.
+        on_conflict: another machine, at these addresses, runs with our own key.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Membership:
         transport: Transport,
         on_change: Callable[[Member, MemberState | None], None],
         on_forgotten: Callable[[str], None],
-        on_conflict: Callable[[str], None],
+        on_conflict: Callable[[tuple[str, ...]], None],
     ) -> None:
         self._swim = swim
         self._transport = transport
@@ -117,8 +117,8 @@ class Membership:
                     self._on_change(member, was)
                 case Forgotten(member=member):
                     self._on_forgotten(member.node)
-                case Conflict():
-                    self._on_conflict("Another machine runs with this node's key.")
+                case Conflict(addresses=addresses):
+                    self._on_conflict(addresses)
         self._alarm.reset()
 
     @staticmethod

@@ -27,7 +27,7 @@ ASK_SECONDS = 10.0
 MAX_ASKED = 8
 """Members asked, and addresses tried, in one attempt to renew."""
 RETRY_SECONDS = (15.0, 600.0)
-"""Between two attempts: a twentieth of the time that is left, within these bounds."""
+"""Between two attempts: a twentieth of the time that is left, or of that since the end, within these bounds."""
 LOOK_SECONDS = 3600.0
 """Longest wait between two looks at the clock, which may have been set."""
 LATE = 0.2
@@ -112,8 +112,8 @@ class Papers:
         advice = f"Start {names}, or connect it. If it is gone for good, restore its home from the backup."
         if left <= 0:
             return (
-                f"This node's certificate ended on {day(self._paper.ends)}, so the others turn it away. {self._failure} "
-                f"{advice}"
+                f"This node's certificate ended on {day(self._paper.ends)}, so the others turn it away. "
+                f"{self._failure} {advice}"
             )
         if left < LATE * (self._paper.ends - self._paper.issued):
             return f"This node's certificate ends in {span(left)} and is not renewed. {self._failure} {advice}"
@@ -180,7 +180,7 @@ class Papers:
         assert self._paper is not None
         life, left = self._paper.ends - self._paper.issued, self._paper.ends - self._wall()
         shortest, longest = RETRY_SECONDS
-        wait = min(longest, max(min(shortest, life / 20), left / 20))
+        wait = min(longest, max(min(shortest, life / 20), abs(left) / 20))
         return wait * self._rng.uniform(0.5, 1.0)
 
     async def _renew(self) -> None:

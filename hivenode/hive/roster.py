@@ -314,7 +314,12 @@ class Roster:
             return []
         if statement.incarnation == own.incarnation:
             ours, theirs = statements.signed_part(own), statements.signed_part(statement)
-            if theirs <= ours:
+            if theirs == ours:
+                return []
+            if theirs < ours:
+                # The others keep to what they heard first: say it again above it, so that the copy hears of us too.
+                if statements.valid(statement, self._verify):
+                    self._reassert(statement.incarnation)
                 return []
         if not statements.valid(statement, self._verify):
             return []

@@ -10,11 +10,13 @@ import msgspec
 
 from hivenode.catalog.holders import Keeper
 from hivenode.errors import Refused, Unavailable
+from hivenode.hive.papers import Papers
 from hivenode.hive.roles import Roles
 from hivenode.jobs.executor import Executor, JobLog
 from hivenode.net.messages import (
     Adopt,
     Assign,
+    AuthorityRequest,
     Have,
     Having,
     Hold,
@@ -22,6 +24,7 @@ from hivenode.net.messages import (
     LogsRequest,
     ProfileReply,
     ProfileRequest,
+    Renew,
     Request,
     Response,
     Start,
@@ -56,6 +59,7 @@ class Desk:
         roles: Roles,
         executor: Executor,
         keeper: Keeper,
+        papers: Papers,
         profile: Callable[[], Awaitable[ProfileReply]],
         job_log: ReadableJobLog,
     ) -> None:
@@ -66,6 +70,7 @@ class Desk:
         self._roles = roles
         self._executor = executor
         self._keeper = keeper
+        self._papers = papers
         self._profile = profile
         self._job_log = job_log
 
@@ -96,6 +101,8 @@ class Desk:
             case LogsRequest():
                 lines, following, more = self._job_log.read(request.job, request.after, LOG_REPLY_BYTES)
                 return LogsReply(lines=tuple(lines), next=following, more=more)
+            case Renew() | AuthorityRequest():
+                return await self._papers.serve(peer, request)
 
     async def ask_ourselves(self, request: Request, timeout: float) -> Response:
         """The same without a wire, at most `timeout` seconds."""

@@ -17,7 +17,7 @@ from hivenode.net.addresses import url_of
 from hivenode.net.link import MAX_WEBSOCKET_MESSAGE, LinkLimits
 from hivenode.net.messages import PROTOCOL
 from hivenode.net.transport import LinkEnd
-from hivenode.trust.certificates import Paper, read_certificate
+from hivenode.trust.certificates import SKEW_WORTH_NAMING, Paper, gap, read_certificate
 from hivenode.trust.credentials import Credentials
 
 LINK_PATH = "/link"
@@ -153,10 +153,15 @@ class Dialer:
     async def explain(self, error: BaseException, address: str, expected: str) -> DialError:
         """What a failed attempt says about the other side. Where its certificate is not valid now, it is asked for
         its clock: the certificate is the right node's, and nothing is told to it."""
+        if isinstance(error, aiohttp.WSServerHandshakeError) and error.status == 403 and error.headers:
+            failure, skew = explain(error), skew_of(error.headers, self._wall())
+            if skew is None or abs(skew) < SKEW_WORTH_NAMING:
+                return failure
+            return DialError(failure.why, f"{failure}; its clock is {gap(skew)} ours")
         failed = error.certificate_error if isinstance(error, aiohttp.ClientConnectorCertificateError) else None
         if not isinstance(failed, Outdated):
             return explain(error)
-        skew: float | None = None
+        skew = None
         try:
             async with (
                 asyncio.timeout(CLOCK_SECONDS),
@@ -251,7 +256,7 @@ def _explain_os(error: OSError) -> DialError:
 
 def _explain_status(status: int, reason: str) -> DialError:
     if status in (401, 403):
-        return DialError(LinkEnd.identity, reason or "refused by the other side")
+        return DialError(LinkEnd.identity, f"it turns this node away: {reason or 'it does not say why'}")
     if status == 503:
         return DialError(LinkEnd.reset, reason or "the other side has no room for another link")
     return DialError(LinkEnd.protocol, reason or f"unexpected HTTP status {status}")

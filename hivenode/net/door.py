@@ -45,6 +45,7 @@ class Door:
 
     def __init__(
         self,
+        me: str,
         hive_id: str,
         *,
         allowed: Callable[[str], bool],
@@ -52,6 +53,7 @@ class Door:
         on_refused: Callable[[Refusal], None],
         certify: Callable[[str], Awaitable[str]],
     ) -> None:
+        self._me = me
         self._hive = hive_id
         self._allowed = allowed
         self._wall = wall
@@ -82,19 +84,23 @@ class Door:
             sentence = f"Node {paper.node} is not a member any more."
             fix = "It was revoked: ask an admin of the hive to grant it roles again."
             raise self._turn_away(request, paper.node, Refusing.revoked, sentence, fix)
-        trouble = paper.trouble(self._wall(), skew_of(request.headers, self._wall()))
-        if trouble and request.path != RENEW_PATH:
+        now = self._wall()
+        if request.path != RENEW_PATH and (trouble := paper.trouble(now, skew_of(request.headers, now))):
             fix = "It asks for a new one by itself as soon as it reaches a member with the admin role."
-            raise self._turn_away(request, paper.node, Refusing.expired, trouble, fix)
+            told = paper.trouble(now, 0.0, f"the clock of node {self._me[:8]}")
+            raise self._turn_away(request, paper.node, Refusing.expired, trouble, fix, told)
         return paper
 
-    def _turn_away(self, request: web.Request, node: str, why: Refusing, detail: str, fix: str) -> web.HTTPForbidden:
+    def _turn_away(
+        self, request: web.Request, node: str, why: Refusing, detail: str, fix: str, told: str = ""
+    ) -> web.HTTPForbidden:
+        """Args: told: what the other side hears, if that is not `detail`."""
         host = request.remote or ""
         log.warning("request refused", address=host, path=request.path, node_id=node, reason=detail)
         # Who shows no certificate is a browser or a scanner, and no node that stands at the door.
         if why is not Refusing.identity:
             self._on_refused(Refusal(node, host, why, detail))
-        return web.HTTPForbidden(text=f"{detail} {fix}", headers={REASON_HEADER: detail})
+        return web.HTTPForbidden(text=f"{told or detail} {fix}", headers={REASON_HEADER: told or detail})
 
     async def _tell_time(self, request: web.Request, response: web.StreamResponse) -> None:
         response.headers[CLOCK_HEADER] = f"{self._wall():.3f}"
@@ -119,7 +125,7 @@ async def appeal(dialer: Dialer, address: str, expected: str) -> str:
     """
     try:
         async with asyncio.timeout(APPEAL_SECONDS), dialer.post(address, RENEW_PATH, expected, b"") as response:
-            body = await response.content.read(MAX_REPLY)
+            body = await read_bounded(response.content, MAX_REPLY)
     except (aiohttp.ClientError, OSError, TimeoutError, DialError) as error:
         trouble = await dialer.explain(error, address, expected)
         raise Unavailable(
@@ -137,3 +143,13 @@ async def appeal(dialer: Dialer, address: str, expected: str) -> str:
             fix="Update hivenode on both machines.",
         ) from error
     raise from_dict(refusal)
+
+
+async def read_bounded(content: aiohttp.StreamReader, limit: int) -> bytes:
+    """A whole answer. Raises Unavailable above so many bytes."""
+    data = bytearray()
+    async for piece in content.iter_any():
+        data += piece
+        if len(data) > limit:
+            raise Unavailable("The answer is too long to be one.", fix="See what listens at that address.")
+    return bytes(data)

@@ -21,11 +21,13 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from hivenode.errors import HiveError, InvalidInput, Refused, Unavailable, from_dict
+from hivenode.errors import Conflict, HiveError, InvalidInput, Refused, Unavailable, from_dict
 from hivenode.logs import get_logger
 from hivenode.net.addresses import url_of
 from hivenode.net.dialing import X509_EXPIRED, X509_NOT_YET_VALID, explain, verifying
+from hivenode.net.door import read_bounded
 from hivenode.net.messages import Address
+from hivenode.net.transport import Refusal, Refusing
 from hivenode.spec.values import HiveId, Name
 from hivenode.trust.credentials import Credentials
 from hivenode.trust.identity import Identity, id_of, verify
@@ -54,6 +56,8 @@ class JoinRequest(msgspec.Struct, frozen=True):
     public_key: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
     name: Name
     proof: Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
+    rejoins: bool = False
+    """It runs in this hive already: that a node with its key is alive there is no wonder."""
 
     def __repr__(self) -> str:
         return f"JoinRequest(invite={self.id}, name={self.name!r})"
@@ -79,12 +83,14 @@ def join_routes(
     admit: Callable[[JoinRequest], Awaitable[JoinReply]],
     *,
     body_seconds: float = 5.0,
+    on_refused: Callable[[Refusal], None] = lambda refusal: None,
 ) -> Callable[[web.Application], None]:
     """The server's half, for `PeerTransport(routes=...)`.
 
     Args:
         admit: redeems the invite; raises a HiveError to refuse. Called only after proof of the key.
         body_seconds: within which a request must have arrived whole.
+        on_refused: told of everybody who wanted to join and may not.
     """
     admitting = asyncio.Semaphore(ADMITTING)
 
@@ -92,6 +98,7 @@ def join_routes(
         return web.Response(text=authority_pem, content_type="application/x-pem-file")
 
     async def join(request: web.Request) -> web.StreamResponse:
+        node, name = "", ""
         try:
             body = await _body(request, body_seconds)
             asked = msgspec.msgpack.decode(body, type=JoinRequest)
@@ -100,6 +107,7 @@ def join_routes(
                 raise Refused(f"This is hive {hive_id}, not {asked.hive}.", fix="Ask for an invite to this hive.")
             if not verify(asked.public_key, asked.proof, signed):
                 raise Refused("The proof of the node's key is wrong.", fix="Update hivenode on the joining machine.")
+            node, name = id_of(asked.public_key), asked.name
             async with admitting:
                 reply = await admit(asked)
         except (msgspec.MsgspecError, UnicodeDecodeError, TimeoutError) as error:
@@ -110,6 +118,8 @@ def join_routes(
         except HiveError as error:
             log.warning("request to join refused", address=request.remote, reason=error.sentence)
             refusal = error
+            if isinstance(error, Refused | Conflict):
+                on_refused(Refusal(node, request.remote or "", Refusing.invite, error.sentence, name))
         else:
             return web.Response(body=msgspec.msgpack.encode(reply), content_type="application/msgpack")
         return web.Response(
@@ -125,11 +135,14 @@ def join_routes(
     return add
 
 
-async def join(invite: Invite, identity: Identity, name: str, now: datetime) -> tuple[Credentials, tuple[str, ...]]:
+async def join(
+    invite: Invite, identity: Identity, name: str, now: datetime, *, rejoins: bool = False
+) -> tuple[Credentials, tuple[str, ...]]:
     """Redeem an invite: credentials, and addresses of members to dial.
 
     Args:
         name: this node's name as people know it.
+        rejoins: whether this node runs in that hive already.
         now: aware datetime; named when the clocks of the two machines disagree.
 
     Raises:
@@ -149,7 +162,7 @@ async def join(invite: Invite, identity: Identity, name: str, now: datetime) -> 
                     cookie_jar=aiohttp.DummyCookieJar(),
                 ) as session,
             ):
-                return await _Joiner(session, address, invite, identity, name, now).join()
+                return await _Joiner(session, address, invite, identity, name, now, rejoins).join()
         except HiveError as error:
             troubles.append(error)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
@@ -180,7 +193,9 @@ class _Joiner:
         identity: Identity,
         name: str,
         now: datetime,
+        rejoins: bool,
     ) -> None:
+        self._rejoins = rejoins
         self._session = session
         self._address = address
         self._invite = invite
@@ -215,7 +230,7 @@ class _Joiner:
         ) as response:
             if response.status != 200:
                 raise self._wrong_hive()
-            pem = await _bounded(response.content)
+            pem = await read_bounded(response.content, MAX_REPLY)
         try:
             certificate = x509.load_pem_x509_certificate(pem)
             key = certificate.public_key()
@@ -241,7 +256,7 @@ class _Joiner:
     async def _redeem(self, context: ssl.SSLContext) -> JoinReply:
         invite, key = self._invite, self._identity.public_key
         proof = self._identity.sign(proof_of(invite.hive, invite.id, invite.secret, key, self._name))
-        request = JoinRequest(invite.hive, invite.id, invite.secret, key, self._name, proof)
+        request = JoinRequest(invite.hive, invite.id, invite.secret, key, self._name, proof, self._rejoins)
         try:
             async with self._session.post(
                 url_of(self._address, JOIN_PATH),
@@ -250,7 +265,7 @@ class _Joiner:
                 server_hostname=invite.hive,
                 allow_redirects=False,
             ) as response:
-                body = await _bounded(response.content)
+                body = await read_bounded(response.content, MAX_REPLY)
         except aiohttp.ClientConnectorCertificateError as error:
             code = getattr(error.certificate_error, "verify_code", 0)
             if code in (X509_NOT_YET_VALID, X509_EXPIRED):
@@ -278,16 +293,6 @@ class _Joiner:
             f"By this machine's clock ({self._now:%Y-%m-%d %H:%M %Z}) the certificates of the hive are not valid now.",
             fix="Set the clocks of both machines (timedatectl set-ntp true), then join again.",
         )
-
-
-async def _bounded(content: aiohttp.StreamReader) -> bytes:
-    """A whole answer. Raises Unavailable above MAX_REPLY bytes."""
-    data = bytearray()
-    async for piece in content.iter_any():
-        data += piece
-        if len(data) > MAX_REPLY:
-            raise Unavailable("The answer is too long to be one.", fix="See what listens at the invite's addresses.")
-    return bytes(data)
 
 
 async def _body(request: web.Request, seconds: float) -> bytes:

@@ -13,6 +13,7 @@ import ssl
 import struct
 from collections import Counter
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -26,6 +27,8 @@ from hivenode.tasks import TaskGroup
 log = get_logger("listener")
 
 BACKLOG = 256
+_SOUGHT: ContextVar[list[str]] = ContextVar("sought")
+"""Whom the client of the handshake under way expects here."""
 RESET = struct.pack("ii", 1, 0)
 """SO_LINGER that ends a connection at once."""
 
@@ -155,6 +158,7 @@ class Listener:
     Args:
         server: makes one protocol per connection.
         context: the TLS context for new connections.
+        me, hive_id: ids of this node and of its hive.
         tasks: owns the accepting.
         wall: seconds since 1970.
         on_refused: told of everybody who was turned away for what they showed.
@@ -164,6 +168,7 @@ class Listener:
         self,
         server: web.Server,
         context: Callable[[], ssl.SSLContext],
+        me: str,
         hive_id: str,
         limits: ListenLimits,
         tasks: TaskGroup,
@@ -174,6 +179,7 @@ class Listener:
         self._on_refused = on_refused
         self._server = server
         self._context = context
+        self._me = me
         self._hive = hive_id
         self._limits = limits
         self._tasks = tasks
@@ -222,12 +228,16 @@ class Listener:
         loop = asyncio.get_running_loop()
         connection.setblocking(False)
         lost = asyncio.Event()
+        sought: list[str] = []
+        _SOUGHT.set(sought)
+        context = self._context()
+        context.sni_callback = _note_sought
         try:
             try:
                 transport, _ = await loop.connect_accepted_socket(
                     lambda: _Watched(self._server(), lost.set),
                     connection,
-                    ssl=self._context(),
+                    ssl=context,
                     ssl_handshake_timeout=self._limits.handshake_seconds,
                     ssl_shutdown_timeout=1.0,
                 )
@@ -235,9 +245,11 @@ class Listener:
                 log.warning("connection refused during TLS", address=host, reason=certificate_trouble(error))
                 if refusal := _refusal(error, host):
                     self._on_refused(refusal)
+                self._not_us(host, sought)
                 return
             except (OSError, TimeoutError) as error:
                 log.info("a connection ended during the handshake", address=host, reason=str(error))
+                self._not_us(host, sought)
                 return
             secured = transport.get_extra_info("ssl_object")
             if secured.getpeercert(True) is None:
@@ -246,6 +258,12 @@ class Listener:
         finally:
             self._anonymous.leave(host)
         await self._admit(transport, secured, host, lost)
+
+    def _not_us(self, host: str, sought: list[str]) -> None:
+        """A dialler that looked for somebody else found us out and broke off: its alert does not always arrive."""
+        for name in sought:
+            if len(name) == len(self._hive) and name not in (self._hive, self._me):
+                self._on_refused(Refusal("", host, Refusing.hive, f"it looks for hive or node {name} here"))
 
     async def _stay_anonymous(self, transport: asyncio.BaseTransport, lost: asyncio.Event) -> None:
         try:
@@ -283,14 +301,18 @@ class Listener:
             log.warning("too many connections", source=who, turned_away=self.refused)
 
 
+def _note_sought(connection: ssl.SSLSocket | ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
+    sought = _SOUGHT.get(None)
+    if name and sought is not None and not sought:
+        sought.append(name[:64])
+
+
 def _refusal(error: ssl.SSLError, host: str) -> Refusal | None:
     """What a failed handshake says about who came, if it was a node at all."""
     if isinstance(error, ssl.SSLCertVerificationError):
         foreign = error.verify_code in X509_FOREIGN
         detail = "its certificate is of another hive" if foreign else certificate_trouble(error)
         return Refusal("", host, Refusing.hive if foreign else Refusing.identity, detail)
-    if error.reason in ("TLSV1_ALERT_UNKNOWN_CA", "TLSV13_ALERT_UNKNOWN_CA"):
-        return Refusal("", host, Refusing.hive, "it expects a node of another hive here")
     return None
 
 

@@ -120,7 +120,12 @@ class PeerTransport:
         self._wall = wall
         self._on_refused = on_refused
         self._door = Door(
-            self._hive, allowed=allowed, wall=wall, on_refused=on_refused, certify=certify or _certifies_nobody
+            self.id,
+            self._hive,
+            allowed=allowed,
+            wall=wall,
+            on_refused=on_refused,
+            certify=certify or _certifies_nobody,
         )
         self._limits = limits or TransportLimits()
         self._tasks = TaskGroup(_task_failed)
@@ -184,6 +189,7 @@ class PeerTransport:
         self._listener = Listener(
             self._runner.server,
             lambda: self._context,
+            self.id,
             self._hive,
             self._limits.listen,
             self._tasks,

@@ -37,7 +37,7 @@ class KnownPeer(msgspec.Struct, frozen=True):
 
 
 class PendingPeer(msgspec.Struct, frozen=True):
-    """Somebody heard or dialled who is not linked as a member."""
+    """Somebody heard, dialled, or turned away, who is not linked as a member."""
 
     node: str
     """Id it claims or was expected to have; "" if unknown."""
@@ -47,9 +47,14 @@ class PendingPeer(msgspec.Struct, frozen=True):
     address: str
     at: float
     why: str
-    """heard (announces itself nearby), or how the dial failed: refused, unreachable, identity, protocol, reset or
-    closed."""
+    """heard (announces itself nearby); how our dial failed: refused, unreachable, identity, protocol, reset or closed;
+    or, if `inbound`, why we turned it away: hive (it is of another one), identity, expired, revoked, version or
+    invite."""
     detail: str
+    inbound: bool = False
+    """It came to us."""
+    times: int = 1
+    """How often, since this node started."""
 
 
 class RevokedPeer(msgspec.Struct, frozen=True):
@@ -57,6 +62,8 @@ class RevokedPeer(msgspec.Struct, frozen=True):
     name: str
     at: float
     reason: str
+    tried_at: float | None = None
+    """When it last came to this node and was turned away; None if it has not since this node started."""
 
 
 class Peers(msgspec.Struct, frozen=True):

@@ -38,22 +38,22 @@ class Paper:
         """When to renew it."""
         return self.issued + (self.ends - self.issued) * rng.uniform(*RENEW_BETWEEN)
 
-    def trouble(self, now: float, skew: float | None = None) -> str:
+    def trouble(self, now: float, skew: float | None = None, clock: str = "this machine's clock") -> str:
         """Why it is not good at `now`, as the end of a sentence; empty when it is.
 
         Args:
             skew: seconds by which the clock of the node that shows it is ahead of ours, if that is known.
+            clock: whose `now` is.
         """
         if self.begins <= now < self.ends:
             return ""
+        whose = f"the certificate of node {self.node[:8]}"
         if now >= self.ends:
-            found = (
-                f"the certificate of node {self.node[:8]} expired {span(now - self.ends)} ago by this machine's clock"
-            )
+            found = f"{whose} expired {span(now - self.ends)} ago by {clock}"
             untold = "it was not renewed, or this clock is ahead"
         else:
-            found = f"the certificate of node {self.node[:8]} is not valid for another {span(self.begins - now)}"
-            untold = "this machine's clock is behind, or that of whoever signed it was ahead"
+            found = f"{whose} is not valid for another {span(self.begins - now)} by {clock}"
+            untold = "this clock is behind, or that of whoever signed it was ahead"
         if skew is None:
             return f"{found}: {untold}"
         if abs(skew) < SKEW_WORTH_NAMING:

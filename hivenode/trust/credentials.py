@@ -161,7 +161,7 @@ class Credentials:
         )
         if paper.node != self.identity.node_id or paper.begins < self.paper.begins:
             raise Refused(
-                f"The new certificate is for node {paper.node}, from {day(paper.begins)}: not newer than the one in use.",
+                f"The new certificate is for node {paper.node}, from {day(paper.begins)}: not newer than ours.",
                 fix="Look at the clock of the node that signed it.",
             )
         return replace(self, certificate_pem=certificate_pem)

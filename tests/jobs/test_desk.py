@@ -72,6 +72,7 @@ def desk() -> tuple[Desk, Executor]:
         roles=roles,
         executor=executor,  # type: ignore[arg-type]
         keeper=None,  # type: ignore[arg-type]
+        papers=None,  # type: ignore[arg-type]
         profile=profile,
         job_log=JobLog(),
     )

@@ -370,9 +370,9 @@ async def founded(rng: random.Random) -> World:
         await world.formed()
         await world.restart(FOUNDER, ["bob"])
         await world.formed()
-    admission = world.machines[FOUNDER].node.admission
+    papers = world.machines[FOUNDER].node.papers
     authority = Authority.from_seed(b"simulated world")
-    admission._credentials = dataclasses.replace(admission._credentials, authority=authority)
+    papers._credentials = dataclasses.replace(papers._credentials, authority=authority)
     return world
 
 

@@ -13,7 +13,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from hivenode.errors import Conflict, Corrupted, InvalidInput, NotFound, Refused
 from hivenode.spec.values import Role
 from hivenode.trust.authority import Authority, open_grant
-from hivenode.trust.credentials import Credentials, peer_id
+from hivenode.trust.certificates import peer_id
+from hivenode.trust.credentials import Credentials
 from hivenode.trust.identity import Identity
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -13,8 +14,10 @@ import pytest
 from cryptography import x509
 
 from hivenode.errors import Refused
+from hivenode.net.dialing import verifying
 from hivenode.trust.authority import Authority
-from hivenode.trust.credentials import Credentials, peer_id
+from hivenode.trust.certificates import peer_id, read_certificate
+from hivenode.trust.credentials import Credentials
 from hivenode.trust.identity import Identity
 
 
@@ -58,9 +61,9 @@ async def listening(credentials: Credentials) -> AsyncIterator[Server]:
         listener.close()
 
 
-async def dial(port: int, context: ssl.SSLContext) -> tuple[bytes, str, str]:
+async def dial(port: int, context: ssl.SSLContext, expected: str | None = None) -> tuple[bytes, str, str]:
     """The server's certificate, the TLS version, and whom the server saw."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=expected)
     try:
         tls = writer.get_extra_info("ssl_object")
         answer = (await reader.readline()).decode().strip()
@@ -121,16 +124,20 @@ async def test_the_dialler_notices_that_another_member_answers() -> None:
     assert peer_id(certificate, authority.hive_id) != wanted.identity.node_id
 
 
-async def test_an_expired_certificate_is_refused_on_either_side() -> None:
+async def test_an_expired_certificate_is_told_from_a_good_one_on_either_side() -> None:
+    """TLS lets it through, so that its owner can be told; the dialler refuses it before it sends anything, the server
+    before it answers anything else."""
     authority = Authority.create()
     expired = member(authority, now=datetime.now(UTC) - timedelta(days=3), days=1)
     good = member(authority)
     async with listening(expired) as server:
-        with pytest.raises(ssl.SSLCertVerificationError, match="expired"):
-            await dial(server.port, good.client_context())
+        with pytest.raises(ssl.SSLCertVerificationError, match="expired 2 days ago"):
+            await dial(server.port, verifying(good.client_context(), authority.hive_id, time.time), authority.hive_id)
     async with listening(good) as server:
-        with pytest.raises((ssl.SSLError, ConnectionError)):
-            await dial(server.port, expired.client_context())
+        certificate, _, seen = await dial(server.port, expired.client_context())
+    assert seen == expired.identity.node_id
+    assert not read_certificate(certificate, authority.hive_id).trouble(time.time())
+    assert "expired" in expired.paper.trouble(time.time())
 
 
 async def test_a_machine_whose_clock_is_an_hour_slow_is_still_accepted() -> None:
