@@ -97,6 +97,7 @@ class Contacts:
     def offence(self, peer: str) -> Offence | None:
         """The latest of a peer since this node started."""
         return self._offences.get(peer)
+
     def refused(self, refusal: Refusal) -> None:
         """Somebody came to us and was turned away."""
         key = (refusal.node or refusal.address, refusal.why)

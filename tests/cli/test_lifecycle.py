@@ -53,8 +53,8 @@ def test_the_first_start_writes_every_setting_down(home: Path, run: Run) -> None
     run("down")
     text = (home / "hivenode.toml").read_text()
     assert tomllib.loads(text) == {
-        "node": {"name": "oak"}, "network": {"port": 0}, "membership": {}, "trust": {}, "election": {}, "feeds": {}, "worker": {},
-        "jobs": {}, "admin": {"port": 0}, "logs": {},
+        "node": {"name": "oak"}, "network": {"port": 0}, "membership": {}, "trust": {}, "election": {}, "feeds": {},
+        "worker": {}, "jobs": {}, "admin": {"port": 0}, "logs": {},
     }  # fmt: skip
     assert "#nice = 10" in text
     (home / "hivenode.toml").write_text(text + "# mine\n")
