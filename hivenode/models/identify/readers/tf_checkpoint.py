@@ -25,6 +25,8 @@ _NOT_MODEL = re.compile(
     r"^_CHECKPOINTABLE_OBJECT_GRAPH$",
     re.IGNORECASE,
 )
+_MODEL_IN_OPTIMIZER = re.compile(r"_?optimizer/_(trainable|model)_variables/\d+/")
+"""Keras 3's optimizers list the model's variables, and checkpoints name an object by the shortest way to it."""
 _LISTED = re.compile(r"variables/\d+/")
 _LISTED_AGAIN = re.compile(r"_?(all|trainable|non_trainable)_variables/\d+/")
 """Keras 3's export keeps each variable twice: once as the archive's own, once in a list of the model's."""
@@ -111,7 +113,8 @@ def variables(index: Source, trainable: Mapping[str, bool]) -> tuple[list[Tensor
         name = names.get(entry.key) or own
         if entry.key in slots or entry.dtype in ("string", "variant", "resource", "unknown"):
             continue
-        if _NOT_MODEL.search(own) or _NOT_MODEL.search(name):
+        by_key = _NOT_MODEL.search(own) and not _MODEL_IN_OPTIMIZER.match(entry.key)
+        if by_key or _NOT_MODEL.search(name):
             continue
         if name.endswith(_AVERAGE) and name.removesuffix(_AVERAGE) in plain:
             continue
