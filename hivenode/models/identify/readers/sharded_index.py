@@ -9,11 +9,9 @@ from hivenode.models.identify.source import Source
 
 
 def detects(head: bytes, source: Source) -> bool:
-    return (
-        head.lstrip()[:1] == b"{"
-        and b'"weight_map"' in head
-        or (source.path.name.endswith(".index.json") and b'"weight_map"' in source.tail(1 << 20))
-    )
+    if b'"weight_map"' in head:
+        return True
+    return source.path.name.endswith(".index.json") and b'"weight_map"' in source.tail(1 << 20)
 
 
 def read(source: Source) -> Report:
