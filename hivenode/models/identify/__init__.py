@@ -137,15 +137,34 @@ def _read_file(path: Path) -> Report:
     return report
 
 
-def _read_directory(path: Path) -> Report:
+def is_model_directory(path: Path) -> bool:
+    """Whether a directory as a whole is a model; a folder of model files is not."""
     try:
-        names = frozenset(entry.name for entry in path.iterdir())
+        return _directory_reader(path, _names(path)) is not None
+    except InvalidInput:
+        return False
+
+
+def _names(path: Path) -> frozenset[str]:
+    try:
+        return frozenset(entry.name for entry in path.iterdir())
     except PermissionError:
         raise InvalidInput(f"{path} may not be read by this user.", fix=f"Allow it: chmod u+rx {path}") from None
+
+
+def _directory_reader(path: Path, names: frozenset[str]) -> _DirectoryReader | None:
     for module in DIRECTORY_READERS:
         reader = cast(_DirectoryReader, import_module(f"{__name__}.readers.{module}"))
         if reader.detects_directory(path, names):
-            return reader.read_directory(path)
+            return reader
+    return None
+
+
+def _read_directory(path: Path) -> Report:
+    names = _names(path)
+    reader = _directory_reader(path, names)
+    if reader is not None:
+        return reader.read_directory(path)
     if not names:
         raise InvalidInput(f"The directory {path} is empty.", fix="Give a model file or a directory that holds one.")
     raise InvalidInput(

@@ -132,9 +132,9 @@ def flax() -> None:
         "Dense_0": {"kernel": rng.normal(size=(4, 8)).astype("float32"), "bias": np.zeros(8, "float32")},
         "Dense_1": {"kernel": rng.normal(size=(8, 3)).astype("float32"), "bias": np.zeros(3, "float32")},
     }}  # fmt: skip
-    (OUT / "flax_model.msgpack").write_bytes(serialization.to_bytes(params))
+    (OUT / "dense.msgpack").write_bytes(serialization.to_bytes(params))
     fields = {"framework": "flax", "parameters": 67, "architecture": "neural_network", "family": "tabular"}
-    expect("flax_model.msgpack", None, "flax_msgpack", **fields)
+    expect("dense.msgpack", None, "flax_msgpack", **fields)
 
 
 if __name__ == "__main__":
