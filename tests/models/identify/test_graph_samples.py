@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 from pathlib import Path
 
 import pytest
 
 from hivenode.models.identify import identify
 from hivenode.models.identify.report import Report
+from tests.models.identify.graph_builders import gguf, gguf_tensor, gguf_text
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 EXPECTED: dict[str, dict[str, object]] = json.loads((SAMPLES / "graphs.json").read_text())
@@ -87,3 +89,26 @@ def test_external_weights_must_be_there_and_whole(tmp_path: Path) -> None:
     short = identify(tmp_path / "external.onnx")
     assert short.error is not None
     assert "too short" in short.error.message
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [f"token{number}" for number in range(3000)],
+        ["", "a", "", "", "b"] * 500,
+        ["x" * 300, "y", "z" * 70_000, "a\0\0\0\0\0\0\0\0b"] * 40,
+        ["\0" * number for number in range(40)],
+        ["\x05\0\0\0\0\0\0\0abc", "q"] * 100,
+    ],
+    ids=["short", "empty", "long", "zeros", "texts that look like lengths"],
+)
+def test_a_vocabulary_is_passed_exactly(tmp_path: Path, texts: list[str]) -> None:
+    raw = b"".join(gguf_text(text) for text in texts)
+    pairs = gguf_text("tokenizer.ggml.tokens") + struct.pack("<IIQ", 9, 8, len(texts)) + raw
+    pairs += gguf_text("general.architecture") + struct.pack("<I", 8) + gguf_text("llama")
+    (tmp_path / "m.gguf").write_bytes(gguf(pairs, 2, gguf_tensor("t", (8,), 0, 0), 1, b"\0" * 32))
+    report = identify(tmp_path / "m.gguf")
+    assert report.error is None
+    assert report.hyperparameters["vocabulary"] == len(texts)
+    assert report.model == "llama"
+    assert report.parameters == 8

@@ -7,6 +7,8 @@ from hivenode.models.identify.source import Readable
 
 SMALLEST_READ = 512
 """After a jump: a header that stands between two tensors is seldom longer."""
+SMALLEST_GAP = 64
+"""What is left out between two reads that still follow each other: the rest of a short text."""
 LARGEST_CHUNK = 256 << 10
 """Where reads follow each other, so that a long run of small fields costs few system calls."""
 
@@ -34,7 +36,7 @@ class Window:
         stop = min(offset + length, self.size)
         if self.base <= offset and stop <= self.limit:
             return
-        adjoins = self.base <= offset <= self.limit and self.limit > 0
+        adjoins = self.base <= offset <= self.limit + SMALLEST_GAP and self.limit > 0
         self._chunk = min(self._chunk * 2, LARGEST_CHUNK) if adjoins else SMALLEST_READ
         wanted = min(max(self._chunk, length), max(self.size - offset, 0))
         self.buffer = self.readable.some(offset, wanted)

@@ -23,6 +23,7 @@ _LONGEST_KEPT = 4096
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _WIDTHS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 _STRING, _ARRAY = 8, 9
+_ZEROS = b"\0" * 7
 
 Value = bool | int | float | str
 
@@ -174,8 +175,11 @@ class _Header:
         width, unpack = one.size, one.unpack_from
         while left:
             window.near(self.at, width)
+            if width == 8 and self.order == "<":
+                passed, self.at = self._hop(left)
+                left -= passed
             buffer, at, last = window.buffer, self.at - window.base, len(window.buffer) - width
-            if at > last:
+            if at > last and window.limit == window.size and left:
                 raise window.broken(f"an array of texts ends at byte {window.limit}")
             while left and at <= last:
                 at += width + unpack(buffer, at)[0]
@@ -183,6 +187,23 @@ class _Header:
             self.at = window.base + at
             if self.at > window.size:
                 raise window.broken("a text in an array ends beyond the end")
+
+    def _hop(self, left: int) -> tuple[int, int]:
+        """Past as many texts of the buffer as can be told at once, up to `left`: how many, and where the next begins.
+
+        The length of a text of less than 256 bytes is a byte and seven zeros. Cut at the zeros, each piece is a text
+        and the length byte of the next; if every piece is as long as the byte before says, these are the true borders.
+        """
+        window = self.window
+        pieces = window.buffer[self.at - window.base :].split(_ZEROS, left + 1)
+        del pieces[-1]  # not followed by zeros: no length is known to end here
+        if len(pieces) < 2 or len(pieces[0]) != 1 or not all(pieces):
+            return 0, self.at
+        sizes = list(map(len, pieces))
+        stated = [piece[-1] + 1 for piece in pieces]
+        if sizes[1:] != stated[:-1]:
+            return 0, self.at
+        return len(pieces) - 1, self.at + sum(sizes) + 7 * (len(pieces) - 1) - 1
 
     def _info(self) -> None:
         name = self._text(1 << 12)
