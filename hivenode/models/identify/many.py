@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from hivenode.errors import Exhausted
 from hivenode.models.identify import identify, is_model_directory
 from hivenode.models.identify.report import Report, Trouble
+
+if TYPE_CHECKING:
+    from concurrent.futures import ProcessPoolExecutor
 
 FEW = 24
 """So many are faster read one after the other than handed to processes."""
@@ -56,9 +57,12 @@ def identify_all(paths: Sequence[Path]) -> Iterator[tuple[Path, Report]]:
         for path in paths:
             yield path, identify(path)
         return
+    from concurrent.futures import as_completed
+    from concurrent.futures.process import BrokenProcessPool
+
     batches = [paths[at : at + BATCH] for at in range(0, len(paths), BATCH)]
     lost: list[Path] = []
-    with ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as pool:
+    with _processes(workers) as pool:
         waiting = {pool.submit(_batch, [str(path) for path in batch]): batch for batch in batches}
         for done in as_completed(waiting):
             batch = waiting[done]
@@ -72,13 +76,23 @@ def identify_all(paths: Sequence[Path]) -> Iterator[tuple[Path, Report]]:
         yield path, _alone(path)
 
 
+def _processes(count: int) -> ProcessPoolExecutor:
+    """Fresh processes, with nothing of this one in them. Imported here: one file needs none of it."""
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    return ProcessPoolExecutor(count, mp_context=get_context("forkserver"))
+
+
 def _batch(paths: list[str]) -> bytes:
     return msgspec.json.encode([identify(path) for path in paths])
 
 
 def _alone(path: Path) -> Report:
     """A file of a batch whose process died, in a process of its own."""
-    with ProcessPoolExecutor(1, mp_context=get_context("forkserver")) as pool:
+    from concurrent.futures.process import BrokenProcessPool
+
+    with _processes(1) as pool:
         try:
             return msgspec.json.decode(pool.submit(_batch, [str(path)]).result(), type=list[Report])[0]
         except BrokenProcessPool:
