@@ -91,6 +91,7 @@ class Election:
         self._heard = 0
         """Highest counter that others have named; not ours to persist."""
         self._leader: Epoch | None = None
+        self._laid_down: Epoch | None = None
         self._heard_leader = -NEVER
         self._voted = -NEVER
         self._alive: tuple[str, ...] = ()
@@ -281,8 +282,8 @@ class Election:
         match message:
             case Heartbeat(epoch=epoch, heir=heir):
                 return self._on_heartbeat(now, peer, epoch, heir)
-            case HeartbeatAck(epoch=epoch):
-                return self._on_ack(now, peer, epoch)
+            case HeartbeatAck(epoch=epoch, over=over):
+                return self._on_laid_down(now, peer, epoch) if over else self._on_ack(now, peer, epoch)
             case VoteRequest(epoch=epoch, trial=trial):
                 return self._on_request(now, peer, epoch, trial)
             case VoteReply():
@@ -293,7 +294,7 @@ class Election:
     def _on_heartbeat(self, now: float, peer: str, epoch: Epoch, heir: str) -> list[Effect]:
         # A leader that we hold dead is not followed, whatever of it is still under way; should it live, it
         # refutes.
-        if epoch.node != peer or peer not in self._alive or not self._credible(epoch):
+        if epoch.node != peer or peer not in self._alive or epoch == self._laid_down or not self._credible(epoch):
             return []
         effects: list[Effect] = []
         if self._leader is not None and self.leading:
@@ -318,13 +319,8 @@ class Election:
         return effects + self._refuse(peer, self.highest)
 
     def _on_ack(self, now: float, peer: str, epoch: Epoch) -> list[Effect]:
-        if self._leader is None:
+        if self._leader is None or not self.leading:
             return []
-        if not self.leading:
-            # From the leader itself: it lays down this epoch.
-            if epoch != self._leader or peer != epoch.node:
-                return []
-            return [*self._lose_leader(), *self._hasten(now)]
         if epoch == self._leader:
             if peer in self._known:
                 self._acks[peer] = now
@@ -335,6 +331,12 @@ class Election:
             if self._bid_at == NEVER:
                 self._bid_at = now + 2 * self._settings.heartbeat
         return []
+
+    def _on_laid_down(self, now: float, peer: str, epoch: Epoch) -> list[Effect]:
+        if peer != epoch.node or epoch != self._accepted:
+            return []
+        self._laid_down = epoch  # a heartbeat that it sent before may still arrive
+        return [*self._lose_leader(), *self._hasten(now)] if self._leader == epoch else []
 
     def _on_request(self, now: float, peer: str, epoch: Epoch, trial: bool) -> list[Effect]:
         if epoch.node != peer or not self._eligible or peer not in self._known:
@@ -465,7 +467,7 @@ class Election:
         self._beat_at = now + self._settings.heartbeat
         return [self._persist(), Leader(epoch), *self._greet(self._audience)]
 
-    def _ask(self, request: VoteRequest) -> list[Effect]:
+    def _ask(self, request: VoteRequest) -> list[Send]:
         return [Send(peer, request) for peer in self._voters if peer != self._me]
 
     # --- leading --------------------------------------------------------------------------------------------
@@ -488,14 +490,14 @@ class Election:
         heir = "" if self._heir or self._campaign else self._succession.due(now, self._confirmed(now), self._standings)
         if heir:
             return effects + self._hand_over(now, heir)
-        self._beat_at = now + self._settings.heartbeat
+        self._beat_at = now + (self._settings.rank_delay if self._heir else self._settings.heartbeat)
         return effects + self._greet(self._audience)
 
     def _hand_over(self, now: float, heir: str) -> list[Effect]:
         self._succession.tried(now)
         self._set_heir(heir)
         self._heir_until = now + self._settings.window
-        self._beat_at = now + self._settings.heartbeat
+        self._beat_at = now + self._settings.rank_delay
         others = [peer for peer in self._audience if peer != heir]
         return self._greet([*others, heir])  # the voters should know before the heir asks them
 
@@ -533,14 +535,14 @@ class Election:
         self._beat_at = self._bid_at = self._heir_until = NEVER
         self._rearm(now)
         if laid_down is not None:
-            effects += [Send(peer, HeartbeatAck(laid_down)) for peer in self._audience]
+            effects += [Send(peer, HeartbeatAck(laid_down, over=True)) for peer in self._audience]
         return effects
 
     def _disclaim(self, peers: list[str]) -> list[Effect]:
         """We led before we restarted: whoever has not noticed need not wait for that leader."""
         if self._accepted.node != self._me:
             return []
-        return [Send(peer, HeartbeatAck(self._accepted)) for peer in peers]
+        return [Send(peer, HeartbeatAck(self._accepted, over=True)) for peer in peers]
 
     # --- following ------------------------------------------------------------------------------------------
 
@@ -565,7 +567,8 @@ class Election:
             self._hurried = 1
             effects += self._stand(now)
         else:  # it takes long: voters may have been asked before they heard that we are the heir
-            effects += self._ask(VoteRequest(self._campaign.epoch, self._campaign.trial))
+            request = VoteRequest(self._campaign.epoch, self._campaign.trial)
+            effects += [s for s in self._ask(request) if s.peer not in self._campaign.grants]
         return effects
 
     def _refuse(self, peer: str, epoch: Epoch) -> list[Effect]:

@@ -217,14 +217,18 @@ def test_a_leader_gives_way_to_a_higher_one_and_follows_it() -> None:
     elected(election)
     effects = election.receive(3.5, "a", Heartbeat(Epoch(2, "a")))
     assert [e for e in effects if isinstance(e, Leader)] == [Leader(None), Leader(Epoch(2, "a"))]
-    assert sent(effects, "c") == [HeartbeatAck(Epoch(1, "b"))], "its followers hear that it is over"
+    assert sent(effects, "c") == [HeartbeatAck(Epoch(1, "b"), over=True)], "its followers hear that it is over"
 
 
 def test_followers_of_a_leader_that_lays_down_need_not_wait() -> None:
     election = single()
     election.receive(1.0, "a", Heartbeat(Epoch(1, "a")))
-    assert election.receive(1.1, "a", HeartbeatAck(Epoch(1, "a"))) == [Leader(None)]
+    assert election.receive(1.1, "c", HeartbeatAck(Epoch(1, "a"), over=True)) == [], "only it can say so"
+    assert election.receive(1.1, "a", HeartbeatAck(Epoch(1, "a"))) == []
+    assert election.receive(1.1, "a", HeartbeatAck(Epoch(1, "a"), over=True)) == [Leader(None)]
     assert election.deadline() < 1.5
+    assert election.receive(1.2, "a", Heartbeat(Epoch(1, "a"))) == [], "sent before, and overtaken"
+    assert election.leader is None
 
 
 def test_a_lower_leader_is_told_of_the_higher() -> None:
