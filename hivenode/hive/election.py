@@ -161,6 +161,8 @@ class Election:
             return self._lead(now)
         if now < self._stand_at:
             return []
+        if self._leader is not None and self._leader.node not in self._alive:
+            return self._doubt(now)
         if self._leader is not None and now - self._heard_leader < self._settings.timeout[0]:
             # We stood as its heir and did not win in time: it leads on.
             self._campaign = None
@@ -229,8 +231,7 @@ class Election:
         if self.leading:
             effects = [*self._greet(fresh), *self._count(now)] if eligible else self._step_down(now)
         elif self._leader is not None:
-            effects = [] if self._leader.node in alive else [*self._lose_leader(), *self._hasten(now)]
-            effects += self._hear_tell(now)
+            effects = [*self._doubt(now), *self._hear_tell(now)]
         else:
             effects = [*self._disclaim(fresh), *self._count(now)]
             if lost and not self.leading:
@@ -240,6 +241,20 @@ class Election:
                 self._rearm(now)
             effects += self._hear_tell(now)
         return effects
+
+    def _doubt(self, now: float) -> list[Effect]:
+        """The leader may be held dead while we hear it: on a bad network a refutation can be late. It is given up once
+        it is silent too, for `window`, or if it is known to have left."""
+        assert self._leader is not None
+        if self._leader.node in self._alive:
+            return []
+        silent_at = self._heard_leader + self._settings.window
+        if self._leader.node in self._known and now < silent_at:
+            self._alarm_at(silent_at)
+            return []
+        effects = self._lose_leader()
+        self._rearm(now)
+        return effects + self._hasten(now)
 
     def _hear_tell(self, now: float) -> list[Effect]:
         """Follow whom the membership says to lead, if no heartbeats are meant for us."""
@@ -292,9 +307,11 @@ class Election:
                 return []
 
     def _on_heartbeat(self, now: float, peer: str, epoch: Epoch, heir: str) -> list[Effect]:
-        # A leader that we hold dead is not followed, whatever of it is still under way; should it live, it
+        # A leader that we hold dead is not followed anew, whatever of it is still under way; should it live, it
         # refutes.
-        if epoch.node != peer or peer not in self._alive or epoch == self._laid_down or not self._credible(epoch):
+        if epoch.node != peer or (peer not in self._alive and epoch != self._leader):
+            return []
+        if epoch == self._laid_down or not self._credible(epoch):
             return []
         effects: list[Effect] = []
         if self._leader is not None and self.leading:
@@ -368,7 +385,9 @@ class Election:
             return True
         if leader.node == self._me:
             return False
-        return leader.node not in self._alive or now - self._heard_leader >= self._settings.timeout[0]
+        settings = self._settings
+        patience = settings.timeout[0] if leader.node in self._alive else settings.window
+        return now - self._heard_leader >= patience
 
     def _better_waits(self, now: float, candidate: str) -> bool:
         """Whether a clearly better member than this candidate could stand instead. It gets `window` to do so, once:
@@ -563,6 +582,8 @@ class Election:
         elif heir != self._me or not self._may_stand:
             self._campaign = None
             self._rearm(now)
+            if epoch.node not in self._alive:
+                self._alarm_at(now + self._settings.window)
         elif self._campaign is None:
             self._hurried = 1
             effects += self._stand(now)

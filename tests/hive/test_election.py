@@ -92,12 +92,20 @@ def test_a_voter_that_hears_a_leader_refuses_until_that_one_falls_silent_or_is_d
     election.receive(1.0, "a", Heartbeat(Epoch(1, "a")))
     assert not granted(election.receive(2.9, "c", VoteRequest(Epoch(2, "c"), True)))
     assert not granted(election.receive(2.9, "c", VoteRequest(Epoch(2, "c"), False)))
-    assert granted(election.receive(3.1, "c", VoteRequest(Epoch(2, "c"), True)))
+    assert granted(election.receive(3.6, "c", VoteRequest(Epoch(2, "c"), True)))
 
     election = single()
     election.receive(1.0, "a", Heartbeat(Epoch(1, "a")))
-    assert election.electorate(1.1, ("b", "c"), ABC, True) == [Leader(None)]
-    assert granted(election.receive(1.2, "c", VoteRequest(Epoch(2, "c"), False)))
+    assert election.electorate(1.6, ("b", "c"), ABC, True) == [], "held dead, but heard a moment ago"
+    assert not granted(election.receive(1.7, "c", VoteRequest(Epoch(2, "c"), True)))
+    election.receive(1.8, "a", Heartbeat(Epoch(1, "a")))
+    assert election.tick(2.7) == []
+    assert election.tick(election.deadline()) == [Leader(None)]
+    assert granted(election.receive(2.9, "c", VoteRequest(Epoch(2, "c"), False)))
+
+    election = single()
+    election.receive(1.0, "a", Heartbeat(Epoch(1, "a")))
+    assert election.electorate(1.1, ("b", "c"), ("b", "c"), True) == [Leader(None)], "it has left"
 
 
 def test_who_has_the_vote_gets_a_moment_to_win_with_it() -> None:
