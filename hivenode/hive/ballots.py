@@ -17,7 +17,7 @@ class ElectionSettings:
 
     heartbeat: float = 0.5
     """Between two of a leader's heartbeats."""
-    timeout: tuple[float, float] = (2.0, 4.0)
+    timeout: tuple[float, float] = (2.5, 4.0)
     """A node that has heard no leader for a random time in this range stands; for the shorter one it refuses
     its vote to anybody else."""
     quorum: int = 0

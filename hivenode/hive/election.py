@@ -91,6 +91,7 @@ class Election:
         self._heard = 0
         """Highest counter that others have named; not ours to persist."""
         self._leader: Epoch | None = None
+        self._laid_down: Epoch | None = None
         self._heard_leader = -NEVER
         self._voted = -NEVER
         self._alive: tuple[str, ...] = ()
@@ -160,6 +161,8 @@ class Election:
             return self._lead(now)
         if now < self._stand_at:
             return []
+        if self._leader is not None and self._leader.node not in self._alive:
+            return self._doubt(now)
         if self._leader is not None and now - self._heard_leader < self._settings.timeout[0]:
             # We stood as its heir and did not win in time: it leads on.
             self._campaign = None
@@ -228,8 +231,7 @@ class Election:
         if self.leading:
             effects = [*self._greet(fresh), *self._count(now)] if eligible else self._step_down(now)
         elif self._leader is not None:
-            effects = [] if self._leader.node in alive else [*self._lose_leader(), *self._hasten(now)]
-            effects += self._hear_tell(now)
+            effects = [*self._doubt(now), *self._hear_tell(now)]
         else:
             effects = [*self._disclaim(fresh), *self._count(now)]
             if lost and not self.leading:
@@ -239,6 +241,20 @@ class Election:
                 self._rearm(now)
             effects += self._hear_tell(now)
         return effects
+
+    def _doubt(self, now: float) -> list[Effect]:
+        """The leader may be held dead while we hear it: on a bad network a refutation can be late. It is given up once
+        it is silent too, for `window`, or if it is known to have left."""
+        assert self._leader is not None
+        if self._leader.node in self._alive:
+            return []
+        silent_at = self._heard_leader + self._settings.window
+        if self._leader.node in self._known and now < silent_at:
+            self._alarm_at(silent_at)
+            return []
+        effects = self._lose_leader()
+        self._rearm(now)
+        return effects + self._hasten(now)
 
     def _hear_tell(self, now: float) -> list[Effect]:
         """Follow whom the membership says to lead, if no heartbeats are meant for us."""
@@ -281,8 +297,8 @@ class Election:
         match message:
             case Heartbeat(epoch=epoch, heir=heir):
                 return self._on_heartbeat(now, peer, epoch, heir)
-            case HeartbeatAck(epoch=epoch):
-                return self._on_ack(now, peer, epoch)
+            case HeartbeatAck(epoch=epoch, over=over):
+                return self._on_laid_down(now, peer, epoch) if over else self._on_ack(now, peer, epoch)
             case VoteRequest(epoch=epoch, trial=trial):
                 return self._on_request(now, peer, epoch, trial)
             case VoteReply():
@@ -291,9 +307,11 @@ class Election:
                 return []
 
     def _on_heartbeat(self, now: float, peer: str, epoch: Epoch, heir: str) -> list[Effect]:
-        # A leader that we hold dead is not followed, whatever of it is still under way; should it live, it
+        # A leader that we hold dead is not followed anew, whatever of it is still under way; should it live, it
         # refutes.
-        if epoch.node != peer or peer not in self._alive or not self._credible(epoch):
+        if epoch.node != peer or (peer not in self._alive and epoch != self._leader):
+            return []
+        if epoch == self._laid_down or not self._credible(epoch):
             return []
         effects: list[Effect] = []
         if self._leader is not None and self.leading:
@@ -318,13 +336,8 @@ class Election:
         return effects + self._refuse(peer, self.highest)
 
     def _on_ack(self, now: float, peer: str, epoch: Epoch) -> list[Effect]:
-        if self._leader is None:
+        if self._leader is None or not self.leading:
             return []
-        if not self.leading:
-            # From the leader itself: it lays down this epoch.
-            if epoch != self._leader or peer != epoch.node:
-                return []
-            return [*self._lose_leader(), *self._hasten(now)]
         if epoch == self._leader:
             if peer in self._known:
                 self._acks[peer] = now
@@ -335,6 +348,12 @@ class Election:
             if self._bid_at == NEVER:
                 self._bid_at = now + 2 * self._settings.heartbeat
         return []
+
+    def _on_laid_down(self, now: float, peer: str, epoch: Epoch) -> list[Effect]:
+        if peer != epoch.node or epoch != self._accepted:
+            return []
+        self._laid_down = epoch  # a heartbeat that it sent before may still arrive
+        return [*self._lose_leader(), *self._hasten(now)] if self._leader == epoch else []
 
     def _on_request(self, now: float, peer: str, epoch: Epoch, trial: bool) -> list[Effect]:
         if epoch.node != peer or not self._eligible or peer not in self._known:
@@ -366,7 +385,9 @@ class Election:
             return True
         if leader.node == self._me:
             return False
-        return leader.node not in self._alive or now - self._heard_leader >= self._settings.timeout[0]
+        settings = self._settings
+        patience = settings.timeout[0] if leader.node in self._alive else settings.window
+        return now - self._heard_leader >= patience
 
     def _better_waits(self, now: float, candidate: str) -> bool:
         """Whether a clearly better member than this candidate could stand instead. It gets `window` to do so, once:
@@ -465,7 +486,7 @@ class Election:
         self._beat_at = now + self._settings.heartbeat
         return [self._persist(), Leader(epoch), *self._greet(self._audience)]
 
-    def _ask(self, request: VoteRequest) -> list[Effect]:
+    def _ask(self, request: VoteRequest) -> list[Send]:
         return [Send(peer, request) for peer in self._voters if peer != self._me]
 
     # --- leading --------------------------------------------------------------------------------------------
@@ -488,14 +509,14 @@ class Election:
         heir = "" if self._heir or self._campaign else self._succession.due(now, self._confirmed(now), self._standings)
         if heir:
             return effects + self._hand_over(now, heir)
-        self._beat_at = now + self._settings.heartbeat
+        self._beat_at = now + (self._settings.rank_delay if self._heir else self._settings.heartbeat)
         return effects + self._greet(self._audience)
 
     def _hand_over(self, now: float, heir: str) -> list[Effect]:
         self._succession.tried(now)
         self._set_heir(heir)
         self._heir_until = now + self._settings.window
-        self._beat_at = now + self._settings.heartbeat
+        self._beat_at = now + self._settings.rank_delay
         others = [peer for peer in self._audience if peer != heir]
         return self._greet([*others, heir])  # the voters should know before the heir asks them
 
@@ -533,14 +554,14 @@ class Election:
         self._beat_at = self._bid_at = self._heir_until = NEVER
         self._rearm(now)
         if laid_down is not None:
-            effects += [Send(peer, HeartbeatAck(laid_down)) for peer in self._audience]
+            effects += [Send(peer, HeartbeatAck(laid_down, over=True)) for peer in self._audience]
         return effects
 
     def _disclaim(self, peers: list[str]) -> list[Effect]:
         """We led before we restarted: whoever has not noticed need not wait for that leader."""
         if self._accepted.node != self._me:
             return []
-        return [Send(peer, HeartbeatAck(self._accepted)) for peer in peers]
+        return [Send(peer, HeartbeatAck(self._accepted, over=True)) for peer in peers]
 
     # --- following ------------------------------------------------------------------------------------------
 
@@ -561,11 +582,14 @@ class Election:
         elif heir != self._me or not self._may_stand:
             self._campaign = None
             self._rearm(now)
+            if epoch.node not in self._alive:
+                self._alarm_at(now + self._settings.window)
         elif self._campaign is None:
             self._hurried = 1
             effects += self._stand(now)
         else:  # it takes long: voters may have been asked before they heard that we are the heir
-            effects += self._ask(VoteRequest(self._campaign.epoch, self._campaign.trial))
+            request = VoteRequest(self._campaign.epoch, self._campaign.trial)
+            effects += [s for s in self._ask(request) if s.peer not in self._campaign.grants]
         return effects
 
     def _refuse(self, peer: str, epoch: Epoch) -> list[Effect]:

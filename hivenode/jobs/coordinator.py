@@ -87,6 +87,11 @@ class Coordinator:
         """Why an open job is not running, by job."""
 
     @property
+    def leads(self) -> bool:
+        """Whether this node coordinates now."""
+        return self._main is not None
+
+    @property
     def executors(self) -> tuple[str, ...]:
         """Nodes of the attempts that are not over, sorted."""
         current = (job.current for job in self._ledger.jobs.values() if job.open)
@@ -117,7 +122,10 @@ class Coordinator:
         while (job := self._ledger.jobs.get(job_id)) is not None and job.open:
             attempt = job.current
             try:
-                if attempt is None or attempt.ended is not None:
+                if job.fence > epoch:
+                    self._outbid(job.fence)  # nothing that we say of it would count
+                    await asyncio.sleep(1.0)
+                elif attempt is None or attempt.ended is not None:
                     await self._begin(job, epoch)
                 elif attempt.name in self._seen_through:
                     await self._watch(job, attempt, epoch)
@@ -146,11 +154,6 @@ class Coordinator:
         except ValidationError as error:
             await self._give_up(job, epoch, f"The coordinator does not understand the job: {explain(error, JobSpec)}",
                                 "Update hivenode on all nodes that may coordinate.")  # fmt: skip
-            return
-        highest = max((attempt.planned for attempt in job.attempts.values()), default=epoch)
-        if highest > epoch:
-            self._outbid(highest)  # a plan of ours would stand below that one's
-            await asyncio.sleep(1.0)
             return
         checkpoint = await self._resumable(job)
         async with self._planning:  # each plan sees what the one before has taken

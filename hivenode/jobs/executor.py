@@ -432,7 +432,8 @@ class Executor:
                 self._end(work, f"the job is {job.ending}")
             elif (
                 current is not None
-                and (current.planned, current.number) > (work.name[1], work.name[0])
+                and current.name != work.name
+                and current.rank > (work.epoch, work.name[1], work.name[0])
                 and work.finished is None
             ):
                 self._end(work, f"attempt {current.number} of epoch {current.planned} stands")

@@ -27,7 +27,7 @@ from hivenode.spec.events import (
     ModelRegistered,
     NodeAdmitted,
 )
-from hivenode.spec.values import BlobRef, Epoch, Plan, Role
+from hivenode.spec.values import ZERO_EPOCH, BlobRef, Epoch, Plan, Role
 
 Ending = Literal["", "finished", "failed", "cancelled"]
 AttemptName = tuple[int, Epoch]
@@ -60,6 +60,11 @@ class Attempt:
     @property
     def name(self) -> AttemptName:
         return (self.number, self.planned)
+
+    @property
+    def rank(self) -> tuple[Epoch, Epoch, int]:
+        """By which attempts are compared: what a higher epoch planned or adopted stands above all else."""
+        return (self.epoch, self.planned, self.number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +100,13 @@ class Job:
 
     @property
     def current(self) -> Attempt | None:
-        """The attempt that counts: the highest epoch's latest."""
-        return max(self.attempts.values(), key=lambda a: (a.planned, a.number), default=None)
+        """The attempt that counts: the latest of those that the highest epoch planned or adopted."""
+        return max(self.attempts.values(), key=lambda a: a.rank, default=None)
+
+    @property
+    def fence(self) -> Epoch:
+        """The highest epoch that has planned or adopted anything of it: what a lower one says of it is outlived."""
+        return max((attempt.epoch for attempt in self.attempts.values()), default=ZERO_EPOCH)
 
     @property
     def model(self) -> tuple[int, ModelRegistered] | None:
@@ -163,8 +173,8 @@ class Ledger:
     """All jobs, by id.
 
     An event counts only from an author who may say such a thing, by the roles it had at that point of the order:
-    submissions and cancellations from submitters (or admins), plans and adoptions from a coordinator in an epoch of its
-    own, results from the nodes of the attempt's plan.
+    submissions and cancellations from submitters (or admins), results from the nodes of the attempt's plan, all else
+    from a coordinator in an epoch of its own, and only if no higher one has planned or adopted the same before it.
 
     Args:
         authority_key: by which the grants are checked that give authors their roles.
@@ -271,8 +281,8 @@ class Ledger:
                     job.attempts.setdefault(attempt.name, attempt)
             case AttemptAdopted():
                 adopted = job.attempts.get((body.attempt, body.planned))
-                if adopted is not None and self._leads(author, body.epoch):
-                    adopted.epoch = max(adopted.epoch, body.epoch)
+                if adopted is not None and self._leads(author, body.epoch) and body.epoch >= adopted.epoch:
+                    adopted.epoch = body.epoch
                     adopted.adopted.append(body.epoch)
             case MembersChanged():
                 changed = job.attempts.get((body.attempt, body.planned))
@@ -289,14 +299,21 @@ class Ledger:
                     job.models.setdefault(made.name, (hlc, body))
             case AttemptEnded():
                 ended = job.attempts.get((body.attempt, body.planned))
-                if ended is not None and (author in ended.nodes or self._leads(author, body.epoch)):
+                if ended is not None and self._may_end(author, ended, body):
                     self._ended(job, ended, body, hlc)
             case JobCancelled():
                 if self._roles.may(author, Role.submitter) or self._roles.may(author, Role.admin):
                     self._end(job, "cancelled", hlc, body.reason)
             case JobGivenUp():
-                if self._leads(author, body.epoch):
+                if self._leads(author, body.epoch) and body.epoch >= job.fence:
                     self._end(job, "failed", hlc, body.error, body.fix)
+
+    def _may_end(self, author: str, attempt: Attempt, body: AttemptEnded) -> bool:
+        """A result stands whoever coordinates; that there will be none is for the coordinator to say, and for none that
+        a higher epoch has taken the attempt from."""
+        if body.outcome == "finished":
+            return author in attempt.nodes
+        return self._leads(author, body.epoch) and body.epoch >= attempt.epoch
 
     def _ended(self, job: Job, attempt: Attempt, body: AttemptEnded, hlc: int) -> None:
         if attempt.ended is not None and not (attempt.ended.outcome == "lost" and body.outcome == "finished"):
@@ -306,7 +323,7 @@ class Ledger:
             if job.open:
                 job.finished_by = attempt.name
             self._end(job, "finished", hlc)
-        elif body.outcome == "failed":
+        elif body.outcome == "failed" and body.epoch >= job.fence:
             self._end(job, "failed", hlc, body.error, body.fix)
 
     def _leads(self, author: str, epoch: Epoch) -> bool:

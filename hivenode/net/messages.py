@@ -174,7 +174,10 @@ class Heartbeat(_Message, frozen=True, tag="beat"):
 
 
 class HeartbeatAck(_Message, frozen=True, tag="beat_ack"):
+    """The epoch that the sender obeys. `over`, from the leader itself: it has laid this epoch down."""
+
     epoch: Epoch
+    over: bool = False
 
 
 # --- feeds -----------------------------------------------------------------------------------------------------

@@ -92,12 +92,20 @@ def test_a_voter_that_hears_a_leader_refuses_until_that_one_falls_silent_or_is_d
     election.receive(1.0, "a", Heartbeat(Epoch(1, "a")))
     assert not granted(election.receive(2.9, "c", VoteRequest(Epoch(2, "c"), True)))
     assert not granted(election.receive(2.9, "c", VoteRequest(Epoch(2, "c"), False)))
-    assert granted(election.receive(3.1, "c", VoteRequest(Epoch(2, "c"), True)))
+    assert granted(election.receive(3.6, "c", VoteRequest(Epoch(2, "c"), True)))
 
     election = single()
     election.receive(1.0, "a", Heartbeat(Epoch(1, "a")))
-    assert election.electorate(1.1, ("b", "c"), ABC, True) == [Leader(None)]
-    assert granted(election.receive(1.2, "c", VoteRequest(Epoch(2, "c"), False)))
+    assert election.electorate(1.6, ("b", "c"), ABC, True) == [], "held dead, but heard a moment ago"
+    assert not granted(election.receive(1.7, "c", VoteRequest(Epoch(2, "c"), True)))
+    election.receive(1.8, "a", Heartbeat(Epoch(1, "a")))
+    assert election.tick(2.7) == []
+    assert election.tick(election.deadline()) == [Leader(None)]
+    assert granted(election.receive(2.9, "c", VoteRequest(Epoch(2, "c"), False)))
+
+    election = single()
+    election.receive(1.0, "a", Heartbeat(Epoch(1, "a")))
+    assert election.electorate(1.1, ("b", "c"), ("b", "c"), True) == [Leader(None)], "it has left"
 
 
 def test_who_has_the_vote_gets_a_moment_to_win_with_it() -> None:
@@ -217,14 +225,18 @@ def test_a_leader_gives_way_to_a_higher_one_and_follows_it() -> None:
     elected(election)
     effects = election.receive(3.5, "a", Heartbeat(Epoch(2, "a")))
     assert [e for e in effects if isinstance(e, Leader)] == [Leader(None), Leader(Epoch(2, "a"))]
-    assert sent(effects, "c") == [HeartbeatAck(Epoch(1, "b"))], "its followers hear that it is over"
+    assert sent(effects, "c") == [HeartbeatAck(Epoch(1, "b"), over=True)], "its followers hear that it is over"
 
 
 def test_followers_of_a_leader_that_lays_down_need_not_wait() -> None:
     election = single()
     election.receive(1.0, "a", Heartbeat(Epoch(1, "a")))
-    assert election.receive(1.1, "a", HeartbeatAck(Epoch(1, "a"))) == [Leader(None)]
+    assert election.receive(1.1, "c", HeartbeatAck(Epoch(1, "a"), over=True)) == [], "only it can say so"
+    assert election.receive(1.1, "a", HeartbeatAck(Epoch(1, "a"))) == []
+    assert election.receive(1.1, "a", HeartbeatAck(Epoch(1, "a"), over=True)) == [Leader(None)]
     assert election.deadline() < 1.5
+    assert election.receive(1.2, "a", Heartbeat(Epoch(1, "a"))) == [], "sent before, and overtaken"
+    assert election.leader is None
 
 
 def test_a_lower_leader_is_told_of_the_higher() -> None:
