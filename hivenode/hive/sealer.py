@@ -202,7 +202,8 @@ class Sealer:
 
     async def _confirm(self, said: Round, proposal: Proposal) -> None:
         body = proposal.body
-        closed_by_us = any(p.author == self._me for p, _ in said.certificates())
+        closings = [p for p, _ in said.certificates() if p.body.digest not in self._refused]
+        closed_by_us = any(closing.author == self._me for closing in closings)
         if closed_by_us or self._me in said.confirmed(body.digest) or not self._sensible(body):
             return
         cuts = self._feeds.cuts(body.horizon)
@@ -239,10 +240,9 @@ class Sealer:
 
     async def _lead(self, said: Round, epoch: Epoch) -> None:
         own, current = said.closable(self._me), said.current
-        if own is not None and await self._close(said, own):
+        if own is not None and await self._stands(own):
+            await self._close(said, own)
             return
-        if own is not None and digest_of(self._feeds.cuts(own.body.horizon)) == own.body.cut:
-            return  # it waits for the others
         if own is None and current is not None and current.body.epoch >= epoch and current.author != self._me:
             return
         horizon = _reading(self._wall() - self._rules.after)
@@ -257,6 +257,9 @@ class Sealer:
         made = await self._make_from(horizon, forget, cuts)
         if made is None or len(made.data) > MAX_BYTES // 2 or self._leads() != epoch:
             return
+        grant = made.snapshot.members.get(self._me)
+        if grant is None or Role.coordinator not in grant.roles:
+            return  # too new here for others to take its word
         await self._keep_cuts(horizon, cuts)
         number = self._replication.seal_number + 1
         await self._replication.append(
@@ -270,11 +273,18 @@ class Sealer:
         if (own := fresh.closable(self._me)) is not None:
             await self._close(fresh, own)
 
-    async def _close(self, said: Round, own: Proposal) -> bool:
+    async def _stands(self, own: Proposal) -> bool:
+        """Whether we would propose the same today; else those who know what has come since could never confirm it."""
+        if digest_of(self._feeds.cuts(own.body.horizon)) != own.body.cut:
+            return False
+        made = await self._make(own.body)
+        return made is not None and made.snapshot.digest == own.body.digest
+
+    async def _close(self, said: Round, own: Proposal) -> None:
         """Close our own proposal if everyone has confirmed it who has to."""
         made = await self._make(own.body)
         if made is None or made.snapshot.digest != own.body.digest:
-            return False
+            return
         members = made.snapshot.members
         confirmed = {self._me, *said.confirmed(own.body.digest)}
         silent = [node for node in members if node not in confirmed]
@@ -287,11 +297,10 @@ class Sealer:
                 "see that node's `hivenode doctor`, or revoke it if it is gone for good."
             )
         if waits or too_many(members, confirmed):
-            return False
+            return
         self.alarms.pop("close", None)
         closing = SealClosed(number=own.body.number, digest=own.body.digest, excused=excused)
         await self._replication.append(closing)
-        return True
 
     def _excusable(self, nodes: list[str]) -> tuple[str, ...]:
         return excusable(

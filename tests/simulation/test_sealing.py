@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
+import msgspec
 import pytest
 
 from hivenode.hive.sealer import DAY
+from hivenode.hive.snapshots import open_file, sealed_file
+from hivenode.net.messages import SealOffered
 from hivenode.node import Node
-from hivenode.spec.events import BlobHeld, JobCancelled, JobSubmitted
+from hivenode.spec.events import BlobHeld, JobCancelled, JobSubmitted, SealProposed
+from hivenode.store.simulated import _Batch
 from tests.hive.replicas import digest
 from tests.simulation.loop import run
 from tests.simulation.world import World
 
+Write = Callable[[_Batch], Awaitable[None]]
 NAMES = ("ann", "bob", "cid", "dan")
 SETTINGS: dict[str, dict[str, object]] = {
     "feeds": {"seal_events": 60, "seal_after_days": 7, "patience_days": 30, "keep_jobs_days": 20}
@@ -87,3 +96,251 @@ def test_old_events_are_sealed_and_the_facts_stay(seed: int) -> None:
         assert all(sealed(world, name) == 1 for name in NAMES)
 
     run(main, seed=seed)
+
+
+POINTS = {
+    "cuts": b"seal.cuts",
+    "proposed": b"seal.proposed",
+    "confirmed": b"seal.confirmed",
+    "closed": b"seal.closed",
+    "sealed": b"snapshot",
+    "file": b"seal.file",
+}
+
+
+def watch_writes(world: World, point: bytes) -> list[str]:
+    """Names of the machines that begin to write such a thing, as they do."""
+    seen: list[str] = []
+    for machine in world.machines.values():
+        write = machine.disk.write
+
+        async def noting(batch: _Batch, name: str = machine.name, write: Write = write) -> None:
+            told = batch.cell.encode() if batch.cell else b"snapshot" if batch.snapshot else b"".join(
+                record.data for record in batch.records
+            )  # fmt: skip
+            if point in told:
+                seen.append(name)
+            await write(batch)
+
+        machine.disk.write = noting  # type: ignore[method-assign]
+    return seen
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("point", POINTS)
+def test_a_crash_at_any_point_of_a_seal_loses_nothing(point: str, seed: int) -> None:
+    async def main(rng: random.Random) -> None:
+        world = await hive(rng, NAMES[:3])
+        for day in range(9):
+            await work(world, rng.choice(NAMES[:3]), f"d{day}")
+            pass_days(world, 1)
+        await world.settled()
+        jobs = world.machines["ann"].node.ledger.jobs
+        seen = watch_writes(world, POINTS[point])
+        await world.until(lambda: seen, 400, point)
+        victim = seen[rng.randrange(len(seen))]
+        world.crash_host(victim)
+        await asyncio.sleep(rng.uniform(0, 30))
+        await world.restart(victim)
+        await world.formed()
+        await until_sealed(world, 1, 900)
+        await world.settled()
+        world.check_facts()
+        assert len({dump(world, name) for name in NAMES[:3]}) == 1
+        for name in NAMES[:3]:
+            held = world.machines[name].node.ledger.jobs
+            assert {job: held[job].ending for job in jobs} == {job: jobs[job].ending for job in jobs}
+
+    run(main, seed=seed)
+
+
+def dump(world: World, name: str) -> bytes:
+    return b"|".join(piece for fold in world.machines[name].node.views.folds for piece in fold.dump(0))
+
+
+def equal(world: World, names: Sequence[str]) -> bool:
+    """The same feeds up to the same seal, and byte-equal views."""
+    nodes = [world.machines[name].node for name in names]
+    heads = {str((node.feeds.heads, node.replication.seal_number)) for node in nodes}
+    return len(heads) == 1 and len({dump(world, name) for name in names}) == 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_node_a_month_away_catches_up_and_what_it_said_meanwhile_is_kept(seed: int) -> None:
+    async def main(rng: random.Random) -> None:
+        world = await hive(rng)
+        await work(world, "dan", "before")
+        await world.settled()
+        world.network.partition(["dan"])
+        await work(world, "dan", "alone")
+        for day in range(40):
+            await work(world, rng.choice(NAMES[:3]), f"d{day}", jobs=30)
+            pass_days(world, 1)
+        await work(world, "dan", "lately")
+        await world.until(lambda: all(sealed(world, name) >= 1 for name in NAMES[:3]), 600, "sealed without it")
+        assert sealed(world, "dan") == 0
+        alone = world.machines["dan"].node.feeds.heads[world.machines["dan"].id]
+        if seed % 2:
+            world.kill("dan")
+            await world.restart("dan")
+        world.network.heal()
+        await world.until(lambda: equal(world, NAMES), 600, "all equal")
+        world.check_facts()
+        dan = world.machines["dan"]
+        assert dan.node.feeds.heads[dan.id] >= alone
+        for name in NAMES:
+            jobs = world.machines[name].node.ledger.jobs
+            assert all(jobs[f"j-alone-{n}"].ending == "cancelled" for n in range(8))
+        held = world.machines["ann"].node.feeds
+        assert held.floors[dan.id].seq < alone, "what it said alone was in no seal"
+        number = sealed(world, "ann")
+        for day in range(9):
+            await work(world, rng.choice(NAMES), f"later{day}")
+            pass_days(world, 1)
+        await until_sealed(world, number + 1, 900)
+        await world.until(lambda: equal(world, NAMES), 600, "all equal")
+        world.check_facts()
+        world.kill("dan")
+        await world.restart("dan")
+        await world.formed()
+        assert sealed(world, "dan") >= number + 1
+
+    run(main, seed=seed)
+
+
+def test_a_node_back_from_an_old_backup_of_itself_does_not_fork() -> None:
+    async def main(rng: random.Random) -> None:
+        world = await hive(rng)
+        await work(world, "dan", "before")
+        await world.settled()
+        backup = world.machines["dan"].disk.backup()
+        for day in range(10):
+            await work(world, rng.choice(NAMES), f"d{day}")
+            pass_days(world, 1)
+        await work(world, "dan", "after")
+        await until_sealed(world, 1)
+        await world.settled()
+        world.crash_host("dan")
+        world.machines["dan"].disk.restore(backup)
+        await world.restart("dan")
+        await work(world, "dan", "again")
+        await world.until(lambda: equal(world, NAMES), 600, "all equal")
+        world.check_facts()
+        for machine in world.up:
+            assert not machine.node.feeds.forked
+            assert "j-again-0" in machine.node.ledger.jobs
+
+    run(main)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_nobody_follows_a_coordinator_that_proposes_a_wrong_snapshot(seed: int) -> None:
+    async def main(rng: random.Random) -> None:
+        world = await hive(rng)
+        liar = world.coordinator()
+        others = [name for name in NAMES if name != liar]
+        for day in range(10):
+            await work(world, rng.choice(NAMES), f"d{day}")
+        node = world.machines[liar].node
+        make = node.sealer._make
+
+        async def lie(body: SealProposed) -> object:
+            made = await make(body)
+            return made and dataclasses.replace(
+                made, snapshot=dataclasses.replace(made.snapshot, digest=digest("a lie"))
+            )
+
+        make_from = node.sealer._make_from
+
+        async def lie_from(*args: Any) -> object:
+            made = await make_from(*args)
+            node.sealer._made = None
+            return made and dataclasses.replace(
+                made, snapshot=dataclasses.replace(made.snapshot, digest=digest("a lie"))
+            )
+
+        node.sealer._make = lie  # type: ignore[method-assign, assignment]
+        node.sealer._make_from = lie_from  # type: ignore[method-assign, assignment]
+        pass_days(world, 10)
+        alarmed = lambda name: "seal" in world.machines[name].node.sealer.alarms  # noqa: E731
+        await world.until(lambda: all(alarmed(name) for name in others), 400, "all others see it")
+        await asyncio.sleep(300)
+        assert [sealed(world, name) for name in NAMES] == [0] * 4
+        assert all(any("same version" in said for said in world.machines[n].node._parts().health()) for n in others)
+        world.kill(liar)
+        await world.restart(liar)
+        await until_sealed(world, 1, 900)
+        await world.until(lambda: equal(world, NAMES), 600, "all equal")
+        world.check_facts()
+
+    run(main, seed=seed)
+
+
+def test_a_forged_snapshot_from_a_member_is_refused() -> None:
+    async def main(rng: random.Random) -> None:
+        world = await hive(rng)
+        await world.stop("dan")
+        for day in range(10):
+            await work(world, rng.choice(NAMES[:3]), f"d{day}")
+        pass_days(world, 40)
+        await until_sealed(world, 1, 900)
+        rogue = world.machines["ann"]
+        await world.until(lambda: rogue.node.sealer._file, 60, "it can be fetched")
+        ref = rogue.node.sealer._file
+        assert ref is not None
+        genuine = rogue.disk.blobs[ref.digest]
+        certificate, data = open_file(genuine)
+        forgeries = [
+            genuine.replace(digest("d0 0").encode(), digest("another").encode()),
+            sealed_file(msgspec.structs.replace(certificate, confirmations=()), data),
+            genuine[:-1],
+            b"",
+        ]
+        await world.stop("bob")
+        await world.stop("cid")
+        assert digest("d0 0").encode() in genuine
+        rogue.node.sealer._file = None
+        await world.restart("dan", ["ann"])
+        for forged in forgeries:
+            node, said = rogue.node, digest(str(len(forged)))
+
+            async def offer(node: Node = node, forged: bytes = forged, said: str = said) -> None:
+                blob = await node._ports.blobs.put_bytes(forged)
+                node._ports.transport.send(world.machines["dan"].id, SealOffered(number=1, digest=said, blob=blob))
+
+            victim = world.machines["dan"].node
+            for _ in range(20):  # it hangs up on whoever sends such a thing, so the next one may get lost
+                await world.ask("ann", offer)
+                await asyncio.sleep(3)
+            assert said in victim.sealer._refused
+            assert sealed(world, "dan") == 0
+            assert not victim.holders.of(digest("another"))
+
+    run(main)
+
+
+def test_two_sides_that_sealed_different_facts_say_so_and_merge_nothing() -> None:
+    async def main(rng: random.Random) -> None:
+        world = await hive(rng)
+        await work(world, "ann", "together")
+        await world.settled()
+        sides = (["ann", "bob"], ["cid", "dan"])
+        world.network.partition(*sides)
+        for side in sides:
+            await world.formed(side, 120)
+        for day in range(45):
+            for side in sides:
+                await work(world, rng.choice(side), f"{side[0]}{day}", jobs=2)
+            pass_days(world, 1)
+        await until_sealed(world, 1, 900)
+        digests = {machine.node.replication.sealed.digest for machine in world.up}  # type: ignore[union-attr]
+        assert len(digests) == 2
+        before = {name: sealed(world, name) for name in NAMES}
+        world.network.heal()
+        alarmed = lambda machine: "conflict" in machine.node.sealer.alarms  # noqa: E731
+        await world.until(lambda: all(alarmed(machine) for machine in world.up), 300, "everyone sees it")
+        await asyncio.sleep(300)
+        assert {name: sealed(world, name) for name in NAMES} == before
+        assert all(any("joins anew" in said for said in m.node._parts().health()) for m in world.up)
+
+    run(main)
