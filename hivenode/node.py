@@ -460,6 +460,7 @@ class Node:
                 self.replication,
                 self.sealer,
             ),
+            facts=self.sealer.facts,
             admin_url=ports.admin_url,
             addresses=lambda: self._addresses,
             members=self._members(),

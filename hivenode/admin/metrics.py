@@ -58,6 +58,10 @@ def _node(status: Status) -> Iterator[Metric]:
     yield _gauge("hivenode_has_coordinator", "1 while this node knows a coordinator.", bool(status.coordinator))
     yield _gauge("hivenode_epoch_counter", "Counter of the highest epoch seen.", int(status.epoch.partition(".")[0]))
     yield _gauge("hivenode_troubles", "Sentences in the node's health report.", len(status.health))
+    facts = status.facts
+    yield _gauge("hivenode_seals", "Number of the latest seal of old events.", facts.seals)
+    yield _gauge("hivenode_events", "Events held beyond the latest seal.", facts.events)
+    yield _gauge("hivenode_journal_bytes", "The journal on disk.", facts.journal_bytes)
     states = Counter(member.state for member in status.members)
     members = GaugeMetricFamily("hivenode_members", "Members of the hive as this node sees them.", labels=["state"])
     for state in MEMBER_STATES:

@@ -35,6 +35,7 @@ from hivenode.spec.events import JobCancelled, JobSubmitted
 from hivenode.spec.job import JobSpec, parse_job
 from hivenode.spec.status import (
     AttemptStatus,
+    FactsStatus,
     InviteIssued,
     JobDetail,
     JobLogs,
@@ -84,6 +85,7 @@ class Parts:
     wall: Callable[[], float]
     rng: random.Random
     health: Callable[[], tuple[str, ...]]
+    facts: Callable[[], FactsStatus]
     admin_url: Callable[[], str]
     addresses: Callable[[], tuple[str, ...]]
     members: Members
@@ -123,6 +125,7 @@ class Service:
             jobs_running=sum(1 for job in p.ledger.jobs.values() if job.open),
             health=self._health(),
             healthy=leader is not None and not p.health(),
+            facts=p.facts(),
         )
 
     def _members(self, coordinator: str) -> tuple[MemberStatus, ...]:

@@ -56,6 +56,8 @@ def _show(status: Status) -> None:
             short(member.node),
         )
     out.print(members)
+    facts = status.facts
+    out.print(f"{facts.events} events beyond seal {facts.seals} · journal {facts.journal_bytes / 1e6:.1f} MB")
     if len(status.members) < 2:
         out.print("A hive of one. Next: `hivenode invite` prints what to type on a second machine.")
     elif status.jobs_running:

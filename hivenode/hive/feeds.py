@@ -14,6 +14,7 @@ counts, and whatever is offered again from below a cut is passed over, since it 
 from __future__ import annotations
 
 import hashlib
+import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -356,18 +357,20 @@ class Feeds:
                 self._heed(entry)
 
     def missing(self, heads: Mapping[str, int], limit_bytes: int) -> tuple[tuple[Event, ...], bool]:
-        """Events that a node with these heads lacks, in chain order, up to a size; and whether more remain."""
+        """Events that a node with these heads lacks, in the order of their clocks as far as each chain allows (so that
+        it need not fold them anew with each piece), up to a size; and whether more remain."""
+        lacking: list[list[Entry]] = []
+        for author, feed in self._feeds.items():
+            there, floor = heads.get(author, 0), self._floor(author)
+            if there >= floor:  # else it lacks what is sealed, and could not chain these on
+                lacking.append(feed[there - floor : self._reach(author)])
         events: list[Event] = []
         size = 0
-        for author in sorted(self._feeds):
-            there, floor = heads.get(author, 0), self._floor(author)
-            if there < floor:
-                continue  # it lacks what is sealed, and could not chain these on
-            for entry in self._feeds[author][there - floor : self._reach(author)]:
-                size += len(entry.encoded) + 8
-                if events and (size > limit_bytes or len(events) >= 512):
-                    return tuple(events), True
-                events.append(entry.event)
+        for entry in heapq.merge(*lacking, key=lambda entry: (entry.event.hlc, entry.event.author)):
+            size += len(entry.encoded) + 8
+            if events and (size > limit_bytes or len(events) >= 512):
+                return tuple(events), True
+            events.append(entry.event)
         for event in self._proofs(heads):
             size += len(event.body) + 256
             if size <= limit_bytes and len(events) < 512:

@@ -34,6 +34,7 @@ from hivenode.hive.views import Views
 from hivenode.logs import get_logger
 from hivenode.net.messages import FeedHeads, Message, SealOffered
 from hivenode.spec.events import SealClosed, SealConfirmed, SealProposed
+from hivenode.spec.status import FactsStatus
 from hivenode.spec.values import BlobRef, Epoch, Role
 from hivenode.store.ports import BlobStore, Journal
 from hivenode.tasks import TaskGroup
@@ -144,6 +145,10 @@ class Sealer:
         if (file := self._journal.snapshot()) is not None:
             self._tasks.spawn(self._serve(file), "seals: serve")
         self._tasks.spawn(self._run(), "seals: look")
+
+    def facts(self) -> FactsStatus:
+        """For people."""
+        return FactsStatus(self._replication.seal_number, self._feeds.size, self._journal.size)
 
     def wake(self) -> None:
         """Something was said about seals, or who leads has changed."""

@@ -25,6 +25,17 @@ class MemberStatus(msgspec.Struct, frozen=True):
     coordinator: bool
 
 
+class FactsStatus(msgspec.Struct, frozen=True):
+    """What a node holds of what the hive has stated."""
+
+    seals: int = 0
+    """Number of the latest seal: how often old events made way for a snapshot."""
+    events: int = 0
+    """Held beyond it."""
+    journal_bytes: int = 0
+    """On disk, the snapshot included."""
+
+
 class Status(msgspec.Struct, frozen=True):
     node: str
     name: str
@@ -44,6 +55,7 @@ class Status(msgspec.Struct, frozen=True):
     """Sentences on what is wrong and what to do; empty when all is well."""
     healthy: bool = True
     """Whether this node can do its own part. A lost member elsewhere is in `health`, and changes nothing here."""
+    facts: FactsStatus = FactsStatus()
 
 
 class WorkerStatus(msgspec.Struct, frozen=True):

@@ -14,6 +14,7 @@ from hivenode.errors import Conflict, InvalidInput, NotFound, Unavailable
 from hivenode.spec.job import parse_job
 from hivenode.spec.status import (
     AttemptStatus,
+    FactsStatus,
     InviteIssued,
     JobDetail,
     JobLogs,
@@ -133,6 +134,7 @@ class MemoryNode:
                 )
                 for name, node in NODES.items()
             ),
+            facts=FactsStatus(seals=3, events=1200, journal_bytes=2_000_000),
             jobs_running=sum(1 for job in self.job_list.values() if job.ended_at is None),
             health=self.health,
             healthy=self.healthy,

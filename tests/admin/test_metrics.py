@@ -28,6 +28,9 @@ async def test_members_jobs_and_the_process(stranger: aiohttp.ClientSession, nod
     assert found["hivenode_is_coordinator", ()] == 0
     assert found["hivenode_has_coordinator", ()] == 1
     assert found["hivenode_epoch_counter", ()] == 7
+    assert found["hivenode_seals", ()] == 3
+    assert found["hivenode_events", ()] == 1200
+    assert found["hivenode_journal_bytes", ()] == 2_000_000
     assert found["hivenode_jobs", ("running",)] == 1
     assert found["hivenode_jobs", ("finished",)] == 1
     assert found["hivenode_jobs", ("failed",)] == 0

@@ -5,20 +5,24 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from hivenode.catalog.models import Catalogue
 from hivenode.errors import Refused
 from hivenode.hive.seals import excusable
 from hivenode.hive.snapshots import Certificate, finish, judge, open_file, read, sealed_file
 from hivenode.spec.events import (
+    AttemptEnded,
     BlobHeld,
     Body,
     ExperienceRecorded,
     JobCancelled,
+    JobPlanned,
     JobSubmitted,
+    ModelRegistered,
     NodeAdmitted,
     SealClosed,
     SealConfirmed,
 )
-from hivenode.spec.values import Role
+from hivenode.spec.values import BlobRef, Epoch, Plan, Role, Share, Strategy
 from tests.hive.replicas import AUTHORITY, Replica, digest
 
 
@@ -117,6 +121,40 @@ def test_what_is_said_late_counts_the_same_for_those_who_sealed_and_the_one_who_
     assert heads[away.id] == 6
     seal(first, second, away, late, now=5000, horizon=2000)
     assert len({replica.dump() for replica in (first, second, away, late)}) == 1
+
+
+def finished(name: str, leader: Replica) -> list[Body]:
+    """A job from its submission to its model, all on one node."""
+    epoch, blob = Epoch(1, leader.id), BlobRef(digest(name), 1)
+    plan = Plan(Strategy.single_node, (Share(leader.id, 0, 1.0, 1.0, 1),), 1.0, "", False, (0, 0, 0, 0), ())
+    return [
+        job(name),
+        JobPlanned(f"j-{name}", 1, epoch, plan, "first plan"),
+        ModelRegistered("digits", f"j-{name}", 1, epoch, blob, "zoo:cnn", {}),
+        AttemptEnded(f"j-{name}", 1, epoch, epoch, "finished", 1, 1.0, {}),
+    ]
+
+
+@pytest.mark.parametrize("forget", [0, 99])
+def test_a_model_registered_late_takes_no_number_that_was_given(forget: int) -> None:
+    first, second, third = trio()
+    first.say(50, *finished("early", first))
+    third.say(40, *finished("late", third))
+    spread(first, second)
+    first.propose(1000, 1, 100, forget)
+    spread(first, second)
+    assert second.confirm(1001)
+    spread(first, second)
+    assert first.close(1002, excused=(third.id,))
+    assert first.settle()
+    spread(first, second)
+    assert second.settle()
+    third.catch_up(first.file)
+    spread(first, second, third)
+    for replica in (first, second, third):
+        versions = Catalogue(replica.ledger.models).versions
+        assert {version.reference: version.job for version in versions} == {"digits:1": "j-early", "digits:2": "j-late"}
+        assert ("j-early" in replica.ledger.jobs) == (not forget)
 
 
 def test_a_node_restored_from_a_backup_goes_on_from_the_cut_without_a_fork() -> None:
