@@ -20,6 +20,7 @@ from hivenode.hive.snapshots import (
     MAX_BYTES,
     Certificate,
     Snapshot,
+    Steps,
     Task,
     digest_of,
     judge,
@@ -42,6 +43,7 @@ from hivenode.tasks import TaskGroup
 LOOK_SECONDS = 60.0
 OFFER_SECONDS = 10.0
 """Between two offers to the same peer."""
+HASH_AT_ONCE = 1 << 20
 DAY = 86400.0
 CUTS = "seal.cuts"
 """Cell: the cuts of what was last proposed or confirmed, so that its snapshot can be made again after a restart."""
@@ -382,7 +384,7 @@ class Sealer:
 
     async def _serve(self, file: bytes) -> None:
         """Have the latest seal where others can fetch it, and no earlier one."""
-        digest = hashlib.sha256(file).hexdigest()
+        digest = await paced(_digest(file))
         earlier = (self._journal.cell(FILE) or b"").decode()
         if not self._blobs.has(digest):
             await self._journal.set_cell(FILE, digest.encode())
@@ -486,6 +488,14 @@ class Sealer:
             "feeds.patience_days, and the two histories cannot be made one. Decide which goes on; every node of the "
             "other one joins anew with a new home."
         )
+
+
+def _digest(file: bytes) -> Steps[str]:
+    state, view = hashlib.sha256(), memoryview(file)
+    for at in range(0, len(file), HASH_AT_ONCE):
+        state.update(view[at : at + HASH_AT_ONCE])
+        yield
+    return state.hexdigest()
 
 
 def _split() -> Refused:
