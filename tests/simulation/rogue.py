@@ -39,7 +39,7 @@ from hivenode.net.messages import (
 from hivenode.net.simulated import SimulatedTransport
 from hivenode.net.transport import LinkEnd
 from hivenode.spec.events import AttemptEnded, Body, JobCancelled, JobGivenUp, JobPlanned, JobSubmitted, NodeAdmitted
-from hivenode.spec.values import BlobRef, Epoch, Plan, Role
+from hivenode.spec.values import BlobRef, Epoch, Plan, Role, Share, Strategy
 from hivenode.store.simulated import SimulatedBlobs, SimulatedDisk
 from hivenode.trust.identity import Identity
 from tests.simulation.loop import Process
@@ -172,7 +172,7 @@ class Rogue:
         for entry in self._world.up[0].node.feeds.entries():
             if isinstance(entry.body, JobPlanned):
                 return entry.body.plan
-        raise AssertionError("a job was planned before")
+        return Plan(Strategy.single_node, (Share(self.id, 0, 1.0, 0.01, 1000),), 1.0, "mine", False, (0, 0, 0, 0), ())
 
     def _orders(self) -> Message:
         rng, job = self._rng, self._rng.choice(self._world.submitted or ["j-none"])
