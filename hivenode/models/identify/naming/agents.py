@@ -41,11 +41,11 @@ def agent(names: Names) -> Guess | None:
         if twins:
             noise = names.find(r"(log_alpha|actor\.(log_std|fc_logstd|log_std_linear|log_std_layer).*)") is not None
             return Guess(
-                "an actor and two critics", AGENT, "continuous_control", "sac" if noise else "td3",
+                "an actor and two critics", AGENT, "actor_critic", "sac" if noise else "td3",
                 "SAC" if noise else "TD3", how=Confidence.guessed,
             )  # fmt: skip
         return Guess(
-            "an actor and a critic", AGENT, "policy_optimization", "actor_critic", "ActorCritic",
+            "an actor and a critic", AGENT, "actor_critic", "actor_critic", "ActorCritic",
             task_how=Confidence.guessed,
         )  # fmt: skip
     if names.has("advantage.") and (names.has("value.") or names.has("value_stream.")):

@@ -14,7 +14,7 @@ from hivenode.models.identify.naming.estimator_objects import describe, is_estim
 from hivenode.models.identify.naming.estimator_pickles import ALLOWED, NEVER_GIVEN_ARGUMENTS
 from hivenode.models.identify.naming.estimators import ESTIMATORS, PREPARE
 from hivenode.models.identify.naming.tables_of_values import is_called, recognise_array, recognise_dict
-from hivenode.models.identify.report import Confidence, Report, Tensor
+from hivenode.models.identify.report import FREE, Confidence, Port, Report, Tensor
 from hivenode.models.identify.source import LARGEST_READ, Held, Source
 
 MOST_TENSORS = 100_000
@@ -157,7 +157,21 @@ def _weights(report: Report, tensors: list[Tensor]) -> None:
 
     report.know(Confidence.read, "arrays of numpy", framework="numpy")
     report.hold(tensors, "its arrays")
+    matrices = [tensor.shape for tensor in tensors if len(tensor.shape) > 1]
+    if matrices and not any("." in tensor.name for tensor in tensors):
+        report.know(Confidence.inferred, "arrays of two axes or more", layers=len(matrices))
     recognise(report, tensors)
+    filters = [shape for shape in matrices if len(shape) == 4]
+    if report.architecture is None and filters:
+        first = filters[0]
+        report.know(Confidence.guessed, f"filters {list(first)}", architecture="cnn")
+        if first[0] == first[1] and first[2] in (1, 3, 4):  # Keras and JAX: height, width, channels, filters
+            report.know(
+                Confidence.guessed,
+                f"filters {list(first)} over pictures",
+                family="computer_vision",
+                inputs=[Port("input", None, (FREE, FREE, FREE, first[2]))],
+            )
 
 
 # boosters keep their model in the format of their own library

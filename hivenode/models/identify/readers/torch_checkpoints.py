@@ -49,6 +49,12 @@ def describe(report: Report, value: Value, place: Place) -> None:
     report.hold(listing(found, place), evidence)
     if network is not None:
         name_network(report, network)
+        frozen_too = sum(
+            count(tensor.shape)
+            for part, tensor in zip(found, report.listing, strict=True)
+            if part.buffer is False and tensor.shared_with is None
+        )
+        report.know(Confidence.read, "the parameters of its modules, frozen ones too", parameters=frozen_too)
     top = mapping(value) or {}
     arch = top.get("arch")
     if isinstance(arch, str) and len(arch) < 100:

@@ -68,6 +68,8 @@ def _describe(report: Report, model: Value) -> None:
             model=f"{known.removesuffix('u')}{letter}{'u' if known.endswith('u') else ''}{ending}",
         )  # fmt: skip
     file = layout.get("yaml_file")
+    if isinstance(file, str) and not letter and known and file.startswith(known.removesuffix("u")):
+        report.know(Confidence.read, "yaml_file in its layout", model=file.removesuffix(".yaml")[:60])
     if isinstance(file, str) and len(file) < 100:
         report.hyperparameters["yaml_file"] = file
     architecture = "transformer" if known == "rtdetr" else "cnn"

@@ -83,8 +83,6 @@ def describe_buffer(report: Report, source: Source) -> None:
     head = source.head(64)
     if head.startswith(b"binf"):
         _fill(report, _binary(source))
-    elif head.startswith(b"CONFIG-offset:"):  # 1.0 to 1.7: a binary model, then its configuration
-        _fill(report, _binary(source, 4 + len(b"CONFIG-offset:") - 4 + 8))
     elif UBJ.match(head):
         _fill(report, _document(ubjson.parse(Window(source, source.size, source.name), source.name)))
     elif head[:1] == b"{":
@@ -291,13 +289,13 @@ def _long_json(source: Source) -> _Model:
     return model
 
 
-def _binary(source: Source, start: int = 0) -> _Model:
+def _binary(source: Source) -> _Model:
     """From the binary format: fixed structures, then trees of 20 and 16 bytes a node.
 
     dmlc's `LearnerModelParamLegacy`, `GBTreeModelParam` and `TreeParam`, as in src/learner.cc and src/tree of 1.7.
     """
     window = Window(source, source.size, source.name)
-    at = start + 4
+    at = 4
     _, features, classes, _, _, major, minor, targets, _ = _LEARNER.unpack(window.read(at, _LEARNER.size))
     at += _LEARNER_SIZE
     texts = []
