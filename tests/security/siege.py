@@ -147,7 +147,11 @@ class Siege:
         assert self.peak - rss < MORE_BYTES, self.figures[-1]
         assert grown < MORE_BYTES, self.figures[-1]
         assert len(said) < lines, self.figures[-1]
-        defects = [line for line in said if "error_trace" in line or line.get("level") == "error"]
+        defects = [
+            (line["event"], line.get("error_trace", line.get("reason", ""))[-600:])
+            for line in said
+            if "error_trace" in line or line.get("level") == "error"
+        ]
         assert not defects, (name, defects[:3])
         links = [line for line in said if line.get("event") == "link ended" and line["peer_id"] not in self.attackers]
         assert not links, (name, links)
