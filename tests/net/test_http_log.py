@@ -15,7 +15,7 @@ async def test_nonsense_is_counted_and_leaves_no_trace(tmp_path: Path, caplog: p
     async with node(1, tmp_path) as a:
         for _ in range(20):
             reader, writer = await asyncio.open_connection("127.0.0.1", a.transport.port, ssl=anonymous())
-            writer.write(b"\x00\x01 nonsense\r\n\r\n")
+            writer.write(b"GET / HTTP/1.1\r\nnonsense\r\n\r\n")
             assert b" 400 " in await reader.read(100)
             writer.close()
     told = [record for record in caplog.records if record.getMessage() == "a request that is no HTTP"]

@@ -95,11 +95,12 @@ async def test_dribbles(hive: Siege) -> None:
 
     hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500)
     header = UPGRADE.encode()[:-2] + b"X-More: " + b"x" * 4000
+    endless = b"POST /join HTTP/1.1\r\nHost: x\r\nContent-Length: 4000\r\n\r\n" + bytes(4000)
     ways = [
         ("TLS", None, hello),
         ("headers of a stranger", anonymous(), header),
         ("headers of a member", mallory.credentials.client_context(), header),
-        ("a body that never ends", anonymous(), b"POST /join HTTP/1.1\r\nHost: x\r\nContent-Length: 4000\r\n\r\n" + bytes(4000)),
+        ("a body that never ends", anonymous(), endless),
     ]  # fmt: skip
     for name, context, data in ways:
         async with hive.attack(f"dribble: {name}"):
