@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,6 +24,7 @@ from hivenode.admin.notify import keep_watchdog, notify
 from hivenode.config import Settings, load_settings
 from hivenode.errors import Conflict, Exhausted, HiveError
 from hivenode.jobs.workers import ForkWorkers
+from hivenode.job_log import JobLogWriter
 from hivenode.logs import JobLogFile, bind, configure, get_logger
 from hivenode.net.discovery import Discovery, Interface, choose_hosts, interfaces
 from hivenode.net.joining import join, join_routes
@@ -86,6 +88,7 @@ class WorkDirectories:
         self._root = root
         shutil.rmtree(root, ignore_errors=True)
         root.mkdir(parents=True, mode=0o700)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="remove-work")
 
     def make(self, job: str, attempt: int) -> str:
         path = self._root / f"{job}-{attempt}-{secrets.token_hex(4)}"
@@ -99,7 +102,12 @@ class WorkDirectories:
         return str(path)
 
     def remove(self, directory: str) -> None:
-        shutil.rmtree(directory, ignore_errors=True)
+        """Soon, by a thread: there may be gigabytes of checkpoints in it."""
+        self._thread.submit(shutil.rmtree, directory, ignore_errors=True)
+
+    async def close(self) -> None:
+        """Returns when all is removed."""
+        await asyncio.to_thread(self._thread.shutdown)
 
 
 @dataclass
@@ -249,6 +257,8 @@ class _Daemon:
         seeds = (*settings.network.seeds, *json.loads((directory / "seeds.json").read_text(encoding="utf-8")))
         blobs = FileBlobs(directory / "blobs")
         workers = ForkWorkers()
+        workspace = WorkDirectories(self._home.path / "work")
+        job_log = JobLogWriter(JobLogFile(directory / "logs", total_bytes=settings.logs.keep_megabytes << 20))
         node: Node
         transport = PeerTransport(
             credentials,
@@ -287,8 +297,8 @@ class _Daemon:
                 journal=SqliteJournal.open(directory / "journal.db"),
                 blobs=blobs,
                 workers=workers,
-                workspace=WorkDirectories(self._home.path / "work"),
-                job_log=JobLogFile(directory / "logs", total_bytes=settings.logs.keep_megabytes << 20),
+                workspace=workspace,
+                job_log=job_log,
                 wall=_wall,
                 rng=self._rng,
                 limits=self._limits,
@@ -327,6 +337,8 @@ class _Daemon:
             if admin is not None:
                 await admin.stop()
             await node.stop()
+            await job_log.close()
+            await workspace.close()
 
     def _announce(self, node: Node) -> None:
         status = node.service.status()

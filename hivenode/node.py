@@ -44,6 +44,7 @@ from hivenode.jobs.desk import Desk, ReadableJobLog
 from hivenode.jobs.executor import Executor, Workspace
 from hivenode.jobs.host import WorkerHost
 from hivenode.jobs.ledger import Ledger
+from hivenode.jobs.leftovers import Leftovers
 from hivenode.jobs.live import Live
 from hivenode.jobs.predictor import Predictor
 from hivenode.jobs.proposals import Proposer
@@ -270,6 +271,7 @@ class Node:
         self._tasks.spawn(self._keep_assessing(), "node: standing")
         self._tasks.spawn(self._look_further(), "node: look further")
         self._tasks.spawn(self.results.tidy(), "node: tidy")
+        self._tasks.spawn(Leftovers(ports.blobs, self._names).run(), "node: leftovers")
 
     async def stop(self) -> None:
         """Hand over, say goodbye, end workers and links, close the journal."""
@@ -793,6 +795,17 @@ class Node:
     def _gone(self, node: str) -> bool:
         member = self.membership.member(node)
         return self.roles.revoked(node) or (member is not None and member.state not in PRESENT)
+
+    def _names(self, digest: str) -> bool:
+        """Whether anything speaks of these bytes: a job, a model, a member that says it holds them, a seal, or somebody
+        who is about to."""
+        seal = self.sealer.file
+        return (
+            self.ledger.names(digest)
+            or bool(self.holders.of(digest))
+            or (seal is not None and seal.digest == digest)
+            or self.keeper.touched(digest)
+        )
 
     def _concerns(self, peer: str, digest: str) -> bool:
         """Whether bytes that a peer speaks of are any business of the hive."""

@@ -14,6 +14,7 @@ from hivenode.admin.auth import check, check_loopback
 from hivenode.admin.events import KEEP_ALIVE_SECONDS, Streams
 from hivenode.admin.member_routes import MemberRoutes
 from hivenode.errors import Conflict, InvalidInput
+from hivenode.net.http_log import sparing_logger
 from hivenode.spec.status import NodeService
 from hivenode.spec.values import Role
 
@@ -92,7 +93,11 @@ class AdminServer:
         """Listen; returns the URL. Raises Conflict when the port is taken, InvalidInput when it is not loopback."""
         check_loopback(self._host)
         runner = web.AppRunner(
-            self._application(), access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_SECONDS
+            self._application(),
+            access_log=None,
+            logger=sparing_logger("admin"),
+            handle_signals=False,
+            shutdown_timeout=SHUTDOWN_SECONDS,
         )
         await runner.setup()
         try:

@@ -13,13 +13,16 @@ PEER_BYTES = 1 << 20
 PEER_DELTAS = 64
 """Of one peer, waiting. What finds no room is asked for again when versions are compared."""
 
-EVENT_BYTES = 256
+EVENT_BYTES = 512
 """What an event costs beside its body: signature, ids, and its place in memory and in the journal."""
 AUTHOR_BYTES = 2 << 20
 """Of one author, taken in at once. A month of a busy coordinator's plans fits a few times into it."""
 AUTHOR_BYTES_PER_SECOND = 256 << 10
 """And then steadily: a newcomer that catches up with years waits a moment, a member that writes nonsense as fast as it
 can does not fill memory before somebody revokes it."""
+
+
+DENIED_SECONDS = 60.0
 
 
 class Inbox:
@@ -60,11 +63,12 @@ class Allowance:
     def __init__(self, now: float) -> None:
         self._at = now
         self._used: dict[str, float] = {}
+        self._denied: dict[str, float] = {}
 
-    @property
-    def exceeded(self) -> tuple[str, ...]:
-        """Authors that have nothing left for now, sorted."""
-        return tuple(sorted(author for author, used in self._used.items() if used >= AUTHOR_BYTES))
+    def exceeded(self, now: float) -> tuple[str, ...]:
+        """Authors of whom something had to wait within the last minute, sorted."""
+        self._denied = {author: at for author, at in self._denied.items() if now - at < DENIED_SECONDS}
+        return tuple(sorted(self._denied))
 
     def allowed(self, events: Iterable[Event], now: float) -> list[Event]:
         """Those that fit, in order. Of an author of whom one did not, no later one is let through: its chain would have
@@ -77,6 +81,8 @@ class Allowance:
             used[event.author] = before + cost(event) if before < AUTHOR_BYTES else AUTHOR_BYTES
             if before < AUTHOR_BYTES:
                 kept.append(event)
+            else:
+                self._denied[event.author] = now
         return kept
 
     def spend(self, event: Event) -> None:

@@ -106,12 +106,16 @@ class Replication:
         """Whether another member found two branches of our own feed."""
         self.ahead: dict[str, float] = {}
         """Authors whose events are not taken in because their clocks are ahead of ours, with hours."""
-        self.excessive: tuple[str, ...] = ()
-        """Authors that state so much that it is taken in slowly."""
+        self._excessive: tuple[str, ...] = ()
         self.trouble = ""
         """Why events cannot be written now; empty when they can."""
         self.sealed: Snapshot | None = None
         """The latest seal."""
+
+    @property
+    def excessive(self) -> tuple[str, ...]:
+        """Authors that state so much that it is taken in slowly."""
+        return self._allowance.exceeded(asyncio.get_running_loop().time())
 
     async def start(self) -> None:
         """Read the journal and fold it. Begins our own feed, if it is new, in the background."""
@@ -318,10 +322,10 @@ class Replication:
             elif len(self.ahead) < 100:
                 self.ahead[event.author] = hours
         allowed = self._allowance.allowed(kept, asyncio.get_running_loop().time())
-        for author in self._allowance.exceeded:
-            if author not in self.excessive:
+        for author in self.excessive:
+            if author not in self._excessive:
                 log.warning("a member states more than its share; the rest is taken in slowly", author=author)
-        self.excessive = self._allowance.exceeded
+        self._excessive = self.excessive
         return allowed
 
     async def _keep(self, entries: Sequence[Entry]) -> None:

@@ -380,6 +380,11 @@ class Sealer:
         await self._serve(file)
         return True
 
+    @property
+    def file(self) -> BlobRef | None:
+        """The latest seal, as it is passed on."""
+        return self._file
+
     # --- passing seals on -----------------------------------------------------------------------------------------
 
     async def _serve(self, file: bytes) -> None:
@@ -415,7 +420,8 @@ class Sealer:
 
     def offered(self, peer: str, offer: SealOffered) -> None:
         """A peer has a later seal than we."""
-        if offer.number > self._replication.seal_number and not self._fetching and offer.digest not in self._refused:
+        refused = offer.digest in self._refused or offer.blob.digest in self._refused
+        if offer.number > self._replication.seal_number and not self._fetching and not refused:
             if offer.blob.size > MAX_BYTES:
                 self._on_offender(peer, "it offers a seal that is too large")
                 return
@@ -423,6 +429,7 @@ class Sealer:
             self._tasks.spawn(self._catch_up(peer, offer), "seals: catch up")
 
     async def _catch_up(self, peer: str, offer: SealOffered) -> None:
+        ours = self._blobs.has(offer.blob.digest)  # whoever offers a seal names bytes as it likes: a model, perhaps
         try:
             await self.step()  # perhaps we can make it ourselves
             if offer.number <= self._replication.seal_number:
@@ -435,7 +442,7 @@ class Sealer:
             log.warning("a seal could not be fetched", peer=peer, number=offer.number, reason=str(error))
         finally:
             self._fetching = False
-            if self._file is None or offer.blob.digest != self._file.digest:
+            if not ours and (self._file is None or offer.blob.digest != self._file.digest):
                 await self._blobs.delete(offer.blob.digest)
 
     async def _take_over(self, peer: str, offer: SealOffered, file: bytes) -> None:
@@ -446,7 +453,7 @@ class Sealer:
             if (snapshot.digest, snapshot.header.number) != (offer.digest, offer.number):
                 raise Refused("A seal is not the one that was offered.", fix="Look at who sent it.")
         except Refused as error:
-            self._refuse(offer.digest, error)
+            self._refuse(offer.blob.digest, error)  # these bytes, not the seal that they pretend to be
             self._on_offender(peer, error.sentence)
             return
         if snapshot.header.number <= self._replication.seal_number:

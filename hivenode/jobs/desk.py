@@ -36,7 +36,7 @@ LOG_REPLY_BYTES = 96 * 1024
 
 
 class ReadableJobLog(JobLog, Protocol):
-    def read(self, job: str, after: int, limit_bytes: int) -> tuple[Sequence[str], int, bool]:
+    async def read(self, job: str, after: int, limit_bytes: int) -> tuple[Sequence[str], int, bool]:
         """Lines after a number, the number of the last one, and whether there are more."""
         ...
 
@@ -99,7 +99,7 @@ class Desk:
                     await self._profile(), running=self._executor.running, paused=self.paused
                 )
             case LogsRequest():
-                lines, following, more = self._job_log.read(request.job, request.after, LOG_REPLY_BYTES)
+                lines, following, more = await self._job_log.read(request.job, request.after, LOG_REPLY_BYTES)
                 return LogsReply(lines=tuple(lines), next=following, more=more)
             case Renew() | AuthorityRequest():
                 return await self._papers.serve(peer, request)

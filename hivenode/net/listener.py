@@ -37,8 +37,8 @@ RESET = struct.pack("ii", 1, 0)
 class ListenLimits:
     """Bounds of the port."""
 
-    unauthenticated: int = 64
-    """Connections of which no certificate has been seen yet."""
+    unauthenticated: int = 40
+    """Connections of which no certificate has been seen yet. Each costs 288 KB, asyncio's TLS buffers."""
     unauthenticated_per_address: int = 8
     authenticated: int = 512
     authenticated_per_peer: int = 16

@@ -20,6 +20,7 @@ from hivenode.net.conduct import Conduct
 from hivenode.net.dialing import LINK_PATH, Dialer, DialError, explain
 from hivenode.net.discovery import choose_addresses, interfaces
 from hivenode.net.door import PAPER, REASON_HEADER, Door, appeal
+from hivenode.net.http_log import sparing_logger
 from hivenode.net.link import (
     CLOSE_DUPLICATE,
     CLOSE_GOODBYE,
@@ -181,6 +182,7 @@ class PeerTransport:
         self._runner = web.AppRunner(
             self._application(),
             access_log=None,
+            logger=sparing_logger("hive"),
             keepalive_timeout=self._limits.listen.handshake_seconds,
             shutdown_timeout=1.0,
         )

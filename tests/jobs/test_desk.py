@@ -46,7 +46,7 @@ class JobLog:
     def write(self, job: str, record: dict[str, object]) -> None:
         raise AssertionError("a request for logs writes nothing")
 
-    def read(self, job: str, after: int, limit_bytes: int) -> tuple[list[str], int, bool]:
+    async def read(self, job: str, after: int, limit_bytes: int) -> tuple[list[str], int, bool]:
         return [f'{{"job":"{job}"}}'], after + 1, False
 
 

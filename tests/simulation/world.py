@@ -59,7 +59,7 @@ class JobLines:
     def write(self, job: str, record: dict[str, object]) -> None:
         self.lines.setdefault(job, []).append(json.dumps(record, default=str))
 
-    def read(self, job: str, after: int, limit_bytes: int) -> tuple[Sequence[str], int, bool]:
+    async def read(self, job: str, after: int, limit_bytes: int) -> tuple[Sequence[str], int, bool]:
         held = self.lines.get(job, [])
         found = held[after : after + 200]
         return found, after + len(found), after + len(found) < len(held)
