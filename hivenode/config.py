@@ -37,8 +37,12 @@ def _ip_address(text: str) -> str:
     return text
 
 
-def _address(text: str, port: int) -> str:
-    """HOST, HOST:PORT, IPv6 or [IPv6]:PORT, as HOST:PORT."""
+def full_address(text: str, port: int) -> str:
+    """HOST, HOST:PORT, IPv6 or [IPv6]:PORT, as HOST:PORT. Raises ValueError.
+
+    Args:
+        port: where none is given; 0 if one must be.
+    """
     host, given = text, ""
     if match := re.fullmatch(r"\[([^\]]+)\](?::(\d{1,5}))?", text):
         host, given = _ip_address(match[1]), match[2] or ""
@@ -145,7 +149,7 @@ class NetworkSettings(_Section):
     @classmethod
     def _with_port(cls, addresses: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         port = info.data.get("port", 0) if info.field_name == "advertise" else DEFAULT_PORT
-        return tuple(_address(address, port) for address in addresses)
+        return tuple(full_address(address, port) for address in addresses)
 
 
 class MembershipSettings(_Section):

@@ -17,22 +17,25 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psutil
+from aiohttp import web
 
 from hivenode import __version__
 from hivenode.admin.api import AdminServer
 from hivenode.admin.notify import keep_watchdog, notify
-from hivenode.config import Settings, load_settings
-from hivenode.errors import Conflict, Exhausted, HiveError
+from hivenode.config import DEFAULT_PORT, Settings, full_address, load_settings
+from hivenode.errors import Conflict, Exhausted, HiveError, InvalidInput
 from hivenode.jobs.workers import ForkWorkers
 from hivenode.job_log import JobLogWriter
 from hivenode.logs import JobLogFile, bind, configure, get_logger
 from hivenode.net.discovery import Discovery, Interface, choose_hosts, interfaces
+from hivenode.net.introducing import obtain_invite, pair_routes
 from hivenode.net.joining import join, join_routes
 from hivenode.net.local import WorkerLimits
 from hivenode.net.messages import ProfileReply
 from hivenode.net.peers import PeerTransport, TransportLimits
 from hivenode.net.pool import PoolLimits
 from hivenode.net.probing import Probe
+from hivenode.net.transport import Refusal
 from hivenode.node import Node, Ports
 from hivenode.planning.profile import SelfProfile
 from hivenode.power import Power
@@ -44,6 +47,7 @@ from hivenode.trust.authority import Authority, open_grant
 from hivenode.trust.credentials import Credentials
 from hivenode.trust.identity import Identity
 from hivenode.trust.invites import read_token
+from hivenode.trust.pairing_codes import read_code
 from hivenode.trust.sealing import read_sealed, write_sealed
 
 RESTART_GRACE_SECONDS = 0.2
@@ -268,12 +272,7 @@ class _Daemon:
             blobs=blobs,
             rng=self._rng,
             build_version=__version__,
-            routes=join_routes(
-                credentials.hive_id,
-                credentials.authority_pem,
-                lambda request: node.admission.admit(request),
-                on_refused=lambda refusal: node.contacts.refused(refusal),
-            ),
+            routes=self._routes(credentials, lambda: node),
             allowed=lambda peer: not node.roles.revoked(peer),
             limits=TransportLimits(pool=PoolLimits(links=settings.network.pool)),
             on_offence=lambda peer, address, what: node.contacts.offended(peer, address, what),
@@ -311,6 +310,7 @@ class _Daemon:
                 seeds=seeds,
                 instruments=bench,
                 on_battery=lambda: self._power.on_battery,
+                pair=lambda code, address: self._pair(node, code, address),
                 adopt=adopt,
                 appeal=transport.appeal,
                 fail=self._fail,
@@ -357,6 +357,39 @@ class _Daemon:
                 wait.cancel()
         if self._stopping.is_set():
             notify("STOPPING=1")
+
+    def _routes(self, credentials: Credentials, node: Callable[[], Node]) -> Callable[[web.Application], None]:
+        """What is open to those who are no members yet."""
+
+        def refused(refusal: Refusal) -> None:
+            node().contacts.refused(refusal)
+
+        joining = join_routes(
+            credentials.hive_id,
+            credentials.authority_pem,
+            lambda request: node().admission.admit(request),
+            on_refused=refused,
+        )
+        pairing = pair_routes(self._settings.node.name, lambda: node().pairing, on_refused=refused)
+
+        def add(app: web.Application) -> None:
+            joining(app)
+            pairing(app)
+
+        return add
+
+    async def _pair(self, node: Node, code: str, address: str) -> JoinResult:
+        digits = read_code(code)
+        if address:
+            try:
+                addresses = [full_address(address, DEFAULT_PORT)]
+            except ValueError as error:
+                raise InvalidInput(f"{error}.", fix="Give the member's HOST or HOST:PORT.") from error
+        else:
+            strangers = node.contacts.strangers((), node.hive)
+            addresses = [where for heard in strangers for where in heard.said.addresses]
+        invite = await obtain_invite(digits, self._settings.node.name, addresses, chosen=bool(address))
+        return await self._join(invite.token())
 
     async def _join(self, token: str) -> JoinResult:
         invite, now = read_token(token), datetime.now(UTC)

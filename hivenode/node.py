@@ -32,6 +32,7 @@ from hivenode.hive.feeds import Entry, Feeds
 from hivenode.hive.leadership import Electorate, Leadership
 from hivenode.hive.membership import Membership
 from hivenode.hive.mesh import Mesh
+from hivenode.hive.pairing_desk import PairingDesk
 from hivenode.hive.papers import Papers
 from hivenode.hive.replication import Replication
 from hivenode.hive.roles import Roles
@@ -149,6 +150,8 @@ class Ports:
     """Whether the machine runs on battery now."""
     adopt: Callable[[Credentials], None] = lambda credentials: None
     """Keep new credentials on disk, and show their certificate from here on."""
+    pair: Callable[[str, str], Awaitable[JoinResult]] | None = None
+    """Join with a pairing code, of the member at an address or, with "", of one heard nearby."""
     appeal: Callable[[str, str], Awaitable[str]] | None = None
     """Ask for a new certificate without a link: member's id and address."""
     fail: Callable[[HiveError], None] | None = None
@@ -163,6 +166,7 @@ class Node:
         self._credentials = credentials
         self._ports = ports
         self.me = credentials.identity.node_id
+        self.hive = credentials.hive_id
         self.name = settings.node.name
         self._tasks = TaskGroup(self._task_failed)
         self._changed = Signal()
@@ -258,6 +262,12 @@ class Node:
             roles=self.roles,
             counted=self.feeds.counted,
             append=self.replication.append,
+            admitted=lambda invite, name: self.pairing.admitted(invite, name),
+        )
+        self.pairing = PairingDesk(
+            wall=ports.wall,
+            may_invite=lambda: self.papers.require("let nobody in", "Show the code"),
+            invite=self.admission.invite,
         )
         self.service: NodeService = Service(self._parts())
         self._ready = True
@@ -468,6 +478,7 @@ class Node:
             members=self._members(),
             invite=self.admission.invite,
             join=ports.join,
+            pair=ports.pair or _nobody_pairs,
             stop=ports.stop,
         )
 
@@ -491,6 +502,7 @@ class Node:
                 contacts=self.contacts,
                 instruments=self._ports.instruments,
             ),
+            desk=self.pairing,
         )
 
     # --- the transport's handler ----------------------------------------------------------------------------------
@@ -853,4 +865,8 @@ class Node:
 
 
 async def _nobody_answers(peer: str, address: str) -> str:
+    raise Unavailable("There is no network.", fix="Ask a daemon.")
+
+
+async def _nobody_pairs(code: str, address: str) -> JoinResult:
     raise Unavailable("There is no network.", fix="Ask a daemon.")

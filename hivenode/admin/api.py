@@ -51,6 +51,11 @@ class _Join(_Body):
     token: Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
 
 
+class _PairWith(_Body):
+    code: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    address: Annotated[str, msgspec.Meta(max_length=256)] = ""
+
+
 class _Nothing(_Body):
     pass
 
@@ -143,6 +148,7 @@ class AdminServer:
         add.add_post("/v1/models/{name}/predict", self._predict)
         add.add_post("/v1/invites", self._invite)
         add.add_post("/v1/join", self._join)
+        add.add_post("/v1/pair/join", self._pair_with)
         add.add_post("/v1/stop", self._stop)
         MemberRoutes(self._service.members).add_to(app)
         return app
@@ -215,6 +221,10 @@ class AdminServer:
     async def _join(self, request: web.Request) -> web.Response:
         body = await read(request, _Join, MAX_BODY)
         return answer(await self._service.join(body.token))
+
+    async def _pair_with(self, request: web.Request) -> web.Response:
+        body = await read(request, _PairWith, MAX_BODY)
+        return answer(await self._service.pair_with(body.code, body.address))
 
     async def _stop(self, request: web.Request) -> web.Response:
         await read(request, _Nothing, MAX_BODY)

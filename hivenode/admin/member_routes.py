@@ -13,6 +13,7 @@ from hivenode.spec.values import Role
 
 MAX_BODY = 64 * 1024
 MAX_REF = 128
+WAIT_SECONDS = 1.0
 
 
 class _Revoke(msgspec.Struct, forbid_unknown_fields=True):
@@ -23,7 +24,11 @@ class _Grant(msgspec.Struct, forbid_unknown_fields=True):
     roles: tuple[Role, ...]
 
 
-class _Forget(msgspec.Struct, forbid_unknown_fields=True):
+class _Pair(msgspec.Struct, forbid_unknown_fields=True):
+    roles: tuple[Role, ...] = (Role.coordinator, Role.worker, Role.submitter)
+
+
+class _Nothing(msgspec.Struct, forbid_unknown_fields=True):
     pass
 
 
@@ -37,6 +42,9 @@ class MemberRoutes:
         add = app.router
         add.add_get("/v1/peers", self._peers)
         add.add_get("/v1/doctor", self._doctor)
+        add.add_get("/v1/pair", self._pairing)
+        add.add_post("/v1/pair", self._pair)
+        add.add_post("/v1/pair/stop", self._stop_pairing)
         add.add_post("/v1/members/{ref}/revoke", self._revoke)
         add.add_post("/v1/members/{ref}/grant", self._grant)
         add.add_post("/v1/members/{ref}/forget", self._forget)
@@ -47,6 +55,19 @@ class MemberRoutes:
     async def _doctor(self, request: web.Request) -> web.Response:
         return answer(await self._service.doctor(request.query.get("peer", "")[:MAX_REF]))
 
+    async def _pairing(self, request: web.Request) -> web.Response:
+        """`?unlike=STATE` waits up to a second for another state."""
+        unlike = request.query.get("unlike", "")[:16]
+        return answer(await self._service.pairing(unlike, WAIT_SECONDS))
+
+    async def _pair(self, request: web.Request) -> web.Response:
+        body = await read(request, _Pair, MAX_BODY)
+        return answer(self._service.pair(body.roles))
+
+    async def _stop_pairing(self, request: web.Request) -> web.Response:
+        await read(request, _Nothing, MAX_BODY)
+        return answer(self._service.stop_pairing())
+
     async def _revoke(self, request: web.Request) -> web.Response:
         body = await read(request, _Revoke, MAX_BODY)
         return answer(await self._service.revoke(request.match_info["ref"][:MAX_REF], body.reason))
@@ -56,5 +77,5 @@ class MemberRoutes:
         return answer(await self._service.grant(request.match_info["ref"][:MAX_REF], body.roles))
 
     async def _forget(self, request: web.Request) -> web.Response:
-        await read(request, _Forget, MAX_BODY)
+        await read(request, _Nothing, MAX_BODY)
         return answer(await self._service.forget(request.match_info["ref"][:MAX_REF]))

@@ -10,10 +10,11 @@ from hivenode.hive.admission import Admission
 from hivenode.hive.contacts import Contacts, Failure, Heard, TurnedAway
 from hivenode.hive.leadership import Leadership
 from hivenode.hive.membership import Membership
+from hivenode.hive.pairing_desk import PairingDesk
 from hivenode.hive.roles import Roles
 from hivenode.hive.swim import PRESENT
 from hivenode.net.transport import Transport
-from hivenode.spec.members import Diagnosis, KnownPeer, MemberChanged, Peers, PendingPeer, RevokedPeer
+from hivenode.spec.members import Diagnosis, KnownPeer, MemberChanged, PairingStatus, Peers, PendingPeer, RevokedPeer
 from hivenode.spec.values import Role
 
 MAX_PENDING = 100
@@ -33,6 +34,7 @@ class Members:
     contacts: Contacts
     admission: Admission
     examiner: Doctor
+    desk: PairingDesk
 
     async def revoke(self, ref: str, reason: str) -> MemberChanged:
         node = self.find(ref)
@@ -58,6 +60,15 @@ class Members:
 
     async def doctor(self, ref: str) -> Diagnosis:
         return await self.examiner.examine(self.find(ref) if ref else "")
+
+    def pair(self, roles: tuple[Role, ...]) -> PairingStatus:
+        return self.desk.open(roles)
+
+    async def pairing(self, unlike: str, seconds: float) -> PairingStatus:
+        return await self.desk.wait(unlike, seconds)
+
+    def stop_pairing(self) -> PairingStatus:
+        return self.desk.close()
 
     def find(self, ref: str) -> str:
         """Id of the node meant by an id, the beginning of one, or a name; a member before one that was revoked."""

@@ -91,6 +91,7 @@ class Parts:
     members: Members
     invite: Callable[[tuple[Role, ...], int, float], Awaitable[InviteIssued]]
     join: Callable[[str], Awaitable[JoinResult]]
+    pair: Callable[[str, str], Awaitable[JoinResult]]
     stop: Callable[[], None]
 
 
@@ -167,13 +168,20 @@ class Service:
         return await self._p.invite(roles, uses, expires_seconds)
 
     async def join(self, token: str) -> JoinResult:
+        self._may_leave()
+        return await self._p.join(token)
+
+    async def pair_with(self, code: str, address: str) -> JoinResult:
+        self._may_leave()
+        return await self._p.pair(code, address)
+
+    def _may_leave(self) -> None:
         p = self._p
         if not p.roles.revoked(p.me) and any(job.open for job in p.ledger.jobs.values()):
             raise Conflict(
                 "This node's present hive still has unfinished jobs.",
                 fix="Wait for them or `hivenode cancel` them, then join.",
             )
-        return await self._p.join(token)
 
     async def request_stop(self) -> None:
         self._p.stop()

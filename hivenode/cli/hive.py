@@ -11,6 +11,7 @@ import typer
 from hivenode.cli.options import HomeOption, JsonOption, home_of
 
 if TYPE_CHECKING:
+    from hivenode.cli.client import AdminClient
     from hivenode.spec.status import Notice, Status
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -117,16 +118,22 @@ def join(
 ) -> None:
     """Leave the present hive, if it has no open jobs, and join the token's."""
     from hivenode.cli.client import AdminClient
-    from hivenode.cli.output import print_json, short
     from hivenode.errors import Unavailable
-    from hivenode.spec.status import JoinResult, Status
 
     client = AdminClient(home_of(context, home))
     try:
         client.endpoint()
     except Unavailable as error:
         raise Unavailable(error.sentence, fix="Start one right in that hive: `hivenode up --join TOKEN`.") from None
-    result = client.post("/v1/join", JoinResult, {"token": token})
+    joined(client, "/v1/join", {"token": token}, as_json=as_json)
+
+
+def joined(client: AdminClient, path: str, body: dict[str, str], *, as_json: bool) -> None:
+    """Have the daemon go over to another hive, wait until it is there, and say so."""
+    from hivenode.cli.output import print_json, short
+    from hivenode.spec.status import JoinResult, Status
+
+    result = client.post(path, JoinResult, body)
     # The node takes itself down and up in the new hive; that its stream is there again tells that it is done.
     for notice in client.follow(patience=REJOIN_SECONDS):
         now = client.get_if_there("/v1/status", Status) if notice is None else None

@@ -37,6 +37,7 @@ class Admission:
         roles: what the authority has said of each node so far.
         counted: how many events of an author count here.
         append: states facts in our own feed.
+        admitted: told of everybody let in: the invite's id, and the name.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Admission:
         roles: Roles,
         counted: Callable[[str], int],
         append: Callable[[Body], Awaitable[None]],
+        admitted: Callable[[str, str], None] = lambda invite, name: None,
     ) -> None:
         self._hive = hive
         self._papers = papers
@@ -63,6 +65,7 @@ class Admission:
         self._roles = roles
         self._counted = counted
         self._append = append
+        self._admitted = admitted
         self._book = InviteBook(journal.cell(CELL))
         self._lock = asyncio.Lock()
 
@@ -120,6 +123,7 @@ class Admission:
         grant = authority.grant(request.public_key, request.name, roles, serial=self._serial(known))
         if known is not None:  # the first grant stands in the newcomer's feed; who returns has one there already
             await self._append(NodeAdmitted(grant=grant))
+        self._admitted(request.id, request.name)
         log.info("admitted", node_id=node, member=request.name, roles=[role.value for role in roles])
         return JoinReply(
             certificate_pem=certificate,

@@ -123,6 +123,22 @@ class Diagnosis(msgspec.Struct, frozen=True):
     peers: tuple[PeerExamined, ...]
 
 
+class PairingStatus(msgspec.Struct, frozen=True):
+    """How it stands with the pairing code of this node."""
+
+    state: str
+    """none; open (the code is shown); paired (somebody gave it and is joining); joined; void (a wrong one was given);
+    expired; closed (taken back)."""
+    code: str = ""
+    """While it is open."""
+    roles: tuple[str, ...] = ()
+    ends_at: float = 0.0
+    detail: str = ""
+    """How it ended, a sentence."""
+    member: str = ""
+    """Who gave the code, as it calls itself."""
+
+
 class MemberService(Protocol):
     """What the admin endpoint needs of a node to administer members. `ref` is an id, the beginning of one, or a name.
     Every method may raise NotFound, InvalidInput (ambiguous) and what is named."""
@@ -143,4 +159,16 @@ class MemberService(Protocol):
 
     async def doctor(self, ref: str) -> Diagnosis:
         """Examine the connections to one peer, or with "" to all."""
+        ...
+
+    def pair(self, roles: tuple[Role, ...]) -> PairingStatus:
+        """Show a new pairing code. Raises Refused."""
+        ...
+
+    async def pairing(self, unlike: str, seconds: float) -> PairingStatus:
+        """How it stands, once the state is another than `unlike`, or after so many seconds."""
+        ...
+
+    def stop_pairing(self) -> PairingStatus:
+        """Take the code back, if one is open."""
         ...

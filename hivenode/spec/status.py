@@ -209,6 +209,10 @@ class NodeService(Protocol):
         """Leave the present hive (of one) and join the token's; the node restarts itself after answering."""
         ...
 
+    async def pair_with(self, code: str, address: str) -> JoinResult:
+        """The same with a pairing code that a member at `address` shows, or with "" one that is found nearby."""
+        ...
+
     def notices(self) -> AsyncIterator[Notice]:
         """A bounded subscription; a reader that is too slow loses the oldest notices."""
         ...

@@ -11,6 +11,7 @@ from hivenode.spec.members import (
     Diagnosis,
     KnownPeer,
     MemberChanged,
+    PairingStatus,
     PeerExamined,
     Peers,
     PendingPeer,
@@ -28,6 +29,8 @@ class MemoryMembers:
     """`MemberService` of a node that knows one other, birch; `fix` is what the doctor finds wrong with it."""
 
     fix: str = ""
+    codes: list[PairingStatus] = dataclasses.field(default_factory=list)
+    """How it stands with the pairing code, one state after the other."""
     asked: list[tuple[Any, ...]] = dataclasses.field(default_factory=list)
 
     async def revoke(self, ref: str, reason: str) -> MemberChanged:
@@ -60,6 +63,19 @@ class MemoryMembers:
             BIRCH, "birch", "alive", True, "0.1.0", AT, AT, "", (probed,), not self.fix, "birch is as it is.", self.fix
         )
         return Diagnosis(not self.fix, (Check("clock", True, "The clock is right."),), (birch,))
+
+    def pair(self, roles: tuple[Role, ...]) -> PairingStatus:
+        self.asked.append(("pair", roles))
+        if not self.codes:
+            raise Refused("This node does not keep the hive's authority key.", fix="Ask ash.")
+        return self.codes.pop(0)
+
+    async def pairing(self, unlike: str, seconds: float) -> PairingStatus:
+        return self.codes.pop(0)
+
+    def stop_pairing(self) -> PairingStatus:
+        self.asked.append(("stop_pairing",))
+        return PairingStatus("closed")
 
     @staticmethod
     def _changed(ref: str, roles: tuple[Role, ...]) -> MemberChanged:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from hivenode.admin.notices import Notices
-from hivenode.errors import Conflict, InvalidInput, NotFound, Unavailable
+from hivenode.errors import Conflict, InvalidInput, NotFound, Refused, Unavailable
 from hivenode.spec.job import parse_job
 from hivenode.spec.status import (
     AttemptStatus,
@@ -217,6 +217,12 @@ class MemoryNode:
             raise InvalidInput("That is not an invite.", fix="Copy the whole token.")
         if token == "gone":
             raise Unavailable("Nobody of that hive answers.", fix="Start a member.")
+        return JoinResult("h" * 32, ("worker",), 3)
+
+    async def pair_with(self, code: str, address: str) -> JoinResult:
+        self._ask("pair_with", code, address)
+        if code == "wrong":
+            raise Refused("The code is wrong, and void now: there is one guess.", fix="Take a new code.")
         return JoinResult("h" * 32, ("worker",), 3)
 
     def notices(self) -> AsyncIterator[Notice]:

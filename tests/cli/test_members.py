@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hivenode.spec.members import PairingStatus
 from hivenode.spec.values import Role
 from tests.cli.conftest import Endpoint, Run
 
@@ -50,3 +51,47 @@ def test_without_a_daemon_the_doctor_says_what_to_do(run: Run) -> None:
     answer = run("doctor")
     assert answer.code == 5
     assert "hivenode up" in answer.err
+
+
+SHOWN = PairingStatus("open", "471-399-205", ("worker",), 1_700_000_600.0)
+
+
+def test_pair_shows_a_code_until_somebody_has_joined(daemon: Endpoint, run: Run) -> None:
+    ends = SHOWN.ends_at
+    members = daemon.node.members
+    members.codes = [
+        SHOWN,
+        SHOWN,
+        PairingStatus("paired", "", ("worker",), ends, "cedar at 192.0.2.9 gave the code and joins now.", "cedar"),
+        PairingStatus("joined", "", ("worker",), ends, "cedar has joined.", "cedar"),
+    ]
+    answer = run("pair", "--role", "worker")
+    assert answer.code == 0
+    assert answer.out == "hivenode pair 471-399-205\ncedar has joined. Next: `hivenode status`.\n"
+    assert "one guess" in answer.err
+    assert "cedar at 192.0.2.9 gave the code" in answer.err
+    assert members.asked == [("pair", (Role.worker,))]
+
+
+def test_pair_says_why_a_code_is_void(daemon: Endpoint, run: Run) -> None:
+    for state, code in (("void", 4), ("expired", 5), ("closed", 6)):
+        ended = PairingStatus(state, "", ("worker",), SHOWN.ends_at, "A machine at 192.0.2.9 gave a wrong code.")
+        daemon.node.members.codes = [SHOWN, ended]
+        answer = run("pair")
+        assert answer.code == code
+        assert "192.0.2.9" in answer.err
+        assert "`hivenode pair` again" in answer.err
+    daemon.node.members.codes = [SHOWN, PairingStatus("open", "1", (), SHOWN.ends_at + 5)]
+    answer = run("pair")
+    assert (answer.code, "newer code" in answer.err) == (6, True)
+    answer = run("pair")
+    assert (answer.code, "authority key" in answer.err) == (4, True)
+
+
+def test_pair_with_a_code_joins(daemon: Endpoint, run: Run) -> None:
+    assert run("pair", "wrong").code == 4
+    answer = run("pair", "471-399-205", "192.0.2.1")
+    assert answer.code == 0
+    assert "as worker" in answer.out
+    assert ("pair_with", "471-399-205", "192.0.2.1") in daemon.node.asked
+    assert run("pair", "471-399-205", "--role", "worker").code == 2

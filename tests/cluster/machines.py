@@ -74,6 +74,10 @@ class Machine:
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         waits[0].cancel()
         assert ready.is_set(), f"{self.name} did not start: {self.lines[-5:]}"
+        self.look_up()
+
+    def look_up(self) -> None:
+        """Find the admin endpoint, which has moved when the daemon went over to another hive."""
         self._url = json.loads((self.home / "run" / "admin.json").read_text())["url"]
 
     async def _read(self, ready: asyncio.Event) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from pathlib import Path
 
 from tests.cluster.machines import form_hive, settled
@@ -25,3 +27,18 @@ async def test_members_that_all_moved_find_each_other_again(lan: Lan, tmp_path: 
             lambda status: settled(status, 2) and {m["name"]: m["addresses"] for m in status["members"]} == moved,
         )
         assert all(member["linked"] for member in status["members"])
+
+
+async def test_a_pairing_code_is_found_without_an_address(lan: Lan, tmp_path: Path) -> None:
+    ash, birch = (lan.machine(tmp_path, name, discovery=True) for name in ("ash", "birch"))
+    await ash.start()
+    await birch.start()
+    await birch.until("/v1/peers", lambda peers: any(peer["name"] == "ash" for peer in peers["pending"]))
+    code = (await ash.api("POST", "/v1/pair", {"roles": ["worker"]}))["code"]
+    joining = await asyncio.create_subprocess_exec(
+        *birch.command(), "--home", str(birch.home), "pair", code, "--json", stdout=asyncio.subprocess.PIPE
+    )
+    said, _ = await joining.communicate()
+    assert joining.returncode == 0, said
+    assert json.loads(said)["roles"] == ["worker"]
+    await ash.until("/v1/status", lambda status: settled(status, 2))
