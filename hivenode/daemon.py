@@ -24,8 +24,8 @@ from hivenode.admin.api import AdminServer
 from hivenode.admin.notify import keep_watchdog, notify
 from hivenode.config import DEFAULT_PORT, Settings, full_address, load_settings
 from hivenode.errors import Conflict, Exhausted, HiveError, InvalidInput
-from hivenode.jobs.workers import ForkWorkers
 from hivenode.job_log import JobLogWriter
+from hivenode.jobs.workers import ForkWorkers
 from hivenode.logs import JobLogFile, bind, configure, get_logger
 from hivenode.net.discovery import Discovery, Interface, choose_hosts, interfaces
 from hivenode.net.introducing import obtain_invite, pair_routes

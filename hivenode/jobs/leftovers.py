@@ -1,5 +1,5 @@
-"""Blobs that nobody names: what a crash, a broken-off attempt or a refused promise left. They are collected after an hour
-in which nothing has named them, for some are named only after they are here."""
+"""Blobs that nobody names: what a crash, a broken-off attempt or a refused promise left. They are collected after an
+hour in which nothing has named them, for some are named only after they are here."""
 
 from __future__ import annotations
 

@@ -46,10 +46,13 @@ def models() -> None:
     save("bert", bert, "text_classification", layers=2)
     gpt = tf.GPT2LMHeadModel(tf.GPT2Config(n_embd=8, n_layer=2, n_head=2, n_positions=16, vocab_size=20))
     save("gpt2", gpt, "text_generation")
-    t5 = tf.T5ForConditionalGeneration(tf.T5Config(d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2, vocab_size=20))
+    t5_config = tf.T5Config(d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2, vocab_size=20)
+    t5 = tf.T5ForConditionalGeneration(t5_config)
     save("t5", t5, "text2text_generation")
     vit = tf.ViTForImageClassification(
-        tf.ViTConfig(**{k: v for k, v in TINY.items() if "vocab" not in k and "max" not in k}, image_size=8, patch_size=4)
+        tf.ViTConfig(
+            **{k: v for k, v in TINY.items() if not k.startswith(("vocab", "max"))}, image_size=8, patch_size=4
+        )
     )
     save("vit", vit, "image_classification", family="computer_vision")
     whisper = tf.WhisperForConditionalGeneration(
