@@ -315,7 +315,7 @@ def members(source: Source) -> dict[str, Member]:
     at = 0
     for _ in range(MOST_MEMBERS):
         if at + TAR_BLOCK > source.size:
-            break
+            raise Corrupted(f"{source.name} is cut short: the tar archive has no end.", fix="Fetch the file again.")
         header = source.read(at, TAR_BLOCK)
         if not header.strip(b"\0"):
             return found
@@ -332,9 +332,7 @@ def members(source: Source) -> dict[str, Member]:
                 raise Corrupted(f"{source.name} holds {name} twice.", fix="Fetch it from where it was made.")
             found[name] = Member(name, start, size)
         at = start + -(-size // TAR_BLOCK) * TAR_BLOCK
-    else:
-        raise Exhausted(f"{source.name} has more than {MOST_MEMBERS} members.", fix="Give the file of the model.")
-    return found
+    raise Exhausted(f"{source.name} has more than {MOST_MEMBERS} members.", fix="Give the file of the model.")
 
 
 def _checksum_holds(header: bytes) -> bool:

@@ -44,6 +44,8 @@ ALLOWED: frozenset[str] = frozenset(
     | {"torch._C._nn.gelu", "torch.nn.functional.relu", "torch.nn.functional.gelu"}
 )
 DEEPEST = 64
+_END = -1
+"""Depth of the mark that a container has been looked through."""
 _INT = frozenset({int})
 _HUGE = 1 << 63
 _TENSORS = frozenset(f"torch._utils.{name}" for name in _REBUILD) | {
@@ -253,16 +255,25 @@ def tensors_in(value: Value, *, skip: Callable[[str], bool] = lambda _: False) -
         Corrupted: nested too deeply, holding itself, or more tensors than a model has.
     """
     waiting: list[tuple[str, Value, int]] = [("", value, 0)]
+    open_, done = set[int](), set[int]()  # containers begun and ended: what is shared is looked at once
     seen = 0
     while waiting:
         name, node, depth = waiting.pop()
+        if depth == _END:
+            open_.discard(id(node))
+            done.add(id(node))
+            continue
         seen += 1
-        if depth > DEEPEST or seen > 4 * MOST_TENSORS:
+        if id(node) in open_ or depth > DEEPEST or seen > MOST_TENSORS:
             raise _broken("it holds itself, or nests without end")
         tensor = view(node)
         if tensor is not None:
             yield Found(name, tensor, None)
             continue
+        if id(node) in done:
+            continue
+        open_.add(id(node))
+        waiting.append(("", node, _END))
         if is_module(node):
             prefix = f"{name}." if name else ""
             yield from (Found(prefix + part.name, part.view, part.buffer) for part in module_tensors(node)[0])
@@ -274,7 +285,7 @@ def tensors_in(value: Value, *, skip: Callable[[str], bool] = lambda _: False) -
         elif isinstance(node, list | tuple):
             pairs = list(enumerate(node))
         for key, part in reversed(pairs):
-            if not isinstance(part, (dict, list, tuple, Call, PersistentId)):
+            if not isinstance(part, (dict, list, tuple, Call, PersistentId)) or part == ():
                 continue
             below = f"{name}.{key}" if name else str(key)
             if not skip(below):

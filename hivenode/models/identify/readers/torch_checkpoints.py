@@ -43,7 +43,7 @@ def describe(report: Report, value: Value, place: Place) -> None:
     """
     from hivenode.models.identify.naming.state_dicts import recognise
 
-    report.know(Confidence.read, "tensors of torch in it", framework="pytorch")
+    report.know(Confidence.read, "its format is torch's own", framework="pytorch")
     found, root, network = _choose(value)
     evidence = f"the tensors under {root}" if root else "its tensors"
     report.hold(listing(found, place), evidence)
