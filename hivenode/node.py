@@ -338,7 +338,7 @@ class Node:
             send=ports.transport.send,
             wall=ports.wall,
             on_sealed=self._sealed,
-            on_offender=lambda peer, reason: ports.transport.drop(peer, LinkEnd.protocol),
+            on_offender=self._offended,
             tasks=self._tasks,
         )
 
