@@ -102,3 +102,22 @@ async def test_a_copy_of_what_a_model_needs_is_kept_and_of_nothing_else(hive: Si
     assert answers[1] == Held(ref.digest)
     assert isinstance(answers[2], Failure)
     assert answers[2].code == "refused"
+
+
+async def test_bulk_without_a_pause_makes_nobody_doubt_anybody(hive: Siege) -> None:
+    ref, mallory = await model(hive), await hive.attacker()
+
+    async def pull() -> int:
+        """Ask for the model again and again on one connection; bytes that came."""
+        got, end = 0, asyncio.get_running_loop().time() + 5.0
+        async with await get(mallory, ref.digest) as wire:
+            while asyncio.get_running_loop().time() < end:
+                wire.raw(f"GET /bulk/{ref.digest} HTTP/1.1\r\nHost: x\r\n\r\n".encode() * 8)
+                got += len(await wire.reader.read(1 << 20))
+        return got
+
+    async with hive.attack("bulk without a pause"):
+        moved = sum(await asyncio.gather(*(pull() for _ in range(4))))
+        assert moved > ref.size
+    doubts = [line for machine in (hive.ash, hive.birch) for line in machine.lines if line.get("state") == "suspect"]
+    assert not [line for line in doubts if line["member"] in ("ash", "birch")]
