@@ -25,6 +25,7 @@ def serials(count: int) -> dict[str, int]:
     return {f"n{number:03}": 1000 - number for number in range(count)}
 
 
+@pytest.mark.claim("E20")
 def test_up_to_sixty_four_all_vote_and_above_that_the_sixty_three_longest_granted() -> None:
     granted = serials(FULL)
     assert council(granted, granted.__getitem__) == tuple(sorted(granted))
@@ -50,6 +51,7 @@ def test_it_follows_from_who_is_alive_in_whatever_order_they_are_named() -> None
 # --- a large hive -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.claim("E20")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_only_the_council_is_asked_and_stands_and_all_follow(seed: int) -> None:
     arena = Arena(LARGE, seed=seed, council=SEATS)
@@ -119,6 +121,7 @@ def test_what_the_leader_signs_is_followed_without_heartbeats_once_it_is_on_disk
     assert tell(election, Epoch(4, "a"), 100.0) == []
 
 
+@pytest.mark.claim("E21")
 def test_a_higher_epoch_supersedes_and_a_lower_or_rival_one_does_not() -> None:
     election = outsider()
     tell(election, Epoch(4, "a"))
@@ -131,6 +134,7 @@ def test_a_higher_epoch_supersedes_and_a_lower_or_rival_one_does_not() -> None:
     assert tell(election, Epoch(7 + MAX_STEP, "c")) == [Leader(None)], "nor one out of all proportion"
 
 
+@pytest.mark.claim("E21")
 def test_a_leader_that_is_dead_or_says_no_more_that_it_leads_is_dropped() -> None:
     for told, alive in ((None, (*ABC, "x")), (None, ("b", "c", "x"))):
         election = outsider()

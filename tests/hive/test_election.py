@@ -63,12 +63,14 @@ def elected(election: Election, counter: int = 1) -> list[Effect]:
 # --- one voter --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.claim("E2")
 def test_a_vote_is_on_disk_before_it_is_given() -> None:
     effects = single().receive(3.0, "a", VoteRequest(Epoch(1, "a"), False))
     assert [type(effect) for effect in effects] == [Persist, Send]
     assert sent(effects, "a") == [VoteReply(Epoch(1, "a"), False, True, Epoch(1, "a"))]
 
 
+@pytest.mark.claim("E1")
 def test_one_vote_per_counter_also_across_a_crash() -> None:
     effects = single().receive(3.0, "a", VoteRequest(Epoch(1, "a"), False))
     again = restored(effects)
@@ -87,6 +89,7 @@ def test_a_pre_vote_binds_nobody() -> None:
     assert election.highest == ZERO_EPOCH
 
 
+@pytest.mark.claim("E22")
 def test_a_voter_that_hears_a_leader_refuses_until_that_one_falls_silent_or_is_dead() -> None:
     election = single()
     election.receive(1.0, "a", Heartbeat(Epoch(1, "a")))
@@ -158,6 +161,7 @@ def test_who_may_not_coordinate_can_raise_the_epoch_by_little_only() -> None:
         assert any(isinstance(message, VoteRequest) for message in said) is bids
 
 
+@pytest.mark.claim("E4")
 def test_no_two_leaders_with_the_same_counter_are_accepted() -> None:
     """Neither the lower nor the higher node id displaces the one accepted first, also after a crash."""
     for first, second in itertools.permutations(("a", "c")):
@@ -179,6 +183,7 @@ def test_state_that_is_not_ours_is_refused() -> None:
 # --- one leader -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.claim("E2")
 def test_a_leader_acts_only_once_its_epoch_is_on_disk_and_tells_everybody() -> None:
     effects = elected(single())
     assert [type(effect) for effect in effects] == [Persist, Leader, Send, Send]
@@ -367,6 +372,7 @@ def test_two_machines_survive_losing_one(seed: int) -> None:
     assert arena.leader().node == other
 
 
+@pytest.mark.claim("E11")
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("sizes", [(1, 1), (2, 2), (3, 2), (4, 1)])
 def test_both_sides_of_a_partition_go_on_and_one_epoch_stands_after_it_heals(sizes: tuple[int, int], seed: int) -> None:
@@ -405,6 +411,7 @@ def test_rivals_under_one_counter_are_resolved_by_outbidding() -> None:
         arena.check()
 
 
+@pytest.mark.claim("E7")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_disruptive_follower_prevote(seed: int) -> None:
     """A node that hears nobody for a while, without being held dead, and comes back does not disturb the leader nor
@@ -421,6 +428,7 @@ def test_disruptive_follower_prevote(seed: int) -> None:
     assert arena.leader() == first
 
 
+@pytest.mark.claim("E8")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_flapping_link_costs_at_most_two_epochs(seed: int) -> None:
     """Two seconds up, two down, for five minutes: less than it takes to be held dead."""
@@ -437,6 +445,7 @@ def test_a_flapping_link_costs_at_most_two_epochs(seed: int) -> None:
     arena.check()
 
 
+@pytest.mark.claim("E8")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_one_way_link_costs_a_bounded_number_of_epochs(seed: int) -> None:
     arena = Arena(4, seed=seed)
@@ -480,6 +489,30 @@ def test_leader_steps_down_when_quorum_is_lost(seed: int) -> None:
     arena.run(5.0)
     assert arena.leader() == second
     assert len({e.counter for e in arena.epochs()}) == len(arena.epochs())
+
+
+@pytest.mark.claim("E9")
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_leader_without_its_quorum_steps_down_in_time(seed: int) -> None:
+    arena = Arena(5, seed=seed, quorum=3, detect=1000.0)
+    arena.run(10.0)
+    first, begin = arena.leader(), arena.now
+    arena.split([first.node], [node for node in arena.all if node != first.node])
+    arena.run(10.0)
+    (stepped,) = [at for at, node, epoch in arena.told if node == first.node and epoch is None and at > begin]
+    assert stepped - begin <= arena.settings.timeout[1] + arena.settings.heartbeat
+
+
+@pytest.mark.claim("E12")
+@pytest.mark.parametrize("voters", [3, 8, 32])
+def test_a_silent_coordinator_is_replaced_within_four_seconds(voters: int) -> None:
+    for seed in range(8):
+        arena = Arena(voters, seed=seed, detect=1000.0, disk=(0.001, 0.02))
+        arena.run(10.0 + seed / 8)
+        first, begin = arena.leader(), arena.now
+        arena.freeze(first.node)
+        arena.run(4.0)
+        assert [e for at, node, e in arena.told if at > begin and e is not None and e.node == node != first.node]
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -56,10 +56,12 @@ class VotesAlthoughALeaderLives(Election):
         return epoch.counter > max(self._accepted.counter, self._promised.counter)
 
 
+@pytest.mark.claim("E3")
 def test_the_whole_election_weathers_the_crashes() -> None:
     assert [breach for seed in range(SEEDS) for breach in crashes(seed)] == []
 
 
+@pytest.mark.claim("E2")
 @pytest.mark.parametrize("broken", [ForgetsVotes, ForgetsWhomItObeyed, AnswersFirst])
 def test_without_it_crashes_give_one_counter_two_leaders(broken: type[Election]) -> None:
     assert any(crashes(seed, broken) for seed in range(SEEDS))
@@ -73,6 +75,7 @@ def test_the_whole_election_weathers_deafness() -> None:
     assert raised(Election) <= 2
 
 
+@pytest.mark.claim("E7")
 @pytest.mark.parametrize("broken", [AsksNoPreVote, VotesAlthoughALeaderLives])
 def test_without_it_one_deaf_node_raises_the_counter_without_end(broken: type[Election]) -> None:
     assert raised(broken) > 8

@@ -56,6 +56,7 @@ def test_who_cannot_write_says_so_at_once_and_is_believed_again_after_a_while() 
     assert after(assessment, Signs(), 11.0, 1.0) != UNABLE
 
 
+@pytest.mark.claim("E17")
 def test_signs_that_flap_change_the_standing_seldom() -> None:
     """A loose plug, on and off every five seconds for an hour: one change, not hundreds."""
     assessment = SelfAssessment(5, 0.0)

@@ -61,6 +61,7 @@ def test_having_been_up_for_longer_is_no_reason_to_refuse() -> None:
     assert granted(voter.receive(3.0, "a", VoteRequest(Epoch(1, "a"), True)))
 
 
+@pytest.mark.claim("E15")
 @pytest.mark.parametrize("seed", range(12))
 def test_a_better_member_that_never_stands_costs_a_moment(seed: int) -> None:
     """The best one is alive in everybody's eyes and does nothing at all: the others wait `window` and go on."""
@@ -115,6 +116,7 @@ def test_a_leader_gives_its_vote_to_its_heir_and_to_nobody_else() -> None:
     assert not election.leading
 
 
+@pytest.mark.claim("E13")
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("voters", [2, 3, 8, 32])
 def test_a_coordinator_that_stops_is_followed_by_the_best_within_a_tenth_of_a_second(voters: int, seed: int) -> None:
@@ -132,6 +134,7 @@ def test_a_coordinator_that_stops_is_followed_by_the_best_within_a_tenth_of_a_se
     arena.check()
 
 
+@pytest.mark.claim("E16")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_an_heir_that_does_not_win_leaves_the_leader_in_place(seed: int) -> None:
     arena = formed(4, seed)
@@ -149,6 +152,7 @@ def test_an_heir_that_does_not_win_leaves_the_leader_in_place(seed: int) -> None
     arena.check()
 
 
+@pytest.mark.claim("E16")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_when_the_heir_of_a_stopping_leader_fails_the_others_elect(seed: int) -> None:
     arena = formed(5, seed)
@@ -176,6 +180,7 @@ def test_a_leader_makes_way_for_a_clearly_better_member_after_a_while(seed: int)
     assert arena.leader() == Epoch(first.counter + 1, "n2")
 
 
+@pytest.mark.claim("E14")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_leader_that_goes_on_battery_makes_way_at_once(seed: int) -> None:
     arena = formed(3, seed)
@@ -187,6 +192,7 @@ def test_a_leader_that_goes_on_battery_makes_way_at_once(seed: int) -> None:
     assert second.counter == first.counter + 1
 
 
+@pytest.mark.claim("E17")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_standings_that_change_all_the_time_move_the_lead_seldom(seed: int) -> None:
     """Every five seconds somebody else is the best, for ten minutes: nobody is for long enough."""
@@ -212,6 +218,7 @@ def test_a_leader_whose_own_standing_flaps_hands_over_at_most_once_in_the_time_o
     arena.check()
 
 
+@pytest.mark.claim("E18")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_liar_gets_the_role_it_has_and_nothing_else(seed: int) -> None:
     """It says that it is the best there is, while it sends nothing but that: its lie moves no vote that a living leader

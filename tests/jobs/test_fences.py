@@ -54,6 +54,7 @@ def ended(by: str, epoch: Epoch, outcome: str, *, planned: Epoch = LOW, attempt:
     return (by, AttemptEnded("j-1", attempt, planned, epoch, outcome, 1, 1.0, {}, "error", "fix"))
 
 
+@pytest.mark.claim("E6")
 @pytest.mark.parametrize("outcome", ["lost", "failed"])
 def test_the_end_of_an_attempt_is_not_for_one_to_say_from_whom_it_was_taken(outcome: str) -> None:
     held = job(FIRST, ADOPTED, ended(OLD, LOW, outcome))
@@ -65,6 +66,7 @@ def test_the_end_of_an_attempt_is_not_for_one_to_say_from_whom_it_was_taken(outc
     assert held.current.ended is not None
 
 
+@pytest.mark.claim("E6")
 def test_a_late_plan_does_not_replace_an_adopted_attempt() -> None:
     late = (OLD, JobPlanned("j-1", 2, Epoch(4, OLD), plan(), "thought lost"))
     for order in itertools.permutations([ADOPTED, late]):
@@ -82,6 +84,7 @@ def test_a_late_failure_of_an_outlived_plan_does_not_end_the_job() -> None:
     assert held.current.name == (2, HIGH)
 
 
+@pytest.mark.claim("E6")
 def test_giving_up_below_the_fence_ends_nothing() -> None:
     given_up = JobGivenUp("j-1", LOW, "error", "fix")
     assert job(FIRST, ADOPTED, (OLD, given_up)).open
@@ -89,6 +92,7 @@ def test_giving_up_below_the_fence_ends_nothing() -> None:
     assert not job(FIRST, ADOPTED, (NEW, JobGivenUp("j-1", HIGH, "error", "fix"))).open
 
 
+@pytest.mark.claim("E6")
 def test_a_late_adoption_takes_nothing_back() -> None:
     held = job(FIRST, ADOPTED, (OLD, AttemptAdopted("j-1", 1, LOW, Epoch(4, OLD), (WORKER,))))
     assert held.current is not None

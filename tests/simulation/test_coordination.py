@@ -52,6 +52,7 @@ def listen(world: World, name: str) -> list[dict[str, object]]:
     return heard
 
 
+@pytest.mark.claim("E14")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_laptop_on_battery_does_not_coordinate_while_a_desktop_can(seed: int) -> None:
     async def main(rng: random.Random) -> None:
@@ -111,6 +112,7 @@ def test_the_owner_says_who_coordinates() -> None:
     run(main, seed=1)
 
 
+@pytest.mark.claim("E13")
 @pytest.mark.parametrize("seed", range(8))
 def test_a_coordinator_that_stops_is_followed_within_a_second(seed: int) -> None:
     async def main(rng: random.Random) -> None:
@@ -134,6 +136,7 @@ def test_a_coordinator_that_stops_is_followed_within_a_second(seed: int) -> None
     run(main, seed=seed)
 
 
+@pytest.mark.claim("E19")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_of_two_coordinators_one_with_a_full_disk_the_other_leads_alone(seed: int) -> None:
     async def main(rng: random.Random) -> None:
@@ -156,6 +159,7 @@ def test_of_two_coordinators_one_with_a_full_disk_the_other_leads_alone(seed: in
     run(main, seed=seed)
 
 
+@pytest.mark.claim("E19")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_voter_whose_disk_is_full_says_so_when_it_is_asked_for_its_vote(seed: int) -> None:
     """It has written nothing for a while, so nobody knows yet: the vote that cannot be written is what shows it."""
@@ -184,6 +188,7 @@ def _open(world: World, name: str, job: str) -> bool:
     return held is None or held.open
 
 
+@pytest.mark.claim("E10")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_side_without_quorum_waits_and_says_so(seed: int) -> None:
     async def main(rng: random.Random) -> None:
@@ -204,6 +209,7 @@ def test_a_side_without_quorum_waits_and_says_so(seed: int) -> None:
     run(main, seed=seed)
 
 
+@pytest.mark.claim("E9")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_leader_that_loses_its_quorum_steps_down_before_anybody_is_held_dead(seed: int) -> None:
     async def main(rng: random.Random) -> None:

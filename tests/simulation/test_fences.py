@@ -88,11 +88,13 @@ async def after_a_crash(rng: random.Random, lose: Callable[[World, str], None]) 
         assert "has obeyed epoch" in await give(world, victim, order), kind
 
 
+@pytest.mark.claim("E5")
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_order_below_the_fence_is_refused_and_changes_nothing(kind: str) -> None:
     run(lambda rng: late_orders(rng, kind), seed=5)
 
 
+@pytest.mark.claim("E5")
 @pytest.mark.parametrize("lose", [World.kill, World.crash_host])
 def test_the_fence_survives_a_crash(lose: Callable[[World, str], None]) -> None:
     run(lambda rng: after_a_crash(rng, lose), seed=2)
