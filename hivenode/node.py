@@ -500,6 +500,7 @@ class Node:
                 membership=self.membership,
                 roles=self.roles,
                 contacts=self.contacts,
+                papers=self.papers,
                 instruments=self._ports.instruments,
             ),
             desk=self.pairing,

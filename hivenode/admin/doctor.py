@@ -8,18 +8,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from hivenode.admin.verdicts import MAX_SKEW_SECONDS, Findings, verdict
 from hivenode.errors import Unavailable
 from hivenode.hive.contacts import Contacts
 from hivenode.hive.membership import Membership
+from hivenode.hive.papers import Papers
 from hivenode.hive.roles import Roles
 from hivenode.hive.swim import MemberState
 from hivenode.net.addresses import is_loopback, split_address
 from hivenode.net.discovery import Interface
 from hivenode.net.probing import Probe
-from hivenode.net.transport import LinkEnd, Transport
+from hivenode.net.transport import Transport
 from hivenode.spec.members import Check, Diagnosis, PeerExamined, ProbedAddress
+from hivenode.trust.certificates import day, gap
 
-MAX_SKEW_SECONDS = 10.0
 MAX_PEERS = 64
 MAX_ADDRESSES = 8
 AT_ONCE = 16
@@ -58,6 +60,7 @@ class Doctor:
     membership: Membership
     roles: Roles
     contacts: Contacts
+    papers: Papers
     instruments: Instruments | None
 
     async def examine(self, peer: str) -> Diagnosis:
@@ -76,6 +79,7 @@ class Doctor:
             *self._network(),
             self._port(own),
             _clock([one.skew_seconds for each in examined for one in each.addresses if one.skew_seconds is not None]),
+            self._certificate(),
             self._membership(),
         )
         healthy = all(check.ok for check in checks) and all(each.ok for each in examined)
@@ -130,6 +134,21 @@ class Doctor:
         fix = "Open the port in this machine's firewall, and correct network.advertise if it is set."
         return Check("port", len(failed) < len(own), f"This node cannot reach itself at {said}.", fix)
 
+    def _certificate(self) -> Check:
+        paper, (trouble, cure) = self.papers.paper, self.papers.complaint
+        if paper is None:
+            return Check("certificate", True, "There are no certificates here.")
+        if trouble:
+            return Check("certificate", False, trouble, cure)
+        found = f"Good until {day(paper.ends)}, and renewed before. The authority's key is kept by {self._holders()}."
+        others = [member for member in self.membership.members if member.node != self.me]
+        lone = len(self.papers.holders) < 2 and len(others) > 0
+        fix = (
+            "If that machine is lost, nobody can be let in and certificates end: back up its home, and give a second "
+            "one the admin role too (`hivenode grant NODE --role admin --role ...`)."
+        )
+        return Check("certificate", True, found, fix if lone else "")
+
     def _membership(self) -> Check:
         grant = self.roles.grant(self.me)
         if grant is not None and grant.revokes:
@@ -154,16 +173,28 @@ class Doctor:
         tried = list(addresses)[:MAX_ADDRESSES]
         probes = await asyncio.gather(*(self._probe(room, node, address) for address in tried))
         linked = node in self.transport.links
-        found, fix = self._verdict(node, linked, probes)
+        revoked, came = self.roles.revoked(node), self.contacts.turned_away(node)
+        found, fix = verdict(
+            Findings(
+                name=self.roles.name(node),
+                state=member.state.value if member else "",
+                revoked=revoked,
+                linked=linked,
+                probes=probes,
+                failure=failures[0].detail if failures else "",
+                turned_away=came[0].refusal.detail if came else "",
+                holders=self._holders(),
+            )
+        )
         return PeerExamined(
             node=node,
             name=(member.name if member else "") or self.roles.name(node),
-            state="revoked" if self.roles.revoked(node) else member.state.value if member else "unheard",
+            state="revoked" if revoked else member.state.value if member else "unheard",
             linked=linked,
             version=member.version if member else "",
             multicast_at=heard.at if heard else None,
             last_contact=self.contacts.last(node),
-            last_error=failures[0].detail if failures else "",
+            last_error=failures[0].detail if failures else came[0].refusal.detail if came else "",
             addresses=tuple(
                 ProbedAddress(p.address, p.tcp, p.identity, p.build, p.protocols, p.skew_seconds, p.error)
                 for p in probes
@@ -173,63 +204,9 @@ class Doctor:
             fix=fix,
         )
 
-    def _verdict(self, node: str, linked: bool, probes: Sequence[Probe]) -> tuple[str, str]:
-        """What is the matter, and what to do; the latter is empty when all is well."""
-        name, member, failures = self.roles.name(node), self.membership.member(node), self.contacts.failures(node)
-        if self.roles.revoked(node):
-            return f"{name} was revoked.", f"`hivenode grant {name} --role ROLE` lets it in again."
-        if member is not None and member.state is MemberState.left:
-            return f"{name} was stopped by its owner.", f"Start it there with `hivenode up`; `hivenode forget {name}`."
-        if not probes and self.contacts.offence(node) is None:
-            fix = f"Start it, or name its address in network.seeds. If it is gone for good: `hivenode forget {name}`."
-            return f"No address of {name} is known.", fix
-        if offence := self.contacts.offence(node):
-            return (
-                f"{name}, dialling from {offence.address or 'somewhere'}, broke the protocol: {offence.what}.",
-                f"Run the same version on both machines. If {name} may be in wrong hands: `hivenode revoke {name}`.",
-            )
-        good = [probe for probe in probes if not probe.error]
-        skews = [probe.skew_seconds for probe in good if probe.skew_seconds is not None]
-        if skews and abs(skew := min(skews, key=abs)) > MAX_SKEW_SECONDS:
-            return _skewed(name, skew)
-        if good and linked:
-            return f"{name} is linked and answers at {good[0].address}.", ""
-        if good:
-            why = f": {failures[0].detail}" if failures else ""
-            return (
-                f"{name} answers at {good[0].address}, but there is no link{why}.",
-                f"Wait a moment and ask again; then look at the log of {name}, and run `hivenode doctor` there.",
-            )
-        return _unreachable(name, linked, probes)
-
-
-def _skewed(name: str, skew: float) -> tuple[str, str]:
-    word = "ahead of" if skew > 0 else "behind"
-    return (
-        f"The clock of {name} is {abs(skew):.0f} s {word} this machine's.",
-        "Have both set their clocks by the network: `timedatectl set-ntp true`.",
-    )
-
-
-def _unreachable(name: str, linked: bool, probes: Sequence[Probe]) -> tuple[str, str]:
-    """The probe that came furthest says most."""
-    best = max(probes, key=lambda probe: (probe.identity, probe.tcp, probe.why is LinkEnd.refused))
-    found = f"{name} at {best.address}: {best.error}."
-    if linked:
-        found = f"{name} is linked because it dialled this node; it cannot be dialled at {best.address}: {best.error}."
-        return found, f"Open its port in the firewall of {name}, or correct network.advertise there."
-    if best.identity and best.why is LinkEnd.protocol:
-        return found, "Run the same version of hivenode on both machines."
-    if best.identity:
-        return found, f"Look at what {name} logs about this node; it may hold it revoked."
-    if best.tcp and best.why is LinkEnd.identity:
-        if "clock" in best.error:
-            return found, "Have both machines set their clocks by the network: `timedatectl set-ntp true`."
-        return found, f"Something else has that address: see in `hivenode status` on {name} where it listens."
-    if best.why is LinkEnd.refused:
-        return found, "The machine is there and hivenode is not: start it there with `hivenode up`, on the same port."
-    fix = f"Is {name} switched on and on this network? Then allow TCP to {best.address} in the firewalls between."
-    return found, fix
+    def _holders(self) -> str:
+        """Names of the members that keep the authority's key."""
+        return ", ".join(self.roles.name(node) for node in self.papers.holders) or "the founder"
 
 
 def _clock(skews: Sequence[float]) -> Check:
@@ -238,7 +215,6 @@ def _clock(skews: Sequence[float]) -> Check:
         return Check("clock", True, "No other member's clock could be compared.")
     middle = statistics.median(skews)
     if len(skews) > 1 and abs(middle) > MAX_SKEW_SECONDS:
-        word = "behind" if middle > 0 else "ahead of"
         fix = "Set it by the network: `timedatectl set-ntp true`."
-        return Check("clock", False, f"This machine's clock is {abs(middle):.0f} s {word} most others'.", fix)
+        return Check("clock", False, f"This machine's clock is {gap(-middle)} most others'.", fix)
     return Check("clock", True, f"The clocks of other members differ from it by {max(map(abs, skews)):.1f} s at most.")

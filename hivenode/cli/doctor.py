@@ -78,7 +78,9 @@ def _state(peer: PeerExamined) -> str:
 
 
 def _probed(probed: ProbedAddress) -> str:
-    if probed.error:
-        return f"{probed.address}: {probed.error}"
     skew = "" if probed.skew_seconds is None else f", clock {probed.skew_seconds:+.1f} s"
-    return f"{probed.address}: TCP reached, identity right, build {probed.build}, protocol {probed.protocols}{skew}"
+    if probed.error:
+        steps = "TLS identity right, but " if probed.identity else "TCP reached, but " if probed.tcp else ""
+        return f"{probed.address}: {steps}{probed.error}{skew}"
+    build = f", build {probed.build}, protocol {probed.protocols}" if probed.build else ""
+    return f"{probed.address}: TCP reached, TLS identity right{build}{skew}"

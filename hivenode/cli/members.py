@@ -78,7 +78,7 @@ def revoke(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
-    """Shut a member out for good: nobody links with it or takes in what it says. On the founder's node."""
+    """Shut a member out for good: nobody links with it or takes in what it says. On a node with the admin role."""
     _change(context, home, node, "revoke", {"reason": reason}, as_json)
 
 
@@ -92,12 +92,12 @@ def grant(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
-    """Give a member these roles instead of those it has; also lets a revoked one in again. On the founder's node."""
+    """Give a member these roles instead of those it has; also lets a revoked one in again. On a node with the admin role."""
     _change(context, home, node, "grant", {"roles": role}, as_json)
 
 
 def forget(context: typer.Context, node: NodeArgument, as_json: JsonOption = False, home: HomeOption = None) -> None:
-    """Take a member that is gone for good off every node's list. On the founder's node."""
+    """Take a member that is gone for good off every node's list. On a node with the admin role."""
     _change(context, home, node, "forget", {}, as_json)
 
 

@@ -103,21 +103,24 @@ class Papers:
         return self._roles.holders(Role.admin)
 
     @property
-    def trouble(self) -> str:
+    def complaint(self) -> tuple[str, str]:
         """Why this node's certificate is not renewed, and what to do, once that is urgent; empty while it is not."""
         if self._paper is None or not self._failure:
-            return ""
+            return "", ""
         left = self._paper.ends - self._wall()
         names = ", ".join(self._roles.name(node) for node in self.holders if node != self.me) or "the founder"
         advice = f"Start {names}, or connect it. If it is gone for good, restore its home from the backup."
         if left <= 0:
-            return (
-                f"This node's certificate ended on {day(self._paper.ends)}, so the others turn it away. "
-                f"{self._failure} {advice}"
-            )
+            when = day(self._paper.ends)
+            return f"This node's certificate ended on {when}, so the others turn it away. {self._failure}", advice
         if left < LATE * (self._paper.ends - self._paper.issued):
-            return f"This node's certificate ends in {span(left)} and is not renewed. {self._failure} {advice}"
-        return ""
+            return f"This node's certificate ends in {span(left)} and is not renewed. {self._failure}", advice
+        return "", ""
+
+    @property
+    def trouble(self) -> str:
+        """The same as one text."""
+        return " ".join(filter(None, self.complaint))
 
     def certify(self, public_key: bytes, now: float) -> str:
         """A certificate, PEM. Raises Refused where the authority's key is not kept."""

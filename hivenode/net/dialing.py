@@ -16,7 +16,7 @@ from hivenode.errors import InvalidInput, Refused
 from hivenode.net.addresses import url_of
 from hivenode.net.link import MAX_WEBSOCKET_MESSAGE, LinkLimits
 from hivenode.net.messages import PROTOCOL
-from hivenode.net.transport import LinkEnd
+from hivenode.net.transport import LinkEnd, Refusing
 from hivenode.trust.certificates import SKEW_WORTH_NAMING, Paper, gap, read_certificate
 from hivenode.trust.credentials import Credentials
 
@@ -27,15 +27,36 @@ X509_FOREIGN = (2, 18, 19, 20, 21, 27)
 """OpenSSL's ways of saying that a certificate comes from an authority unknown to us."""
 CLOCK_HEADER = "X-Hive-Clock"
 """The sender's clock, seconds since 1970: each end can tell the other how far they are apart."""
+REASON_HEADER = "X-Hive-Reason"
+"""Of a refusal, as a sentence."""
+FAULT_HEADER = "X-Hive-Fault"
+"""Of a refusal: a `Refusing`."""
 CLOCK_SECONDS = 3.0
 
 
 class DialError(Exception):
-    """A connection could not be opened; the text is the detail for a person."""
+    """A connection could not be opened; the text is the detail for a person.
 
-    def __init__(self, why: LinkEnd, detail: str) -> None:
+    Args:
+        fault: of an `identity` failure, what is the matter, if that is known.
+        refused: it is the other side that finds fault with us.
+        skew: seconds by which its clock is ahead of ours, if it said.
+    """
+
+    def __init__(
+        self,
+        why: LinkEnd,
+        detail: str,
+        *,
+        fault: Refusing | None = None,
+        refused: bool = False,
+        skew: float | None = None,
+    ) -> None:
         super().__init__(detail)
         self.why = why
+        self.fault = fault
+        self.refused = refused
+        self.skew = skew
 
 
 class Outdated(ssl.SSLCertVerificationError):
@@ -154,10 +175,7 @@ class Dialer:
         """What a failed attempt says about the other side. Where its certificate is not valid now, it is asked for
         its clock: the certificate is the right node's, and nothing is told to it."""
         if isinstance(error, aiohttp.WSServerHandshakeError) and error.status == 403 and error.headers:
-            failure, skew = explain(error), skew_of(error.headers, self._wall())
-            if skew is None or abs(skew) < SKEW_WORTH_NAMING:
-                return failure
-            return DialError(failure.why, f"{failure}; its clock is {gap(skew)} ours")
+            return refused_by(error.headers, self._wall())
         failed = error.certificate_error if isinstance(error, aiohttp.ClientConnectorCertificateError) else None
         if not isinstance(failed, Outdated):
             return explain(error)
@@ -176,7 +194,8 @@ class Dialer:
                 skew = skew_of(response.headers, self._wall())
         except (aiohttp.ClientError, OSError, TimeoutError, DialError):
             skew = None  # then the two possible causes are named
-        return DialError(LinkEnd.identity, failed.paper.trouble(self._wall(), skew) or str(failed.args[-1]))
+        detail = failed.paper.trouble(self._wall(), skew) or str(failed.args[-1])
+        return DialError(LinkEnd.identity, detail, fault=Refusing.expired, skew=skew)
 
     def _clock(self) -> dict[str, str]:
         return {CLOCK_HEADER: f"{self._wall():.3f}"}
@@ -213,7 +232,9 @@ def explain(error: BaseException) -> DialError:
         case InvalidInput():
             return DialError(LinkEnd.unreachable, str(error))
         case aiohttp.ClientConnectorCertificateError():
-            return DialError(LinkEnd.identity, certificate_trouble(error.certificate_error))
+            foreign = getattr(error.certificate_error, "verify_code", 0) in X509_FOREIGN
+            fault = Refusing.hive if foreign else Refusing.identity
+            return DialError(LinkEnd.identity, certificate_trouble(error.certificate_error), fault=fault)
         case aiohttp.ClientConnectorSSLError():
             return DialError(LinkEnd.identity, f"no TLS handshake: {error.os_error}")
         case aiohttp.ClientConnectorDNSError():
@@ -221,7 +242,7 @@ def explain(error: BaseException) -> DialError:
         case aiohttp.ClientConnectorError():
             return _explain_os(error.os_error)
         case aiohttp.WSServerHandshakeError():
-            return _explain_status(error.status, error.headers.get("X-Hive-Reason", "") if error.headers else "")
+            return _explain_status(error.status, error.headers or {})
         case aiohttp.ServerDisconnectedError():
             return DialError(
                 LinkEnd.reset, "the other side broke the connection off during the handshake; its log says why"
@@ -237,6 +258,8 @@ def explain(error: BaseException) -> DialError:
 def certificate_trouble(error: Exception) -> str:
     """A failed certificate check in words."""
     code = getattr(error, "verify_code", 0)
+    if code in X509_FOREIGN:
+        return "whoever answers there is of another hive"
     if code == X509_NOT_YET_VALID:
         return "its certificate is not valid yet: the clock of this machine is behind, or that one's was ahead"
     if code == X509_EXPIRED:
@@ -254,9 +277,20 @@ def _explain_os(error: OSError) -> DialError:
     return DialError(LinkEnd.unreachable, error.strerror or str(error) or "unreachable")
 
 
-def _explain_status(status: int, reason: str) -> DialError:
-    if status in (401, 403):
-        return DialError(LinkEnd.identity, f"it turns this node away: {reason or 'it does not say why'}")
+def refused_by(headers: Mapping[str, str], now: float | None) -> DialError:
+    """What a 403 says: the other side finds fault with us, and its clock may be the reason."""
+    said = headers.get(FAULT_HEADER, "")
+    fault = Refusing(said) if said in set(Refusing) else None
+    reason = headers.get(REASON_HEADER, "")[:500] or "it does not say why"
+    skew = skew_of(headers, now) if now is not None else None
+    off = f"; its clock is {gap(skew)} ours" if skew is not None and abs(skew) >= SKEW_WORTH_NAMING else ""
+    return DialError(LinkEnd.identity, f"it turns this node away: {reason}{off}", fault=fault, refused=True, skew=skew)
+
+
+def _explain_status(status: int, headers: Mapping[str, str]) -> DialError:
+    reason = headers.get(REASON_HEADER, "")[:500]
+    if status == 403:
+        return refused_by(headers, None)
     if status == 503:
         return DialError(LinkEnd.reset, reason or "the other side has no room for another link")
     return DialError(LinkEnd.protocol, reason or f"unexpected HTTP status {status}")

@@ -14,7 +14,15 @@ from aiohttp.typedefs import Handler
 
 from hivenode.errors import HiveError, Refused, Unavailable, from_dict
 from hivenode.logs import get_logger
-from hivenode.net.dialing import CLOCK_HEADER, Dialer, DialError, shown_by, skew_of
+from hivenode.net.dialing import (
+    CLOCK_HEADER,
+    FAULT_HEADER,
+    REASON_HEADER,
+    Dialer,
+    DialError,
+    shown_by,
+    skew_of,
+)
 from hivenode.net.transport import Refusal, Refusing
 from hivenode.trust.certificates import Paper
 
@@ -22,7 +30,6 @@ log = get_logger("door")
 
 JOIN_PATH = "/join"
 RENEW_PATH = "/renew"
-REASON_HEADER = "X-Hive-Reason"
 PAPER: web.RequestKey[Paper] = web.RequestKey("paper", Paper)
 MAX_REPLY = 16 * 1024
 APPEAL_SECONDS = 10.0
@@ -100,7 +107,9 @@ class Door:
         # Who shows no certificate is a browser or a scanner, and no node that stands at the door.
         if why is not Refusing.identity:
             self._on_refused(Refusal(node, host, why, detail))
-        return web.HTTPForbidden(text=f"{told or detail} {fix}", headers={REASON_HEADER: told or detail})
+        return web.HTTPForbidden(
+            text=f"{told or detail} {fix}", headers={REASON_HEADER: told or detail, FAULT_HEADER: why.value}
+        )
 
     async def _tell_time(self, request: web.Request, response: web.StreamResponse) -> None:
         response.headers[CLOCK_HEADER] = f"{self._wall():.3f}"

@@ -17,9 +17,9 @@ from hivenode.net.addresses import is_loopback, join_address, split_address
 from hivenode.net.bulk import BULK_PATH, BulkClient, BulkLimits, BulkServer
 from hivenode.net.codec import ProtocolError
 from hivenode.net.conduct import Conduct
-from hivenode.net.dialing import LINK_PATH, Dialer, DialError, explain
+from hivenode.net.dialing import LINK_PATH, REASON_HEADER, Dialer, DialError, explain
 from hivenode.net.discovery import choose_addresses, interfaces
-from hivenode.net.door import PAPER, REASON_HEADER, Door, appeal
+from hivenode.net.door import PAPER, Door, appeal
 from hivenode.net.http_log import sparing_logger
 from hivenode.net.link import (
     CLOSE_DUPLICATE,

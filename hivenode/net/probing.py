@@ -11,11 +11,12 @@ import aiohttp
 
 from hivenode.errors import InvalidInput
 from hivenode.net.addresses import split_address
-from hivenode.net.dialing import LINK_PATH, Dialer, DialError, explain, skew_of
-from hivenode.net.transport import LinkEnd
+from hivenode.net.dialing import LINK_PATH, REASON_HEADER, Dialer, DialError, explain, refused_by, skew_of
+from hivenode.net.transport import LinkEnd, Refusing
 
 BUILD_HEADER = "X-Hive-Build"
 PROTOCOLS_HEADER = "X-Hive-Protocols"
+FORBIDDEN = 403
 UPGRADE_REQUIRED = 426
 STEP_SECONDS = 4.0
 
@@ -40,6 +41,10 @@ class Probe:
     skew_seconds: float | None = None
     why: LinkEnd | None = None
     error: str = ""
+    fault: Refusing | None = None
+    """Of an `identity` failure, what is the matter, if that is known."""
+    refused: bool = False
+    """It is the other side that finds fault with us."""
 
 
 async def probe(
@@ -70,13 +75,26 @@ async def probe(
     build, protocols = headers.get(BUILD_HEADER, "")[:64], headers.get(PROTOCOLS_HEADER, "")[:16]
     if status == UPGRADE_REQUIRED:
         return Probe(address, True, True, build, protocols, skew)
-    reason = headers.get("X-Hive-Reason", "")[:500] or f"unexpected HTTP status {status}"
-    why = LinkEnd.identity if status == 403 else LinkEnd.protocol
-    return Probe(address, True, True, build, protocols, skew, why, reason)
+    if status == FORBIDDEN:
+        refusal = refused_by(headers, (began + ended) / 2)
+        return Probe(
+            address, True, True, build, protocols, skew, refusal.why, str(refusal), refusal.fault, refusal.refused
+        )
+    reason = headers.get(REASON_HEADER, "")[:500] or f"unexpected HTTP status {status}"
+    return Probe(address, True, True, build, protocols, skew, LinkEnd.protocol, reason)
 
 
 def _failed(address: str, failure: DialError, *, tcp: bool = False, identity: bool = False) -> Probe:
-    return Probe(address, tcp, identity, why=failure.why, error=str(failure))
+    return Probe(
+        address,
+        tcp,
+        identity,
+        skew_seconds=failure.skew,
+        why=failure.why,
+        error=str(failure),
+        fault=failure.fault,
+        refused=failure.refused,
+    )
 
 
 def _skew(headers: Mapping[str, str], ours: float) -> float | None:
