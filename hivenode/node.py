@@ -103,8 +103,11 @@ BOOT_EPOCH = 1_577_836_800
 MAX_CLOCK_BOOT = (1 << 31) - (1 << 24)
 """To what a clock may bring it: there are 31 bits."""
 LAG_SECONDS = 0.1
+LOOK_AT_LAG_SECONDS = 0.2
 ASSESS_SECONDS = 1.0
 """Between two looks at how fit this node is to coordinate."""
+ELECTORATE_SECONDS = 0.1
+"""How long the election is spared news of members that neither come nor go, to hear several at once."""
 FEED_FANOUT = 4
 """Links to which events heard from another are passed on, where there are links to some members only."""
 LOOK_FURTHER_SECONDS = 10.0
@@ -173,6 +176,8 @@ class Node:
         self._troubles: dict[str, str] = {}
         self._addresses: tuple[str, ...] = ()
         self._ready = False
+        self._electorate_timer: asyncio.TimerHandle | None = None
+        self._lag_timer: asyncio.TimerHandle | None = None
         self._forged = ""
         """Whose signature was wrong in the message being handled."""
         self._build_views()
@@ -277,7 +282,7 @@ class Node:
         self._electorate()
         self.sealer.start()
         self.book.open(ports.seeds)
-        self._tasks.spawn(self._measure_lag(), "node: loop lag")
+        self._measure_lag(asyncio.get_running_loop().time())
         self._tasks.spawn(self._keep_assessing(), "node: standing")
         self._tasks.spawn(self._look_further(), "node: look further")
         self._tasks.spawn(self.results.tidy(), "node: tidy")
@@ -290,6 +295,9 @@ class Node:
             self.coordinator.lead(None)
             self.membership.leave()
             self._ready = False
+        for timer in (self._lag_timer, self._electorate_timer):
+            if timer is not None:
+                timer.cancel()
         await self._ports.workers.close()
         await self._ports.transport.stop()
         await self._tasks.close()
@@ -644,7 +652,10 @@ class Node:
                 self._tasks.spawn(self.book.remember(), "node: remember peers")
             if not present and was in PRESENT:
                 self.executor.node_gone(member.node)
-        self._electorate()
+        if present and was in PRESENT:
+            self._electorate_soon()  # what it says of its standing reaches us in one message with that of others
+        else:
+            self._electorate()
         self.notices.tell(
             "member",
             {"node": member.node, "name": member.name, "state": member.state.value, "was": was.value if was else ""},
@@ -730,7 +741,14 @@ class Node:
         self._ports.transport.drop(peer, LinkEnd.protocol)
         self.contacts.offended(peer, "", reason)
 
+    def _electorate_soon(self) -> None:
+        if self._electorate_timer is None:
+            self._electorate_timer = asyncio.get_running_loop().call_later(ELECTORATE_SECONDS, self._electorate)
+
     def _electorate(self) -> None:
+        if self._electorate_timer is not None:
+            self._electorate_timer.cancel()
+            self._electorate_timer = None
         if not self._ready:
             return
         present = {member.node: member for member in self.membership.members if member.state in PRESENT}
@@ -760,7 +778,7 @@ class Node:
             self._tell_coordinator(self.leadership.leader)
 
     def _links_changed(self) -> None:
-        if len(self.membership.alive) > FULL:
+        if self.leadership.leading and self.membership.present > FULL:
             self._electorate()  # who is linked gets heartbeats
 
     def _near(self, alive: tuple[str, ...]) -> tuple[str, ...]:
@@ -773,16 +791,16 @@ class Node:
         if not self._ready:
             return
         now = asyncio.get_running_loop().time()
-        links = self._ports.transport.links
+        reaches = self._ports.transport.reaches
         others = [node for node in self.leadership.voters if node != self.me]
         signs = Signs(
             able=self.leadership.able and not self.replication.trouble,  # who cannot write cannot coordinate
             battery=self._ports.on_battery(),
             health=self.membership.health,
-            linked=sum(node in links for node in others) / len(others) if others else 1.0,
+            linked=sum(map(reaches, others)) / len(others) if others else 1.0,
         )
         leader = self.leadership.leader
-        tells = leader is not None and leader.node == self.me and len(self.membership.alive) > FULL
+        tells = leader is not None and leader.node == self.me and self.membership.present > FULL
         standing, leads = self._assessment.assess(now, signs), leader.counter if leader is not None and tells else 0
         if self.membership.declare(standing, leads):
             self._electorate()
@@ -855,14 +873,14 @@ class Node:
             await asyncio.sleep(LOOK_FURTHER_SECONDS)
             self.book.look_further()
 
-    async def _measure_lag(self) -> None:
+    def _measure_lag(self, due: float) -> None:
+        """Look whether our own event loop comes round in time; `due`: when this was to be called."""
         loop = asyncio.get_running_loop()
-        while True:
-            due = loop.time() + LAG_SECONDS
-            await asyncio.sleep(LAG_SECONDS)
-            late = loop.time() - due
-            if late > LAG_SECONDS:
-                self.membership.lagged(late)
+        late = loop.time() - due
+        if late > LAG_SECONDS:
+            self.membership.lagged(late)
+        again = loop.time() + LOOK_AT_LAG_SECONDS
+        self._lag_timer = loop.call_at(again, self._measure_lag, again)
 
 
 async def _nobody_answers(peer: str, address: str) -> str:

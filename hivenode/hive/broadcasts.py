@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import dataclass
 
 from hivenode.hive import statements
@@ -9,6 +10,8 @@ from hivenode.net.messages import Statement
 
 MAX_STATEMENTS = 250
 """In one message; the wire allows 256 and a few places are left for what must go along."""
+MAX_LEFT_OUT = 8
+"""Statements too large for the rest of a message, after which no smaller ones are looked for."""
 
 
 @dataclass(slots=True)
@@ -16,7 +19,6 @@ class _Waiting:
     statement: Statement
     size: int
     serial: int
-    sent: int = 0
 
 
 class Broadcasts:
@@ -27,6 +29,8 @@ class Broadcasts:
 
     def __init__(self) -> None:
         self._waiting: dict[str, _Waiting] = {}
+        self._order: list[tuple[int, int, str]] = []
+        """A heap of (times sent, negative serial, subject), with entries that no longer stand for anything."""
         self._serial = 0
 
     def __len__(self) -> int:
@@ -35,6 +39,7 @@ class Broadcasts:
     def put(self, statement: Statement) -> None:
         self._serial += 1
         self._waiting[statement.node] = _Waiting(statement, statements.size(statement), self._serial)
+        heapq.heappush(self._order, (0, -self._serial, statement.node))
 
     def discard(self, subject: str) -> None:
         self._waiting.pop(subject, None)
@@ -49,15 +54,22 @@ class Broadcasts:
         if not self._waiting:
             return ()
         taken: list[Statement] = []
-        room = max_bytes
-        for waiting in sorted(self._waiting.values(), key=lambda w: (w.sent, -w.serial)):
-            if len(taken) == MAX_STATEMENTS:
-                break
+        room, again, left_out = max_bytes, [], 0
+        while self._order and len(taken) < MAX_STATEMENTS and left_out < MAX_LEFT_OUT:
+            sent, serial, subject = heapq.heappop(self._order)
+            waiting = self._waiting.get(subject)
+            if waiting is None or waiting.serial != -serial:
+                continue
             if waiting.size > room:
+                left_out += 1
+                again.append((sent, serial, subject))
                 continue
             room -= waiting.size
             taken.append(waiting.statement)
-            waiting.sent += 1
-            if waiting.sent >= limit:
-                del self._waiting[waiting.statement.node]
+            if sent + 1 < limit:
+                again.append((sent + 1, serial, subject))
+            else:
+                del self._waiting[subject]
+        for entry in again:
+            heapq.heappush(self._order, entry)
         return tuple(taken)

@@ -110,13 +110,17 @@ class Feeds:
         self._forked: dict[str, int] = {}
         self._evidence: dict[str, Event] = {}
         self._floors: dict[str, Cut] = {}
+        self._heads: Mapping[str, int] | None = None
+        """As last asked for; None once something has changed."""
 
     @property
-    def heads(self) -> dict[str, int]:
+    def heads(self) -> Mapping[str, int]:
         """Version vector: highest number held, of those that count, of each author; `QUARANTINED` for one whose feed
         forked, of which nothing more is wanted."""
-        authors = sorted(self._floors.keys() | self._feeds.keys() | self._forked.keys())
-        return {author: QUARANTINED if author in self._forked else self.counted(author) for author in authors}
+        if self._heads is None:
+            authors = sorted(self._floors.keys() | self._feeds.keys() | self._forked.keys())
+            self._heads = {a: QUARANTINED if a in self._forked else self.counted(a) for a in authors}
+        return self._heads
 
     @property
     def forked(self) -> Mapping[str, int]:
@@ -188,6 +192,7 @@ class Feeds:
                 break
             if event.seq <= held or event.prev != tip:
                 self._forked[author] = event.seq
+                self._heads = None
                 self._evidence[author] = event
                 forks.append(author)
                 continue
@@ -220,6 +225,7 @@ class Feeds:
             return False
         before = self.counted(grant.node)
         self._latest[grant.node] = grant
+        self._heads = None
         return self.counted(grant.node) != before
 
     def _limit(self, author: str) -> int | None:
@@ -252,6 +258,7 @@ class Feeds:
         if event.seq == 1 and isinstance(entry.body, NodeAdmitted):
             self._grants[event.author] = open_grant(entry.body.grant, self.authority_key)
         self._feeds.setdefault(event.author, []).append(entry)
+        self._heads = None
         self._tips[event.author] = hashlib.sha256(entry.encoded).digest()
 
     # --- sealing --------------------------------------------------------------------------------------------------
@@ -323,6 +330,7 @@ class Feeds:
             feed = self._feeds.get(author, [])
             rest = feed[max(0, cut.seq - self._floor(author)) :]
             self._floors[author] = cut
+            self._heads = None
             if rest:
                 self._feeds[author] = rest
             else:
@@ -333,6 +341,7 @@ class Feeds:
             held = self._latest.get(grant.node)
             if held is None or grant.serial > held.serial:
                 self._latest[grant.node] = grant
+                self._heads = None
 
     def load(self, records: Iterable[Record]) -> None:
         """Take in what the journal holds. Each record is judged like an event from elsewhere.

@@ -40,16 +40,30 @@ class Membership:
         self._on_forgotten = on_forgotten
         self._on_conflict = on_conflict
         self._alarm = Alarm(swim.deadline, self._tick)
+        self._listed: tuple[tuple[Member, ...], tuple[str, ...]] = ((), ())
+        self._listed_at = -1
 
     @property
     def members(self) -> tuple[Member, ...]:
         """Everyone known, this node included, by id."""
-        return tuple(self._swim.members[node] for node in sorted(self._swim.members))
+        return self._lists()[0]
 
     @property
     def alive(self) -> tuple[str, ...]:
         """Ids not known to be gone (a suspect still counts), this node included, sorted."""
-        return tuple(member.node for member in self.members if member.state in PRESENT)
+        return self._lists()[1]
+
+    def _lists(self) -> tuple[tuple[Member, ...], tuple[str, ...]]:
+        if self._listed_at != self._swim.changes:
+            self._listed_at = self._swim.changes
+            members = tuple(self._swim.members[node] for node in sorted(self._swim.members))
+            self._listed = (members, tuple(member.node for member in members if member.state in PRESENT))
+        return self._listed
+
+    @property
+    def present(self) -> int:
+        """How many are not known to be gone, this node included."""
+        return self._swim.present
 
     def member(self, node: str) -> Member | None:
         return self._swim.members.get(node)

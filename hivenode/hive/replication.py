@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -92,6 +92,8 @@ class Replication:
         self._on_offender = on_offender
         self._on_trouble = on_trouble
         self._fanout = fanout
+        self._summed: tuple[Mapping[str, int], str, FeedSummary] | None = None
+        """The last summary, and what it was of."""
         self._tasks = tasks
         self._lock = asyncio.Lock()
         self._inbox = Inbox()
@@ -171,11 +173,14 @@ class Replication:
 
     def heads(self, *, reply: bool = False) -> FeedHeads:
         """What we hold, for another member."""
-        return FeedHeads(heads=self.feeds.heads, reply=reply, seal=self.seal_number, digest=self._seal_digest)
+        return FeedHeads(heads=dict(self.feeds.heads), reply=reply, seal=self.seal_number, digest=self._seal_digest)
 
     def _summary(self) -> FeedSummary:
-        told = msgspec.msgpack.encode((sorted(self.feeds.heads.items()), self.seal_number, self._seal_digest))
-        return FeedSummary(digest=hashlib.sha256(told).digest())
+        heads, seal = self.feeds.heads, self._seal_digest
+        if self._summed is None or self._summed[0] is not heads or self._summed[1] != seal:
+            told = msgspec.msgpack.encode((sorted(heads.items()), self.seal_number, seal))
+            self._summed = (heads, seal, FeedSummary(digest=hashlib.sha256(told).digest()))
+        return self._summed[2]
 
     async def append(self, *bodies: Body) -> None:
         """State facts: durable, folded and on their way to the others when this returns.

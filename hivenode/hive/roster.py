@@ -139,6 +139,8 @@ class Roster:
         self._suspicions: dict[str, Suspicion] = {}
         self._tombstones: dict[str, int] = {}
         self._present = 1
+        self.changes = 0
+        """Rises whenever `members` changes."""
         self._leaving = False
         self._conflict = -1
         self._accused_at: dict[str, float] = {}
@@ -402,6 +404,7 @@ class Roster:
             if member.node == self.me:
                 continue
             del self._records[member.node], self._members[member.node]
+            self.changes += 1
             self.broadcasts.discard(member.node)
             self._tombstones[member.node] = member.incarnation
             while len(self._tombstones) > self._profile.max_members:
@@ -443,6 +446,7 @@ class Roster:
     def _set(self, record: _Record, member: Member) -> None:
         record.member = member
         self._members[member.node] = member
+        self.changes += 1
 
 
 def _member(statement: Alive, state: MemberState, since: float) -> Member:

@@ -127,6 +127,16 @@ class Swim:
         """Lifeguard's local health score: 0 (well) to 7."""
         return self._roster.health.score
 
+    @property
+    def changes(self) -> int:
+        """Rises whenever `members` changes."""
+        return self._roster.changes
+
+    @property
+    def present(self) -> int:
+        """Members not known to be gone, this node included."""
+        return self._roster.present
+
     def latency(self, peer: str) -> float | None:
         """Smoothed round trip of direct probes, seconds; None before the first."""
         return self._prober.latency(peer)

@@ -316,6 +316,7 @@ class SimulatedNetwork:
         self._qualities: dict[tuple[str, str], Quality] = {}
         self._hosts: dict[str, Host] = {}
         self._wires: dict[_Wire, None] = {}
+        self._prune_at = 64
         self._cuts = _Cuts()
         self._waiting: dict[asyncio.Future[None], None] = {}
 
@@ -456,8 +457,9 @@ class SimulatedNetwork:
             raise DialError(LinkEnd.identity, "it belongs to another hive")
         wire = _Wire(self, here, there, dialler, listener)
         self._wires[wire] = None
-        if len(self._wires) % 64 == 0:
+        if len(self._wires) >= self._prune_at:
             self._wires = {w: None for w in self._wires if not w.over}
+            self._prune_at = max(64, 2 * len(self._wires))
         asyncio.get_running_loop().call_soon(
             listener.accepted, wire.ends[1], dialler.node, here.address, context=listener.context
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
 
@@ -61,6 +62,7 @@ _decode_grant = msgspec.msgpack.Decoder(Grant).decode
 _decode_signed = msgspec.msgpack.Decoder(_Signed).decode
 
 
+@lru_cache(maxsize=1024)  # each part of a node that folds the same event opens the grant in it
 def open_grant(data: bytes, authority_key: bytes) -> Grant:
     """Decode and check a grant.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from functools import lru_cache
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -74,6 +75,7 @@ def id_of(public_key: bytes) -> str:
     return base64.b32encode(hashlib.sha256(public_key).digest()[:20]).decode().lower()
 
 
+@lru_cache(maxsize=1024)  # news arrives over several paths, and what folds it asks again
 def verify(public_key: bytes, signature: bytes, data: bytes) -> bool:
     """Whether `signature` over `data` was made with the private half of `public_key` (32 raw bytes)."""
     try:

@@ -19,6 +19,7 @@ import random
 import selectors
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 T = TypeVar("T")
@@ -57,6 +58,7 @@ class _Callback:
     def __call__(self) -> None:
         owner = self.owner
         if owner.running:
+            owner.stir()
             self.call(*self.args)
         elif owner.alive:
             owner.held.append(self)
@@ -97,6 +99,7 @@ class Process:
         self._context = contextvars.copy_context()
         self._context.run(_PROCESS.set, self)
         self._awaited: dict[asyncio.Future[Any], None] = {}
+        self.stir = partial(loop.stirred.setdefault, self)
         self._dead: list[_Task] = []
 
     def spawn(self, work: Coroutine[Any, Any, T], name: str | None = None) -> asyncio.Task[T]:
@@ -212,6 +215,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._watchers: list[tuple[Callable[[], object], asyncio.Future[None]]] = []
         self._checks: list[Callable[[], None]] = []
         self._processes: list[Process] = []
+        self.stirred: dict[Process, None] = {}
+        """Those of which code has run since somebody last cleared this."""
         self.failures: list[BaseException] = []
         """Exceptions that nobody handled."""
         self.set_exception_handler(self._unhandled)

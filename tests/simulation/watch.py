@@ -9,6 +9,7 @@ from hivenode.hive.feeds import Entry
 from hivenode.spec.values import Epoch
 
 if TYPE_CHECKING:
+    from tests.simulation.loop import Process
     from tests.simulation.world import Machine, World
 
 
@@ -25,13 +26,19 @@ class Watch:
         self.durable: dict[str, int] = {}
         """Highest event of each author that any node has ever shown to have on disk."""
         self._seen = -1
+        self._of: dict[Process, Machine] = {}
 
     def look(self) -> None:
         if self._world.trace.count == self._seen:
             return
         self._seen = self._world.trace.count
         assert not self._broken, self._broken
-        for machine in self._world.up:
+        stirred = self._world.loop.stirred
+        machines = [self._of[process] for process in stirred if process in self._of]
+        stirred.clear()  # of the others nothing can have changed
+        for machine in machines:
+            if machine.running is None:
+                continue
             assert not machine.node.feeds.forked, f"{machine.name} sees forks: {dict(machine.node.feeds.forked)}"
             self._orders_of(machine)
             troubles = {name: why for name, why in machine.node._troubles.items() if name != "conflict"}
@@ -40,6 +47,8 @@ class Watch:
 
     def follow(self, machine: Machine) -> None:
         """Hear of every leader that the node acts upon, once what goes before that is on disk, and of every event."""
+        assert machine.process is not None
+        self._of[machine.process] = machine
         leadership, replication = machine.node.leadership, machine.node.replication
         act, learn = leadership._on_leader, replication._on_change
 

@@ -354,8 +354,8 @@ class World:
     def coordinator(self, among: Sequence[str] | None = None) -> str:
         """Name of the machine that these (all that run) agree to follow, or ""."""
         asked = [self.machines[name] for name in among] if among is not None else self.up
-        leaders = {machine.node.leadership.leader for machine in asked}
-        if len(leaders) != 1 or (leader := leaders.pop()) is None:
+        leader = asked[0].node.leadership.leader if asked else None
+        if leader is None or any(machine.node.leadership.leader != leader for machine in asked):
             return ""
         return next((machine.name for machine in asked if machine.id == leader.node), "")
 
@@ -367,8 +367,10 @@ class World:
     def agreed(self, among: Sequence[str] | None = None) -> bool:
         """Whether these (all that run) see each other, and only each other, and have one coordinator."""
         asked = [self.machines[name] for name in among] if among is not None else self.up
+        if not self.coordinator(among):
+            return False
         ids = tuple(sorted(machine.id for machine in asked))
-        return all(machine.node.membership.alive == ids for machine in asked) and self.coordinator(among) != ""
+        return all(machine.node.membership.alive == ids for machine in asked)
 
     async def formed(self, among: Sequence[str] | None = None, seconds: float = 60) -> None:
         await self.until(lambda: self.agreed(among), seconds, "one hive with one coordinator")
