@@ -75,9 +75,8 @@ def place(machine: Machine, data: bytes) -> str:
 def told(name: str, found: list[float]) -> float:
     ordered = sorted(found)
     p99 = ordered[int(len(ordered) * 0.99)]
-    print(
-        f"{name}: median {statistics.median(ordered) * 1e3:.1f} ms, p99 {p99 * 1e3:.1f} ms, worst {ordered[-1] * 1e3:.1f} ms"
-    )
+    median, worst = statistics.median(ordered), ordered[-1]
+    print(f"{name}: median {median * 1e3:.1f} ms, p99 {p99 * 1e3:.1f} ms, worst {worst * 1e3:.1f} ms")
     return p99
 
 
@@ -122,10 +121,8 @@ async def main(seconds: float, megabytes: int, pullers: int) -> None:
         busy = told("bulk", await measure())
         counts = [await one.communicate() for one in pulling]
         moved = sum(int(count) for count, _ in counts)
-        print(
-            print(f"moved {moved / 1e9:.1f} GB at {moved / seconds / 1e6:.0f} MB/s")
-            print(f"p99 is {busy / idle:.1f} times that of idle links")
-        )
+        print(f"moved {moved / 1e9:.1f} GB at {moved / seconds / 1e6:.0f} MB/s")
+        print(f"p99 is {busy / idle:.1f} times that of idle links")
         doubts = [
             line
             for machine, before in zip(machines, spoken, strict=True)

@@ -92,7 +92,7 @@ def grant(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
-    """Give a member these roles instead of those it has; also lets a revoked one in again. On a node with the admin role."""
+    """Give a member these roles instead of those it has; also lets a revoked one in again. Takes the admin role."""
     _change(context, home, node, "grant", {"roles": role}, as_json)
 
 

@@ -77,6 +77,7 @@ def _table(report: Report, tensors: list[Tensor], stem: str) -> bool:
     """Whether one of the arrays is a Q-table: the one called so, or the only one there is."""
     for tensor in tensors:
         if is_called(tensor.name) and recognise_array(report, tensor, tensor.name):
+            report.know(Confidence.read, f"the header of {tensor.name}", parameters=count(tensor.shape))
             return True
     if len(tensors) == 1:
         called = f"{stem} by its file's name" if is_called(stem) else None
