@@ -104,6 +104,7 @@ async def test_a_copy_of_what_a_model_needs_is_kept_and_of_nothing_else(hive: Si
     assert answers[2].code == "refused"
 
 
+@pytest.mark.slow
 async def test_bulk_without_a_pause_makes_nobody_doubt_anybody(hive: Siege) -> None:
     ref, mallory = await model(hive), await hive.attacker()
 
