@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import struct
 import zlib
-from dataclasses import dataclass
 from typing import NoReturn
+
+import msgspec
 
 from hivenode.errors import Corrupted, Exhausted, InvalidInput
 from hivenode.models.identify.source import LARGEST_READ, Part, Readable, Source
@@ -29,8 +30,7 @@ _MARK32 = 0xFFFFFFFF
 _ENCRYPTED = 0x1 | 0x40
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """One file in an archive.
 
     Attributes:
@@ -290,8 +290,7 @@ TAR_BLOCK = 512
 MOST_MEMBERS = 20_000
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(msgspec.Struct, frozen=True):
     """One file in a tar archive: where its bytes lie."""
 
     name: str

@@ -7,8 +7,9 @@ arguments, never objects. Opcodes after PEP 3154, PEP 574 and CPython's `picklet
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any, TypeAlias
+
+import msgspec
 
 from hivenode.errors import Corrupted
 from hivenode.models.identify.source import Held, Readable
@@ -17,8 +18,7 @@ Value: TypeAlias = Any
 """None, bool, int, float, str, bytes, bytearray, tuple, list, dict, set, frozenset or one of the nodes below."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """What one pickle may take.
 
     Attributes:
@@ -40,20 +40,21 @@ class Limits:
     held: int = 16 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Global:
+USUAL = Limits()
+
+
+class Global(msgspec.Struct, frozen=True):
     """What would be imported: `module` and the dotted `name` in it; `path` is both."""
 
     module: str
     name: str
-    path: str = field(init=False, compare=False, repr=False)
+    path: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "path", f"{self.module}.{self.name}")
+        msgspec.structs.force_setattr(self, "path", f"{self.module}.{self.name}")
 
 
-@dataclass(slots=True, eq=False)
-class Call:
+class Call(msgspec.Struct, eq=False):
     """What would be called, or made by a class, and what is done to it afterwards.
 
     Attributes:
@@ -78,22 +79,19 @@ class Call:
         return self.function.path if isinstance(self.function, Global) else ""
 
 
-@dataclass(slots=True, eq=False)
-class PersistentId:
+class PersistentId(msgspec.Struct, eq=False):
     """A reference to something outside the pickle, e.g. a tensor's storage."""
 
     value: Value
 
 
-@dataclass(slots=True, eq=False)
-class Opaque:
+class Opaque(msgspec.Struct, eq=False):
     """A value that is not kept: what it is, in a word or two."""
 
     what: str
 
 
-@dataclass(slots=True, eq=False)
-class Blob:
+class Blob(msgspec.Struct, eq=False):
     """Bytes, or text in UTF-8, too long to be held: where they lie in what was interpreted."""
 
     offset: int
@@ -110,8 +108,7 @@ class Key(tuple[Value, ...]):
         return hash(repr(tuple(self)))
 
 
-@dataclass(frozen=True, slots=True)
-class GlobalUse:
+class GlobalUse(msgspec.Struct, frozen=True):
     """Where a global stands in the pickle. `module` and `qualname` as written; `name` is both with a dot."""
 
     name: str
@@ -120,16 +117,14 @@ class GlobalUse:
     qualname: str
 
 
-@dataclass(frozen=True, slots=True)
-class Oddity:
+class Oddity(msgspec.Struct, frozen=True):
     """What no pickler writes: a call of a computed function, a global whose attributes are set, ..."""
 
     what: str
     offset: int
 
 
-@dataclass(slots=True)
-class Pickle:
+class Pickle(msgspec.Struct):
     """One interpreted pickle.
 
     Attributes:
@@ -156,7 +151,7 @@ def interpret(
     data: bytes | Readable,
     *,
     start: int = 0,
-    limits: Limits = Limits(),
+    limits: Limits = USUAL,
     hooks: Mapping[str, Hook] | None = None,
     name: str = "the pickle",
 ) -> Pickle:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from operator import mul
+
+import msgspec
 
 from hivenode.errors import Corrupted
 from hivenode.models.identify.formats.allowed import NUMPY, PLAIN
@@ -55,8 +56,7 @@ _TENSORS = frozenset(f"torch._utils.{name}" for name in _REBUILD) | {
 MOST_TENSORS = 500_000
 
 
-@dataclass(frozen=True, slots=True)
-class Storage:
+class Storage(msgspec.Struct, frozen=True):
     """What a tensor is a view of: `key` names it in the file; `elements` of `dtype`, or bytes where untyped."""
 
     key: str
@@ -65,8 +65,7 @@ class Storage:
     untyped: bool
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(msgspec.Struct, frozen=True):
     """A tensor: `offset` and `stride` in elements. `storage` is None for one without bytes (the meta device)."""
 
     dtype: str
@@ -195,8 +194,7 @@ def _broken(what: str) -> Corrupted:
 # what holds the tensors
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True):
     """A tensor under a dotted name. `buffer`: True or False where a module says so, None in a plain state dict."""
 
     name: str
@@ -204,8 +202,7 @@ class Found:
     buffer: bool | None
 
 
-@dataclass(frozen=True, slots=True)
-class Network:
+class Network(msgspec.Struct, frozen=True):
     """A pickled module: its class, and each module inside by dotted name ("" is the whole)."""
 
     classes: dict[str, str]

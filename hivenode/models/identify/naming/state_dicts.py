@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from typing import TypeAlias
+
+import msgspec
 
 from hivenode.models.identify.report import Confidence, Port, Report, Tensor
 
@@ -17,8 +18,7 @@ WRAPPERS = ("module.", "_orig_mod.", "model._orig_mod.", "state_dict.")
 MOST_NAMES = 60_000
 
 
-@dataclass(frozen=True)
-class Guess:
+class Guess(msgspec.Struct, frozen=True):
     """What the names say. `how`: whether the rule behind it has exceptions."""
 
     evidence: str
@@ -31,7 +31,7 @@ class Guess:
     task_how: Confidence | None = None
     """If the task is less certain than the rest."""
     layers: int | None = None
-    sizes: Mapping[str, bool | int | float | str] = field(default_factory=dict)
+    sizes: Mapping[str, bool | int | float | str] = msgspec.field(default_factory=dict)
     inputs: tuple[Port, ...] = ()
     outputs: tuple[Port, ...] = ()
 
