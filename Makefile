@@ -14,7 +14,7 @@ $(VENV)/.base: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.base
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[torch,sklearn,dev]' >&2
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]' >&2
 	@touch $@
 
 demo: $(VENV)/.base ## Three daemons train a model while the coordinator is killed (ARGS=--json for one line of JSON)
