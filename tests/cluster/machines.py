@@ -153,7 +153,7 @@ class Machine:
         ):
 
             async def wait() -> None:
-                # News usually comes; what is written down of an offender, or a round trip time, is none: look again soon.
+                # News usually comes; what is noted of an offender, or a round trip time, is none: look again soon.
                 try:
                     async with asyncio.timeout(LOOK_AGAIN_SECONDS):
                         while not (await stream.content.readline()).startswith(b"data:"):
