@@ -1,0 +1,83 @@
+"""A network as the list of what it computes, in order: FLOPs, and the bytes alive at each moment, added up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hivenode.models.analyze.costs import Costs
+from hivenode.models.analyze.quantities import ruled
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One operation. `elements` of what it gives, `flops` it takes, both of the whole batch; `view`: it gives the
+    memory it took in another shape; `free`: nothing of it is kept for the backward pass."""
+
+    takes: tuple[str, ...]
+    gives: str
+    elements: int
+    flops: float = 0.0
+    view: bool = False
+    free: bool = False
+
+
+@dataclass(slots=True)
+class Tape:
+    """`steps` in order, after `inputs` (name, elements). `unknown`: operations with weights whose shape could not be
+    told, and so count as nothing; `assumed`: what was taken for free axes."""
+
+    steps: list[Step]
+    inputs: list[tuple[str, int]]
+    what: str
+    unknown: int = 0
+    assumed: tuple[str, ...] = ()
+
+    def costs(self, itemsize: float) -> Costs:
+        """Of the batch it was made for; `itemsize`: bytes of an activation."""
+        said = self.what + (f"; assumed: {', '.join(self.assumed)}" if self.assumed else "")
+        if self.unknown:
+            said += f"; {self.unknown} operations of unknown shape are left out"
+        wide = 3.0 if self.unknown else 1.0
+        flops = sum(step.flops for step in self.steps)
+        kept = sum(step.elements for step in self.steps if not (step.view or step.free))
+        kept += sum(elements for _, elements in self.inputs)
+        return Costs(
+            forward=ruled(flops, f"products and convolutions of {said}", 0.97, 1.05 * wide, "FLOP"),
+            kept=ruled(kept * itemsize, f"what each operation of {said} gives", 0.6, 1.4 * wide),
+            passing=ruled(self._most_alive() * itemsize, f"most alive at once in {said}", 0.8, 1.6 * wide),
+        )
+
+    def _most_alive(self) -> int:
+        """A value lives from the step that gives it to the last that takes it, or a view of it."""
+        roots: dict[str, str] = {}
+        last: dict[str, int] = {}
+        for place, step in enumerate(self.steps):
+            roots[step.gives] = roots.get(step.takes[0], step.takes[0]) if step.view and step.takes else step.gives
+            for name in step.takes:
+                last[roots.get(name, name)] = place
+        alive = dict(self.inputs)
+        total = most = sum(alive.values())
+        leaving: dict[int, list[str]] = {}
+        for name, place in last.items():
+            leaving.setdefault(place, []).append(name)
+        for place, step in enumerate(self.steps):
+            if not step.view:
+                alive[step.gives] = step.elements
+                total += step.elements
+            most = max(most, total)
+            for name in leaving.get(place, ()):
+                total -= alive.pop(name, 0)
+        return most
+
+
+def convolved(size: int, kernel: int, stride: int, before: int, after: int, dilation: int = 1) -> int:
+    """Length of one axis after a convolution or pooling, rounded down."""
+    return max(0, (size + before + after - dilation * (kernel - 1) - 1) // max(1, stride) + 1)
+
+
+def product(sizes: Sequence[int]) -> int:
+    total = 1
+    for size in sizes:
+        total *= size
+    return total
