@@ -24,13 +24,15 @@ from hivenode.models.analyze.quantities import (
 )
 from hivenode.models.analyze.tape import Step, Tape
 from hivenode.models.identify import Report
-from hivenode.models.identify.formats import jsons
 from hivenode.models.identify.readers.keras import configuration
 from hivenode.models.identify.source import Source
 from hivenode.spec.job import JobSpec
 from hivenode.spec.tracing import TraceNumbers
 
-_TREES = ("tree_based", "ensemble", "linear", "clustering", "nearest_neighbours")
+_UNCOUNTED = frozenset(
+    ("tree_based", "ensemble", "clustering", "nearest_neighbors", "svm", "gaussian_process", "naive_bayes", "q_table")
+)
+"""What computes by comparing and looking up, not with counted weights."""
 _NO_SEQUENCE = ("computer_vision", "tabular", "reinforcement_learning")
 
 
@@ -64,7 +66,7 @@ def analyze(path: Path, report: Report, options: Options, numbers: TraceNumbers 
     if weights.is_quantized(report) and options.train:
         found.notes.append(f"Weights kept as {report.quantization} are not trained; their gradients are not counted.")
         options = Options(options.batch, options.sequence, False, True, options.optimizer, options.dtype)
-    if report.parameters is None and numbers is None:
+    if numbers is None and (report.parameters is None or report.architecture in _UNCOUNTED):
         _without_tensors(found, report)
         return found
     item = weights.ACTIVATIONS[infer]
@@ -80,8 +82,10 @@ def analyze(path: Path, report: Report, options: Options, numbers: TraceNumbers 
             count, which = numbers.parameters, "parameters of the configuration"
         full = _trained_weights(report, train, numbers)
         _training(found, options, step, full, (count, which), train, weights.largest_elements(report), numbers)
-    if numbers is not None and report.parameters and abs(numbers.parameters - report.parameters) > 0.01 * max(
-        numbers.parameters, 1
+    if (
+        numbers is not None
+        and report.parameters
+        and abs(numbers.parameters - report.parameters) > 0.01 * max(numbers.parameters, 1)
     ):
         found.notes.append(
             f"The configuration describes {numbers.parameters:,} parameters, the file holds {report.parameters:,}."
@@ -234,7 +238,8 @@ def _training(
     optimizer = OPTIMIZERS[options.optimizer]
     item = weights.ITEMSIZES[dtype]
     scale = 1.0 if optimizer.name == "adam8bit" else item / 4
-    found.gradients = exact(count * item, f"one {'float32' if dtype == 'mixed' else dtype} for each of {count:,} {which}")
+    kept = "float32" if dtype == "mixed" else dtype
+    found.gradients = exact(count * item, f"one {kept} for each of {count:,} {which}")
     found.optimizer_state = exact(round(count * optimizer.state_bytes * scale), f"{optimizer.name}: {optimizer.why}")
     if dtype == "mixed":
         full = Quantity(full.value * 1.5, full.low, full.high * 1.5, "bytes", Method.rule, "with bfloat16 copies")

@@ -11,13 +11,17 @@ from hivenode.models.identify.naming.keras_layers import shape_of
 
 Shape = tuple[int, ...]
 _PICTURE = 224
-_SAME = frozenset(
-    """Activation Softmax Dropout SpatialDropout1D SpatialDropout2D GaussianNoise GaussianDropout BatchNormalization
-    LayerNormalization GroupNormalization RMSNormalization ReLU LeakyReLU PReLU ELU Rescaling Normalization Masking
-    ActivityRegularization UnitNormalization""".split()
-)
-_MERGES = frozenset("Add Subtract Multiply Average Maximum Minimum".split())
-_VIEWS = frozenset("Flatten Reshape Dropout SpatialDropout1D SpatialDropout2D".split())
+_SAME = frozenset((
+    "Activation", "Softmax", "Dropout", "SpatialDropout1D", "SpatialDropout2D", "GaussianNoise", "GaussianDropout",
+    "BatchNormalization", "LayerNormalization", "GroupNormalization", "RMSNormalization", "ReLU", "LeakyReLU",
+    "PReLU", "ELU", "Rescaling", "Normalization", "Masking", "ActivityRegularization", "UnitNormalization",
+))  # fmt: skip
+_MERGES = frozenset((
+    "Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum",
+))  # fmt: skip
+_VIEWS = frozenset((
+    "Flatten", "Reshape", "Dropout", "SpatialDropout1D", "SpatialDropout2D",
+))  # fmt: skip
 _CONVOLUTIONS = {"Conv1D": 1, "Conv2D": 2, "Conv3D": 3, "DepthwiseConv2D": 2, "SeparableConv2D": 2,
                  "SeparableConv1D": 1, "DepthwiseConv1D": 1}  # fmt: skip
 _GATES = {"LSTM": 4, "GRU": 3, "SimpleRNN": 1}
@@ -125,6 +129,8 @@ def _given(kind: str, settings: Mapping[str, Json], shapes: Sequence[Shape]) -> 
         return tuple(joined), 0.0, False
     if kind in _CONVOLUTIONS:
         return _convolution(kind, settings, first)
+    if kind in ("Bidirectional", "TimeDistributed"):
+        return _wrapped(kind, settings, first)
     units = settings.get("units")
     if kind == "Dense" and isinstance(units, int):
         return (*first[:-1], units), 2.0 * product(first) * units, True
@@ -143,9 +149,28 @@ def _given(kind: str, settings: Mapping[str, Json], shapes: Sequence[Shape]) -> 
         return (first[0], first[1] if settings.get("data_format") == "channels_first" else first[-1]), 0.0, False
     if "Pooling" in kind:
         return _pooling(settings, first)
-    if kind.startswith("UpSampling") or kind.startswith("ZeroPadding"):
+    if kind.startswith(("UpSampling", "ZeroPadding")):
         return _grown(kind, settings, first)
     return None
+
+
+def _wrapped(kind: str, settings: Mapping[str, Json], first: Shape) -> tuple[Shape, float, bool] | None:
+    """A layer run in both directions, or once for each step."""
+    inner = settings.get("layer")
+    if not isinstance(inner, dict) or not isinstance(inner.get("config"), dict) or len(first) < 3:
+        return None
+    name = inner.get("class_name")
+    if not isinstance(name, str) or name in ("Bidirectional", "TimeDistributed"):
+        return None
+    if kind == "TimeDistributed":
+        found = _given(name, inner["config"], [(first[0] * first[1], *first[2:])])
+        return None if found is None else ((*first[:2], *found[0][1:]), found[1], found[2])
+    found = _given(name, inner["config"], [first])
+    if found is None:
+        return None
+    shape, flops, passing = found
+    joined = 2 if settings.get("merge_mode", "concat") == "concat" else 1
+    return (*shape[:-1], joined * shape[-1]), 2 * flops, passing
 
 
 def _numbers(value: Json, axes: int, default: int) -> list[int] | None:

@@ -16,9 +16,7 @@ def place(analysis: Analysis, nodes: Sequence[NodeCapacity], source: str) -> Non
     analysis.nodes_from = source
     analysis.nodes = tuple(_fit(analysis, node) for node in nodes)
     wanted = (("inference", analysis.inference_memory), ("training", analysis.training_memory))
-    analysis.together = tuple(
-        _together(purpose, need, nodes) for purpose, need in wanted if need is not None and nodes
-    )
+    analysis.together = tuple(_together(purpose, need, nodes) for purpose, need in wanted if need is not None and nodes)
 
 
 def _fit(analysis: Analysis, node: NodeCapacity) -> Fit:

@@ -19,19 +19,27 @@ Shape = tuple[int, ...]
 MOST_VALUES = 64
 """Of a constant that is read: shapes, axes, pads."""
 _PICTURE = 224
-_SAME = frozenset(
-    """Relu LeakyRelu PRelu Elu Selu Sigmoid HardSigmoid HardSwish Tanh Softmax LogSoftmax Softplus Gelu Clip Erf Sqrt
-    Exp Log Abs Neg Reciprocal Floor Ceil Round Sign Not Dropout BatchNormalization InstanceNormalization
-    LayerNormalization GroupNormalization RMSNormalization LRN Identity Cast CumSum QuantizeLinear DequantizeLinear
-    Mish Swish Celu ThresholdedRelu Sin Cos LpNormalization MeanVarianceNormalization ScatterND ScatterElements
-    Trilu SkipLayerNormalization""".split()
-)
-_BROADCAST = frozenset(
-    "Add Sub Mul Div Pow Min Max Mean Sum Where Equal Greater Less GreaterOrEqual LessOrEqual And Or Xor Mod".split()
-)
-_REDUCE = frozenset("ReduceMean ReduceSum ReduceMax ReduceMin ReduceL2 ReduceL1 ReduceProd ReduceSumSquare".split())
-_VIEWS = frozenset("Reshape Flatten Squeeze Unsqueeze Identity Dropout".split())
-_WEIGHTED = frozenset("Conv ConvTranspose Gemm MatMul LSTM GRU RNN ConvInteger MatMulInteger QLinearConv".split())
+_SAME = frozenset((
+    "Relu", "LeakyRelu", "PRelu", "Elu", "Selu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Softmax",
+    "LogSoftmax", "Softplus", "Gelu", "Clip", "Erf", "Sqrt", "Exp", "Log", "Abs", "Neg", "Reciprocal", "Floor",
+    "Ceil", "Round", "Sign", "Not", "Dropout", "BatchNormalization", "InstanceNormalization", "LayerNormalization",
+    "GroupNormalization", "RMSNormalization", "LRN", "Identity", "Cast", "CumSum", "QuantizeLinear",
+    "DequantizeLinear", "Mish", "Swish", "Celu", "ThresholdedRelu", "Sin", "Cos", "LpNormalization",
+    "MeanVarianceNormalization", "ScatterND", "ScatterElements", "Trilu", "SkipLayerNormalization",
+))  # fmt: skip
+_BROADCAST = frozenset((
+    "Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Mean", "Sum", "Where", "Equal", "Greater", "Less",
+    "GreaterOrEqual", "LessOrEqual", "And", "Or", "Xor", "Mod",
+))  # fmt: skip
+_REDUCE = frozenset((
+    "ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2", "ReduceL1", "ReduceProd", "ReduceSumSquare",
+))  # fmt: skip
+_VIEWS = frozenset((
+    "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout",
+))  # fmt: skip
+_WEIGHTED = frozenset((
+    "Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN", "ConvInteger", "MatMulInteger", "QLinearConv",
+))  # fmt: skip
 
 
 def tape_of(report: Report, source: Source, batch: int, sequence: int) -> Tape:
@@ -107,9 +115,7 @@ class _Walk:
             if not takes:
                 constants.add(node.outputs[0])
             elif node.outputs[0] not in self.values:
-                steps.append(
-                    Step(takes, node.outputs[0], product(given), self._flops(node, given), node.op in _VIEWS)
-                )
+                steps.append(Step(takes, node.outputs[0], product(given), self._flops(node, given), node.op in _VIEWS))
         what = f"{len(steps)} operators of the graph"
         return Tape(steps, self.inputs, what, unknown, tuple(self.assumed))
 

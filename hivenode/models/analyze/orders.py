@@ -33,7 +33,7 @@ def order_for(path: Path, report: Report, options: Options) -> TraceOrder | str:
         return _transformers(path, report, options)
     if report.format == "safetensors" and path.is_file() and (ours := _ours(path)) is not None:
         return _zoo(ours[0], ours[1], ours[2], ours[3], options)
-    return f"nothing here builds a {report.model or report.format or 'model'} without its file"
+    return f"a model in the format {report.format} is not built here without running what is in it"
 
 
 def order_for_zoo(job: JobSpec, options: Options) -> TraceOrder:

@@ -52,7 +52,7 @@ def trace(make: Make, feed: Feed, *, dtype: str = "float32", train: bool = True)
     Raises:
         Exception: whatever the module raises where it needs values, not only shapes, to go on.
     """
-    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+    with FakeTensorMode(allow_non_fake_inputs=True):
         module = _made(make, DTYPES[dtype])
         half = torch.autocast("cpu", torch.bfloat16) if dtype == "mixed" else nullcontext()
         parameters = list(module.parameters())
@@ -131,7 +131,7 @@ def _key(tensor: torch.Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
-class _Meter(TorchDispatchMode):
+class _Meter(TorchDispatchMode):  # type: ignore[misc]  # torch has no types here
     """Counts the bytes of storages alive and the FLOPs done while it is on.
 
     glibc's malloc gives blocks of `MAPPED_BYTES` and more back to the system when they are freed, and keeps smaller
@@ -202,7 +202,7 @@ class _Meter(TorchDispatchMode):
 
 
 def _bytes(tensor: torch.Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
+    return int(tensor.numel() * tensor.element_size())
 
 
 def _flops(packet: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int:
@@ -220,4 +220,4 @@ def _recurrent(packet: Any, args: tuple[Any, ...]) -> int:
     """One layer of an LSTM, one direction: input (steps, samples, width), weights (4 h, width) and (4 h, h)."""
     steps, samples = args[0].shape[:2]
     once = 2 * steps * samples * (math.prod(args[1].shape) + math.prod(args[2].shape))
-    return once if packet is aten.mkldnn_rnn_layer else 2 * once
+    return int(once if packet is aten.mkldnn_rnn_layer else 2 * once)

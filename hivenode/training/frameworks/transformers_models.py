@@ -34,7 +34,7 @@ def configuration(fields: Mapping[str, Any]) -> Any:
     known = {key: value for key, value in fields.items() if key not in _NOT_TAKEN}
     try:
         return CONFIG_MAPPING[kind].from_dict(known)
-    except Exception as error:  # noqa: BLE001 - a configuration from elsewhere may break anything in there
+    except Exception as error:
         raise InvalidInput(
             f"transformers does not take this configuration: {type(error).__name__}: {error}"[:500],
             fix="Check config.json.",
