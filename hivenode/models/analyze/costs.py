@@ -16,6 +16,7 @@ class Costs:
         kept: bytes kept from the forward pass of a training step for the backward pass.
         passing: bytes alive at once during inference, besides the weights.
         kv_cache: bytes of keys and values for the whole sequence; None where there is no such cache.
+        backward: bytes alive for a moment of the backward pass, besides what is kept.
         backward_factor: FLOPs of forward and backward over those of forward.
     """
 
@@ -23,4 +24,5 @@ class Costs:
     kept: Quantity | None
     passing: Quantity | None
     kv_cache: Quantity | None = None
+    backward: float = 0.0
     backward_factor: float = 3.0

@@ -54,7 +54,7 @@ def inference_ruled(weights: Quantity, costs: Costs) -> Quantity:
 def training_ruled(
     weights: Quantity, gradients: Quantity, state: Quantity, costs: Costs, optimizer: Optimizer, largest_bytes: float
 ) -> Quantity:
-    passing = optimizer.temporaries * largest_bytes
+    passing = max(optimizer.temporaries * largest_bytes, costs.backward)
     return _sum(
         [weights, gradients, state, costs.kept],
         "weights, gradients, optimizer state, activations and what the allocator keeps",

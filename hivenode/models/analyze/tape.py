@@ -46,6 +46,8 @@ class Tape:
             forward=ruled(flops, f"products and convolutions of {said}", 0.97, 1.05 * wide, "FLOP"),
             kept=ruled(kept * itemsize, f"what each operation of {said} gives", 0.6, 1.4 * wide),
             passing=ruled(self._most_alive() * itemsize, f"most alive at once in {said}", 0.8, 1.6 * wide),
+            # The gradient of the largest output, and the copy a convolution makes of it in a layout of its own.
+            backward=2.0 * itemsize * max((step.elements for step in self.steps), default=0),
         )
 
     def _most_alive(self) -> int:
