@@ -6,7 +6,8 @@ Each model is built, used and trained in a process of its own that has warmed it
 Measured is anonymous memory: the kernel's high-water mark of the process less its file-backed pages, above what it was
 after the warm-up; the third of three passes or steps is as large as any later one. `alive` is the same with an
 allocator that keeps nothing (every block of 64 kB and more mapped), to tell what a model takes from what malloc keeps.
-FLOPs are counted by torch.utils.flop_counter while the real model runs, with attention written out.
+FLOPs are counted by torch.utils.flop_counter while the real model runs, with attention written out and recurrences
+step by step; beside them stand the tracer's, of the same module.
 """
 
 from __future__ import annotations
@@ -53,7 +54,6 @@ def _row(name: str) -> dict[str, Any]:
     for what in ("infer", "train"):
         row[what] = _run(name, what)["bytes"]
         row[f"{what}_alive"] = _run(name, what, tight=True)["bytes"]
-    row["flops"] = _run(name, "flops") if not name.startswith("keras") else None
     return row
 
 
@@ -80,11 +80,11 @@ def _table(rows: list[dict[str, Any]]) -> None:
             f"{said['inference']['low'] / row['infer_alive'] - 1:+.0%}, "
             f"{said['training']['low'] / row['train_alive'] - 1:+.0%}"
         )
-        counted = row["flops"]
+        counted, here = said["counted"], said["traced"] or said
         cells.append(
             "-"
             if counted is None
-            else f"{said['forward'] / counted['forward'] - 1:+.1%}, {said['step'] / counted['step'] - 1:+.1%}"
+            else f"{here['forward'] / counted['forward'] - 1:+.1%}, {here['step'] / counted['step'] - 1:+.1%}"
         )
         out(f"| {' | '.join(cells)} |\n")
     errors = [abs(row["predicted"][key]["value"] / row[what] - 1)
@@ -261,8 +261,6 @@ def _child(name: str, what: str, folder: Path | None) -> dict[str, Any]:
         return _predict(name, folder)
     if name.startswith("keras"):
         return {"bytes": _keras_peak(what == "train")}
-    if what == "flops":
-        return _counted(name)
     return {"bytes": _torch_peak(name, what == "train")}
 
 
@@ -365,16 +363,17 @@ def _counted(name: str) -> dict[str, Any]:
 
 def _predict(name: str, folder: Path) -> dict[str, Any]:
     """Save the model as its library does, and analyze what is then on the disk."""
-    from hivenode.admin.alone import trace
     from hivenode.models.analyze import Options, analyze, order_for
     from hivenode.models.identify import identify
+    from hivenode.net.local import Trace
+    from hivenode.worker.trace import answer
 
     path, stored = _saved(name, folder)
     batch, sequence = MODELS[name]
     options = Options(batch=batch, sequence=sequence if sequence > 1 else None)
     report = identify(path)
     order = order_for(path, report, options)
-    numbers = None if isinstance(order, str) else trace(order)
+    numbers = None if isinstance(order, str) else answer(Trace(order)).numbers  # as the worker does
     found = analyze(path, report, options, numbers)
     assert found.weights is not None
     assert found.training_memory is not None
@@ -390,6 +389,7 @@ def _predict(name: str, folder: Path) -> dict[str, Any]:
         "forward": found.inference_flops.value,
         "step": found.step_flops.value,
         "traced": traced,
+        "counted": None if name.startswith("keras") else _counted(name),
     }
 
 

@@ -56,17 +56,25 @@ def analyze(path: Path, report: Report, options: Options, numbers: TraceNumbers 
     if not report.listing and numbers is not None:
         found.parameters = numbers.parameters
         found.notes.append("There are no weights: the numbers are those of the configuration.")
-    if found.parameters:
-        found.complexity = complexity(found.parameters)
+    sizes = transformers.sizes_of(report) if report.architecture == "transformer" else None
+    guessed = transformers.parameters_of(sizes) if sizes is not None and not report.listing and numbers is None else 0
+    if guessed:
+        found.notes.append("There are no weights: their number follows from the configuration by rule.")
+    if found.parameters or guessed:
+        found.complexity = complexity(found.parameters or guessed)
+    if report.format == "peft_adapter":
+        found.notes.append("This is an adapter alone: the model it belongs to comes on top.")
     if report.safe is False:
         found.notes.append("The file holds what is not known to be harmless: see `hivenode identify`.")
     infer, train = dtypes(report, options)
     sequence = _sequence(found, report, options)
     _weights(found, report, options, infer, numbers)
+    if guessed:
+        found.weights = ruled(guessed * weights.ITEMSIZES[infer], f"sizes of the configuration, as {infer}", 0.7, 1.4)
     if weights.is_quantized(report) and options.train:
         found.notes.append(f"Weights kept as {report.quantization} are not trained; their gradients are not counted.")
         options = Options(options.batch, options.sequence, False, True, options.optimizer, options.dtype)
-    if numbers is None and (report.parameters is None or report.architecture in _UNCOUNTED):
+    if numbers is None and not guessed and (report.parameters is None or report.architecture in _UNCOUNTED):
         _without_tensors(found, report)
         return found
     item = weights.ACTIVATIONS[infer]
@@ -81,6 +89,9 @@ def analyze(path: Path, report: Report, options: Options, numbers: TraceNumbers 
         if not report.listing and numbers is not None:
             count, which = numbers.parameters, "parameters of the configuration"
         full = _trained_weights(report, train, numbers)
+        if guessed:
+            count, which = guessed, "parameters by rule"
+            full = ruled(guessed * weights.ITEMSIZES[train], f"as {train}", 0.7, 1.4)
         _training(found, options, step, full, (count, which), train, weights.largest_elements(report), numbers)
     if (
         numbers is not None
@@ -239,8 +250,9 @@ def _training(
     item = weights.ITEMSIZES[dtype]
     scale = 1.0 if optimizer.name == "adam8bit" else item / 4
     kept = "float32" if dtype == "mixed" else dtype
-    found.gradients = exact(count * item, f"one {kept} for each of {count:,} {which}")
-    found.optimizer_state = exact(round(count * optimizer.state_bytes * scale), f"{optimizer.name}: {optimizer.why}")
+    known = exact if full.method is not Method.rule else _about
+    found.gradients = known(count * item, f"one {kept} for each of {count:,} {which}")
+    found.optimizer_state = known(round(count * optimizer.state_bytes * scale), f"{optimizer.name}: {optimizer.why}")
     if dtype == "mixed":
         full = Quantity(full.value * 1.5, full.low, full.high * 1.5, "bytes", Method.rule, "with bfloat16 copies")
     if numbers is None:
@@ -254,6 +266,10 @@ def _training(
     found.step_flops = traced(numbers.step_flops, said, unit="FLOP")
     found.activations = traced(numbers.saved_bytes, f"kept for the backward pass, {said}", 1.0, 1.1)
     found.training_memory = memory.training_traced(numbers, full.value, found.optimizer_state.value, optimizer)
+
+
+def _about(value: float, why: str) -> Quantity:
+    return ruled(value, why, 0.7, 1.4)
 
 
 def _trained_flops(costs: Costs) -> Quantity | None:

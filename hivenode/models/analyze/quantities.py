@@ -12,6 +12,10 @@ import msgspec
 from hivenode.errors import InvalidInput
 from hivenode.spec.values import COMPLEXITY_EDGES
 
+QUANTITY_NAMES = (
+    "weights", "gradients", "optimizer_state", "activations", "kv_cache", "inference_memory", "training_memory",
+    "inference_flops", "step_flops",
+)  # fmt: skip
 CLASSES = ("small", "medium", "large", "xlarge")
 BITS = {
     "float64": 64, "float32": 32, "float16": 16, "bfloat16": 16, "float8_e4m3fn": 8, "float8_e5m2": 8, "int64": 64,

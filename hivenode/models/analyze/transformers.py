@@ -96,6 +96,15 @@ def usual_sequence(sizes: Sizes) -> int:
     return min(DEFAULT_SEQUENCE, sizes.longest) if sizes.longest else DEFAULT_SEQUENCE
 
 
+def parameters_of(sizes: Sizes) -> int:
+    """By formula, where there are no tensors to count: products of each layer, norms, and the embedding."""
+    width = sizes.heads * sizes.head_dim
+    attention = 2 * sizes.hidden * (width + sizes.kv_heads * sizes.head_dim)
+    inner = (3 if sizes.gated else 2) * sizes.hidden * sizes.inner * max(1, sizes.experts)
+    layers = sizes.layers * (attention + inner) + sizes.decoder_layers * (2 * attention + inner)
+    return layers + (sizes.vocabulary + (sizes.longest or 0)) * sizes.hidden + 13 * sizes.hidden * sizes.layers
+
+
 def costs(report: Report, sizes: Sizes, batch: int, sequence: int, itemsize: float, cache_itemsize: float) -> Costs:
     """Of `batch` sequences of `sequence` tokens; pictures have as many as their patches.
 
