@@ -1,10 +1,10 @@
 """What models really take, beside what `hivenode analyze` says they take.
 
-    python benchmarks/requirements.py [--json] [--only NAME ...]
+    python benchmarks/requirements.py [--json] [--alive] [--only NAME ...]
 
 Each model is built, used and trained in a process of its own that has warmed its framework up on a tiny one before.
 Measured is anonymous memory: the kernel's high-water mark of the process less its file-backed pages, above what it was
-after the warm-up; the third of three passes or steps is as large as any later one. `alive` is the same with an
+after the warm-up; the third of three passes or steps is as large as any later one. `--alive` measures the same with an
 allocator that keeps nothing (every block of 64 kB and more mapped), to tell what a model takes from what malloc keeps.
 FLOPs are counted by torch.utils.flop_counter while the real model runs, with attention written out and recurrences
 step by step; beside them stand the tracer's, of the same module.
@@ -33,6 +33,8 @@ GMACS_RESNET50 = 4.09
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--alive", action="store_true", help="also with an allocator that keeps nothing")
+    parser.add_argument("--from", dest="rows", nargs="*", type=Path, help="print what earlier runs with --json found")
     parser.add_argument("--only", nargs="*", default=list(MODELS))
     parser.add_argument("--child", nargs=2, metavar=("NAME", "WHAT"))
     parser.add_argument("--file", type=Path)
@@ -40,25 +42,28 @@ def main() -> None:
     if given.child:
         sys.stdout.write(json.dumps(_child(*given.child, given.file)) + "\n")
         return
-    rows = [_row(name) for name in given.only]
+    if given.rows:
+        _table([row for path in given.rows for row in json.loads(path.read_text())])
+        return
+    rows = [_row(name, given.alive) for name in given.only]
     if given.json:
         sys.stdout.write(json.dumps(rows, indent=2) + "\n")
         return
     _table(rows)
 
 
-def _row(name: str) -> dict[str, Any]:
+def _row(name: str, alive: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         predicted = _run(name, "predict", Path(folder))
     row = {"model": name, "predicted": predicted}
     for what in ("infer", "train"):
         row[what] = _run(name, what)["bytes"]
-        row[f"{what}_alive"] = _run(name, what, tight=True)["bytes"]
+        row[f"{what}_alive"] = _run(name, what, tight=True)["bytes"] if alive else None
     return row
 
 
 def _run(name: str, what: str, folder: Path | None = None, *, tight: bool = False) -> dict[str, Any]:
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "OMP_NUM_THREADS": "2", **(TIGHT if tight else {})}
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "OMP_NUM_THREADS": "1", **(TIGHT if tight else {})}
     command = [sys.executable, __file__, "--child", name, what, *(("--file", str(folder)) if folder else ())]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -76,10 +81,10 @@ def _table(rows: list[dict[str, Any]]) -> None:
         for what, key in (("infer", "inference"), ("train", "training")):
             cells.append(f"{row[what] / 1e6:.0f} / {said[key]['value'] / 1e6:.0f} MB, "
                          f"{said[key]['value'] / row[what] - 1:+.0%}")  # fmt: skip
-        cells.append(
-            f"{said['inference']['low'] / row['infer_alive'] - 1:+.0%}, "
-            f"{said['training']['low'] / row['train_alive'] - 1:+.0%}"
-        )
+        alive = [
+            (said[key]["low"], row[f"{what}_alive"]) for what, key in (("infer", "inference"), ("train", "training"))
+        ]
+        cells.append(", ".join("-" if found is None else f"{low / found - 1:+.0%}" for low, found in alive))
         counted, here = said["counted"], said["traced"] or said
         cells.append(
             "-"
@@ -274,7 +279,7 @@ def _status() -> tuple[int, int]:
 def _torch_peak(name: str, train: bool) -> int:
     import torch
 
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     if name in TRANSFORMERS:
         import transformers
 

@@ -202,7 +202,7 @@ def _costs(report: Report, path: Path, batch: int, sequence: int, itemsize: floa
         with Source(path) as source:
             made = keras_shapes.tape_of(configuration(source), batch, sequence)
         if made is not None and any(step.flops for step in made.steps):
-            return made.costs(itemsize)
+            return keras_shapes.packed(made.costs(itemsize), weights.largest_elements(report) * itemsize)
     if report.architecture == "transformer" and (sizes := transformers.sizes_of(report)) is not None:
         return transformers.costs(report, sizes, batch, sequence, itemsize, cache)
     known = state_dicts.resnet(report, batch)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import ceil
 
+from hivenode.models.analyze.costs import Costs
+from hivenode.models.analyze.quantities import Quantity
 from hivenode.models.analyze.tape import Step, Tape, convolved, product
 from hivenode.models.identify.formats.jsons import Json
 from hivenode.models.identify.naming.keras_layers import shape_of
@@ -57,6 +60,15 @@ def tape_of(config: Json, batch: int, sequence: int) -> Tape | None:
     return Tape(walk.steps, walk.inputs, what, walk.unknown, tuple(walk.assumed))
 
 
+def packed(costs: Costs, largest_bytes: float) -> Costs:
+    """TensorFlow keeps the weights of a product a second time at inference, packed for oneDNN; the largest count."""
+    if costs.passing is None:
+        return costs
+    known = costs.passing
+    return replace(costs, passing=Quantity(known.value + largest_bytes, known.low, known.high + 2 * largest_bytes,
+                   known.unit, known.method, f"{known.why}, and the largest weight packed for products"))  # fmt: skip
+
+
 def _inbound(nodes: Json) -> tuple[str, ...]:
     """Names of the layers before, in Keras 3's form (keras_history in the arguments) or 2's (nested lists)."""
     found: list[str] = []
@@ -105,10 +117,12 @@ class _Walk:
         shape, flops, passing = found
         self.shapes[name] = shape
         if passing and settings.get("activation") not in (None, "linear"):
-            self.steps.append(Step(takes, f"{name} before its activation", product(shape), flops, free=True))
+            self.steps.append(
+                Step(takes, f"{name} before its activation", product(shape), flops, free=True, copied="Conv" in kind)
+            )
             self.steps.append(Step((f"{name} before its activation",), name, product(shape)))
         else:
-            self.steps.append(Step(takes, name, product(shape), flops, kind in _VIEWS))
+            self.steps.append(Step(takes, name, product(shape), flops, kind in _VIEWS, copied="Conv" in kind))
 
 
 def _given(kind: str, settings: Mapping[str, Json], shapes: Sequence[Shape]) -> tuple[Shape, float, bool] | None:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from hivenode.models.analyze.costs import Costs
 from hivenode.models.analyze.quantities import Method, Optimizer, Quantity
+from hivenode.models.analyze.tape import MAPPED_BYTES
 from hivenode.spec.tracing import TraceNumbers
 
 LIBRARY_BYTES = 8 << 20
 """Buffers that the libraries of linear algebra keep once they have been used."""
 KEPT = 1.1
 """What the process keeps over what its blocks take, from fragmentation."""
-MAPPED_BYTES = 32 << 20
-"""glibc gives blocks of this size and more back when they are freed."""
 WORST = 1.35
 
 

@@ -115,7 +115,16 @@ class _Walk:
             if not takes:
                 constants.add(node.outputs[0])
             elif node.outputs[0] not in self.values:
-                steps.append(Step(takes, node.outputs[0], product(given), self._flops(node, given), node.op in _VIEWS))
+                steps.append(
+                    Step(
+                        takes,
+                        node.outputs[0],
+                        product(given),
+                        self._flops(node, given),
+                        node.op in _VIEWS,
+                        copied="Conv" in node.op,
+                    )
+                )
         what = f"{len(steps)} operators of the graph"
         return Tape(steps, self.inputs, what, unknown, tuple(self.assumed))
 

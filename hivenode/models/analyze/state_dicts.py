@@ -60,7 +60,7 @@ def _is_bottleneck(report: Report, name: str) -> bool:
 def _conv(steps: list[Step], tensor: Tensor, before: str, batch: int, side: int) -> str:
     """A convolution and its normalization, each with an output to keep; returns the name of the last."""
     elements = batch * tensor.shape[0] * side * side
-    steps.append(Step((before,), tensor.name, elements, 2.0 * elements * count(tensor.shape[1:])))
+    steps.append(Step((before,), tensor.name, elements, 2.0 * elements * count(tensor.shape[1:]), copied=True))
     steps.append(Step((tensor.name,), f"{tensor.name} normalized", elements))
     return f"{tensor.name} normalized"
 

@@ -6,13 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hivenode.models.analyze.costs import Costs
-from hivenode.models.analyze.quantities import ruled
+from hivenode.models.analyze.quantities import Method, Quantity, ruled
+
+MAPPED_BYTES = 32 << 20
+"""glibc's malloc gives blocks of this size and more back when they are freed (DEFAULT_MMAP_THRESHOLD_MAX)."""
+GAPS = 1.8
+"""What it keeps of smaller ones over what was alive, as measured with convolutional networks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """One operation. `elements` of what it gives, `flops` it takes, both of the whole batch; `view`: it gives the
-    memory it took in another shape; `free`: nothing of it is kept for the backward pass."""
+    memory it took in another shape; `free`: nothing of it is kept for the backward pass; `copied`: its output exists
+    twice for a moment, as that of a convolution does, which is computed in a layout of its own."""
 
     takes: tuple[str, ...]
     gives: str
@@ -20,6 +26,7 @@ class Step:
     flops: float = 0.0
     view: bool = False
     free: bool = False
+    copied: bool = False
 
 
 @dataclass(slots=True)
@@ -42,35 +49,46 @@ class Tape:
         flops = sum(step.flops for step in self.steps)
         kept = sum(step.elements for step in self.steps if not (step.view or step.free))
         kept += sum(elements for _, elements in self.inputs)
+        alive, resident = self._alive(itemsize)
         return Costs(
             forward=ruled(flops, f"products and convolutions of {said}", 0.97, 1.05 * wide, "FLOP"),
             kept=ruled(kept * itemsize, f"what each operation of {said} gives", 0.6, 1.4 * wide),
-            passing=ruled(self._most_alive() * itemsize, f"most alive at once in {said}", 0.8, 1.6 * wide),
+            passing=Quantity(resident, 0.8 * min(alive, resident), 1.6 * wide * resident, "bytes", Method.rule,
+                             f"most alive at once in {said}, and what the allocator keeps of smaller blocks"),
             # The gradient of the largest output, and the copy a convolution makes of it in a layout of its own.
             backward=2.0 * itemsize * max((step.elements for step in self.steps), default=0),
-        )
+        )  # fmt: skip
 
-    def _most_alive(self) -> int:
-        """A value lives from the step that gives it to the last that takes it, or a view of it."""
+    def _alive(self, itemsize: float) -> tuple[float, float]:
+        """Most bytes alive at once, and most that a process keeps for them: blocks that are not given back leave gaps
+        that the next do not fill. A value lives from the step that gives it to the last that takes it, or a view."""
         roots: dict[str, str] = {}
         last: dict[str, int] = {}
         for place, step in enumerate(self.steps):
             roots[step.gives] = roots.get(step.takes[0], step.takes[0]) if step.view and step.takes else step.gives
             for name in step.takes:
                 last[roots.get(name, name)] = place
-        alive = dict(self.inputs)
-        total = most = sum(alive.values())
         leaving: dict[int, list[str]] = {}
         for name, place in last.items():
             leaving.setdefault(place, []).append(name)
+        held = {name: elements * itemsize for name, elements in self.inputs}
+        small = sum(size for size in held.values() if size < MAPPED_BYTES)
+        large = sum(held.values()) - small
+        most, heap, resident = small + large, small, small + large
         for place, step in enumerate(self.steps):
+            size = 0.0 if step.view else step.elements * itemsize
+            twice = 2 * size if step.copied else size
+            fits = size < MAPPED_BYTES
+            most = max(most, small + large + twice)
+            heap = max(heap, small + (twice if fits else 0.0))
+            resident = max(resident, GAPS * heap + large + (0.0 if fits else twice))
             if not step.view:
-                alive[step.gives] = step.elements
-                total += step.elements
-            most = max(most, total)
+                held[step.gives] = size
+                small, large = (small + size, large) if fits else (small, large + size)
             for name in leaving.get(place, ()):
-                total -= alive.pop(name, 0)
-        return most
+                gone = held.pop(name, 0.0)
+                small, large = (small - gone, large) if gone < MAPPED_BYTES else (small, large - gone)
+        return most, resident
 
 
 def convolved(size: int, kernel: int, stride: int, before: int, after: int, dilation: int = 1) -> int:
