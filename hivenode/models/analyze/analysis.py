@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+
 from hivenode.data.sources import describe as describe_data
 from hivenode.errors import BY_CODE, HiveError
 from hivenode.models import zoo
@@ -33,6 +35,8 @@ _UNCOUNTED = frozenset(
     ("tree_based", "ensemble", "clustering", "nearest_neighbors", "svm", "gaussian_process", "naive_bayes", "q_table")
 )
 """What computes by comparing and looking up, not with counted weights."""
+STEPS = 128
+"""Of a recurrent or other model that takes sequences and does not say how long they are."""
 _NO_SEQUENCE = ("computer_vision", "tabular", "reinforcement_learning")
 
 
@@ -68,12 +72,14 @@ def analyze(path: Path, report: Report, options: Options, numbers: TraceNumbers 
         found.notes.append("The file holds what is not known to be harmless: see `hivenode identify`.")
     infer, train = dtypes(report, options)
     sequence = _sequence(found, report, options)
+    found.options = msgspec.structs.replace(options, sequence=sequence or None)
+    sequence = sequence or 1
     _weights(found, report, options, infer, numbers)
     if guessed:
         found.weights = ruled(guessed * weights.ITEMSIZES[infer], f"sizes of the configuration, as {infer}", 0.7, 1.4)
     if weights.is_quantized(report) and options.train:
         found.notes.append(f"Weights kept as {report.quantization} are not trained; their gradients are not counted.")
-        options = Options(options.batch, options.sequence, False, True, options.optimizer, options.dtype)
+        options = msgspec.structs.replace(options, train=False, infer=True)
     if numbers is None and not guessed and (report.parameters is None or report.architecture in _UNCOUNTED):
         _without_tensors(found, report)
         return found
@@ -139,15 +145,16 @@ def analyze_zoo(path: Path, job: JobSpec, options: Options, numbers: TraceNumber
 
 
 def _sequence(found: Analysis, report: Report, options: Options) -> int:
-    """The length to be used; what is ignored or too long is told."""
+    """The length to be used, 0 where the model takes none; what is ignored or too long is told."""
     sizes = transformers.sizes_of(report) if report.architecture == "transformer" else None
     if report.family in _NO_SEQUENCE or (sizes is not None and sizes.patches):
         if options.sequence is not None:
             what = "picture's patches are its sequence" if sizes is not None else "model takes no sequence"
             found.notes.append(f"--sequence is ignored: the {what}.")
-        return options.sequence or 1
+        return 0
     if sizes is None:
-        return options.sequence or 128
+        takes = report.architecture in ("rnn", "transformer", "state_space") or report.family in ("nlp", "audio")
+        return options.sequence or (STEPS if takes else 0)
     sequence = options.sequence or transformers.usual_sequence(sizes)
     if options.sequence is None:
         found.notes.append(f"Sequences of {sequence} tokens; --sequence asks about others.")

@@ -136,8 +136,11 @@ class Analysis(msgspec.Struct, kw_only=True):
     together: tuple[Together, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """The stable JSON form."""
+        """The stable JSON form; bytes and FLOPs as whole numbers."""
         plain: dict[str, Any] = msgspec.to_builtins(self)
+        for name in QUANTITY_NAMES:
+            if plain[name] is not None:
+                plain[name] |= {key: round(plain[name][key]) for key in ("value", "low", "high")}
         return plain
 
 

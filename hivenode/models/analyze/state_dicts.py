@@ -78,7 +78,7 @@ def recurrent(report: Report, batch: int, sequence: int, itemsize: float) -> Cos
     said = f"{len(cells) // 2} layers and directions, {batch} x {sequence} steps"
     return Costs(
         forward=ruled(flops, f"2 FLOPs a weight and step: {said}", 0.95, 1.3, "FLOP"),
-        kept=ruled(tokens * (2.0 * gates + 3.0 * width) * itemsize, f"gates and states: {said}", 0.5, 2.0),
+        kept=ruled(tokens * (gates + 3.0 * width) * itemsize, f"gates and states: {said}", 0.5, 2.0),
         passing=ruled(tokens * 4.0 * width * itemsize, f"input and output of a layer, and gates: {said}", 0.5, 2.5),
     )
 
