@@ -1,6 +1,6 @@
 """What models really take, beside what `hivenode analyze` says they take.
 
-    python benchmarks/requirements.py [--json] [--alive] [--only NAME ...]
+    python benchmarks/requirements.py [--json] [--alive] [--half] [--only NAME ...]
 
 Each model is built, used and trained in a process of its own that has warmed its framework up on a tiny one before.
 Measured is anonymous memory: the kernel's high-water mark of the process less its file-backed pages, above what it was
@@ -34,37 +34,45 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--alive", action="store_true", help="also with an allocator that keeps nothing")
+    parser.add_argument(
+        "--half", action="store_true", help="with half the batch: the allocator's part was fitted to all"
+    )
     parser.add_argument("--from", dest="rows", nargs="*", type=Path, help="print what earlier runs with --json found")
     parser.add_argument("--only", nargs="*", default=list(MODELS))
     parser.add_argument("--child", nargs=2, metavar=("NAME", "WHAT"))
     parser.add_argument("--file", type=Path)
     given = parser.parse_args()
+    if given.half:
+        MODELS.update({name: (batch // 2, sequence) for name, (batch, sequence) in MODELS.items()})
     if given.child:
         sys.stdout.write(json.dumps(_child(*given.child, given.file)) + "\n")
         return
     if given.rows:
         _table([row for path in given.rows for row in json.loads(path.read_text())])
         return
-    rows = [_row(name, given.alive) for name in given.only]
+    rows = [_row(name, given) for name in given.only]
     if given.json:
         sys.stdout.write(json.dumps(rows, indent=2) + "\n")
         return
     _table(rows)
 
 
-def _row(name: str, alive: bool) -> dict[str, Any]:
+def _row(name: str, given: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        predicted = _run(name, "predict", Path(folder))
+        predicted = _run(name, "predict", given, Path(folder))
     row = {"model": name, "predicted": predicted}
     for what in ("infer", "train"):
-        row[what] = _run(name, what)["bytes"]
-        row[f"{what}_alive"] = _run(name, what, tight=True)["bytes"] if alive else None
+        row[what] = _run(name, what, given)["bytes"]
+        row[f"{what}_alive"] = _run(name, what, given, tight=True)["bytes"] if given.alive else None
     return row
 
 
-def _run(name: str, what: str, folder: Path | None = None, *, tight: bool = False) -> dict[str, Any]:
+def _run(
+    name: str, what: str, given: argparse.Namespace, folder: Path | None = None, *, tight: bool = False
+) -> dict[str, Any]:
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "OMP_NUM_THREADS": "1", **(TIGHT if tight else {})}
     command = [sys.executable, __file__, "--child", name, what, *(("--file", str(folder)) if folder else ())]
+    command += ["--half"] if given.half else []
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{name} {what}: {done.stderr[-2000:]}")

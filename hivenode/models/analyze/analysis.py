@@ -237,7 +237,7 @@ def _inference(found: Analysis, costs: Costs, numbers: TraceNumbers | None) -> N
         return
     said = "counted while the model ran on tensors without storage"
     found.inference_flops = traced(numbers.forward_flops, said, unit="FLOP")
-    found.inference_memory = memory.inference_traced(numbers, found.weights.value, costs.kv_cache)
+    found.inference_memory = memory.inference_traced(numbers, found.weights.value)
     found.activations = traced(numbers.forward_bytes, f"alive at once during inference, {said}", 1.0, 1.1)
 
 

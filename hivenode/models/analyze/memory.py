@@ -18,15 +18,13 @@ KEPT = 1.1
 WORST = 1.35
 
 
-def inference_traced(numbers: TraceNumbers, weight_bytes: float, cache: Quantity | None) -> Quantity:
-    """`weight_bytes`: as held in memory; `cache`: of keys and values, which comes on top."""
-    more = cache.value if cache else 0.0
-    low = weight_bytes + numbers.forward_bytes + more
-    kept = weight_bytes + numbers.forward_resident_bytes + more
-    value = KEPT * kept + LIBRARY_BYTES
-    return Quantity(value, low, WORST * max(value, low), "bytes", Method.traced,
-                    "weights, what is alive at the worst moment of a forward pass"
-                    + (", keys and values" if more else "") + ", and what the allocator keeps")  # fmt: skip
+def inference_traced(numbers: TraceNumbers, weight_bytes: float) -> Quantity:
+    """`weight_bytes`: as held in memory. Keys and values are among what a trace has seen alive."""
+    low = weight_bytes + numbers.forward_bytes
+    value = KEPT * (weight_bytes + numbers.forward_resident_bytes) + LIBRARY_BYTES
+    return Quantity(value, low, WORST * value, "bytes", Method.traced,
+                    "weights, what is alive at the worst moment of a forward pass, and what the allocator keeps"
+                    )  # fmt: skip
 
 
 def training_traced(numbers: TraceNumbers, weight_bytes: float, state_bytes: float, optimizer: Optimizer) -> Quantity:
