@@ -27,6 +27,13 @@ class Confidence(StrEnum):
     guessed = "guessed"
 
 
+class Severity(StrEnum):
+    """How much a finding says: `danger` makes a file unsafe; `notice` is named, and does not."""
+
+    danger = "danger"
+    notice = "notice"
+
+
 class Evidence(msgspec.Struct, frozen=True):
     """How one field is known, and from what, for a person to check."""
 
@@ -35,17 +42,19 @@ class Evidence(msgspec.Struct, frozen=True):
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """A construct outside what is known to be harmless.
+    """A construct outside what is known to be harmless, or one a person should know of.
 
     Attributes:
         what: the global, layer, operator, path or template, as it stands in the file.
         where: file inside the directory, entry inside the archive and byte offset, as far as known.
         why: what could happen, in one sentence.
+        severity: a notice alone leaves the file safe.
     """
 
     what: str
     where: str
     why: str
+    severity: Severity = Severity.danger
 
 
 class Port(msgspec.Struct, frozen=True):
@@ -107,7 +116,8 @@ class Report(msgspec.Struct, kw_only=True):
         layers: repeated blocks of a transformer, else modules that hold parameters, else declared layers.
         size_bytes: of all files read or pointed at.
         quantization: e.g. `q4_k_m`, `gptq-4bit`, `int8`.
-        safe: True: nothing but data and known-harmless constructs; False: see `findings`; None: it could not be told.
+        safe: True: nothing but data and known-harmless constructs; False: a finding is a danger; None: it could not
+            be told.
         confidence: by field name, for every field that has a value and was not simply measured (path, size).
         hyperparameters: sizes needed to cost the model (hidden size, heads, vocabulary, ...), as they stand there.
         bytes_read: how much of the files was read to know this.
@@ -163,11 +173,23 @@ class Report(msgspec.Struct, kw_only=True):
             parameters=sum(count(tensor.shape) for tensor in own if tensor.trainable is not False),
         )
 
-    def find(self, what: str, where: str, why: str) -> None:
-        """Name a construct that is not known to be harmless; the verdict is then unsafe."""
-        self.safe = False
-        if len(self.findings) < MOST_FINDINGS:
-            self.findings.append(Finding(what[:LONGEST_FINDING], where, why))
+    def find(self, what: str, where: str, why: str, *, severity: Severity = Severity.danger) -> None:
+        """Name a construct that is not known to be harmless; the verdict is then unsafe, unless it is a notice."""
+        if severity is Severity.danger:
+            self.safe = False
+        if len(self.findings) < MOST_FINDINGS or (severity is Severity.danger and not self.dangerous):
+            self.findings.append(Finding(what[:LONGEST_FINDING], where, why, severity))
+
+    def adopt(self, inner: Report, place: str, between: str = ": ") -> None:
+        """Take over what was found in a part of this: a file of the directory, an entry of the archive."""
+        for finding in inner.findings:
+            where = f"{place}{between}{finding.where}" if finding.where else place
+            self.find(finding.what, where, finding.why, severity=finding.severity)
+
+    @property
+    def dangerous(self) -> bool:
+        """Whether a finding makes the file unsafe."""
+        return any(finding.severity is Severity.danger for finding in self.findings)
 
     def to_dict(self, *, listing: bool = False) -> dict[str, Any]:
         """The stable JSON form."""

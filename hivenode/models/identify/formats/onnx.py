@@ -25,6 +25,8 @@ DEEPEST = 24
 MOST_AXES = 64
 MOST_NODES = 500_000
 _ELEMENT_LIMIT = 1 << 62
+_LEARNT_LISTS = frozenset({"coefficients", "intercepts", "support_vectors", "rho", "nodes_values"})
+"""Attributes in which the operators of ai.onnx.ml keep what they learnt; of trees, a number a node."""
 
 
 @dataclass(slots=True)
@@ -211,6 +213,8 @@ class _Parser:
             node.numbers[name] = value
         if node.op == "Constant" and name == "value_floats" and many:
             node.constants.append(Constant(node.name, many_kind, (many,), 32, initializer=False))
+        elif name in _LEARNT_LISTS and many:
+            node.constants.append(Constant(f"{node.name}.{name}", many_kind, (many,), 32, initializer=False))
 
     def _tensor(self, start: int, length: int) -> Constant:
         shape: list[int] = []
