@@ -35,7 +35,7 @@ from hivenode.models.identify import identify
 
 GB = 1_000_000_000
 PEERS = Path(__file__).parent / "results" / "peers"
-PACKAGES = ["onnx", "gguf", "picklescan"]
+PACKAGES = ["onnx", "gguf", "picklescan", "modelscan", "fickling"]
 MANY = 1_000
 
 
