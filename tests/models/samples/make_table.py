@@ -157,7 +157,9 @@ def package_rows(folder: Path, package: str) -> Iterator[Row]:
         paths = [path for path in sorted(root.rglob(pattern)) if path not in taken]
         taken.update(paths)
         numbers = counted(paths, expected)
-        rows = [one(path, path.relative_to(root), expected, number) for path, number in zip(paths, numbers, strict=True)]
+        rows = [
+            one(path, path.relative_to(root), expected, number) for path, number in zip(paths, numbers, strict=True)
+        ]
         if not expected.get("together"):
             yield from rows
             continue
@@ -308,7 +310,9 @@ def count_gguf(path: Path) -> int:
 
 def listing(rows: list[Row]) -> list[str]:
     lines = ["| file | expected | found |", "|---|---|---|"]
-    return lines + [f"| {row.file} | {row.expected} | {row.found}{' **differs**' if row.wrong else ''} |" for row in rows]
+    return lines + [
+        f"| {row.file} | {row.expected} | {row.found}{' **differs**' if row.wrong else ''} |" for row in rows
+    ]
 
 
 def page(saved: dict[str, Row], real: dict[str, list[Row]], folder: Path) -> str:

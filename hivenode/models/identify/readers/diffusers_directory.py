@@ -42,7 +42,7 @@ def read_directory(path: Path) -> Report:
     tensors: list[Tensor] = []
     lacking: list[str] = []
     for part, entry in list(index.items())[:MOST_PARTS]:
-        if part.startswith("_") or not isinstance(entry, list) or len(entry) != 2 or not isinstance(entry[1], str):
+        if part.startswith("_") or not isinstance(entry, list) or list(map(type, entry)) != [str, str]:
             continue
         library, kind = entry
         if library not in LIBRARIES:
