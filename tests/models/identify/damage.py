@@ -74,7 +74,7 @@ VALUES: tuple[object, ...] = (
 
 
 def damaged(data: bytes, dice: random.Random) -> bytes:
-    """Damage where it is felt: inside archives and compression, where checksums would stop it, and in values of JSON."""
+    """Damage where it is felt: inside archives and compression, behind their checksums, and in the values of JSON."""
     if data.startswith(b"PK\x03\x04") and dice.random() < 0.6:
         return repacked(data, dice)
     for start, pack, unpack in (
