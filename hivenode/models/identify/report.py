@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 
+from hivenode.errors import Corrupted
+
 UNKNOWN = "unknown"
 FREE = -1
 """A dimension that is chosen when the model is used: batch, length."""
@@ -16,6 +18,7 @@ FREE = -1
 MOST_FINDINGS = 200
 """A hostile file may hold millions; the verdict needs one."""
 LONGEST_FINDING = 300
+MOST_ELEMENTS = (1 << 63) - 1
 
 
 class Confidence(StrEnum):
@@ -160,8 +163,18 @@ class Report(msgspec.Struct, kw_only=True):
             self.confidence[name] = Evidence(how, evidence)
 
     def hold(self, tensors: Iterable[Tensor], evidence: str) -> None:
-        """Take a listing and what follows: `tensors`, `dtypes`, `parameters` (everything but buffers, once)."""
+        """Take a listing and what follows: `tensors`, `dtypes`, `parameters` (everything but buffers, once).
+
+        Raises:
+            Corrupted: there are more numbers than 63 bits count, as where one stands for many.
+        """
         self.listing = list(tensors)
+        total = sum(count(tensor.shape) for tensor in self.listing)
+        if total > MOST_ELEMENTS:
+            raise Corrupted(
+                "The file claims more numbers than there are anywhere.",
+                fix="It is damaged or made to mislead; fetch it from where it was made.",
+            )
         own = [tensor for tensor in self.listing if tensor.shared_with is None]
         self.dtypes = {}
         for tensor in own:

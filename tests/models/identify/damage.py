@@ -28,6 +28,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from hivenode.models.identify import identify
 from hivenode.models.identify.report import Report
 
@@ -153,6 +155,7 @@ class Trial:
         signal.setitimer(signal.ITIMER_REAL, DEADLINE_S)
         try:
             report = identify(self.place)
+            msgspec.json.encode(report.to_dict(listing=True))
         except Overtime:
             return f"{self.name}, {what}: no answer in {DEADLINE_S} s"
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is the finding

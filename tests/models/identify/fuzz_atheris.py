@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 import atheris
+import msgspec
 
 with atheris.instrument_imports(include=["hivenode.models.identify"]):
     from importlib import import_module
@@ -41,6 +42,7 @@ def main() -> None:
     def look(data: bytes) -> None:
         victim.write_bytes(data)
         report = identify(victim)
+        msgspec.json.encode(report.to_dict(listing=True))
         if report.error is None and report.safe is None:
             raise AssertionError("neither a verdict nor an error")
         if report.error is not None and (report.safe or not report.error.fix):

@@ -224,6 +224,11 @@ def _pairs(args: tuple[Value, ...]) -> dict[Value, Value]:
     return made
 
 
+def label(value: Value) -> str:
+    """A text or number as text, "" for all else: the text of a node that holds another twice, and so on, is endless."""
+    return str(value) if isinstance(value, str | int) else ""
+
+
 def attributes(value: Value) -> dict[Value, Value]:
     """The instance dictionary an object would get: its state, also where slots come with it; {} if it has none."""
     if not isinstance(value, Call):

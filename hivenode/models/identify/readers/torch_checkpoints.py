@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from hivenode.models.identify.formats.pickles import Value, mapping
+from hivenode.models.identify.formats.pickles import Value, label, mapping
 from hivenode.models.identify.formats.torch_pickles import (
     Found,
     Network,
@@ -55,7 +55,7 @@ def describe(report: Report, value: Value, place: Place) -> None:
     if isinstance(arch, str) and len(arch) < 100:
         report.know(Confidence.read, "its entry arch", model=arch)
     if "pytorch-lightning_version" in top:
-        report.hyperparameters["pytorch_lightning_version"] = str(top["pytorch-lightning_version"])[:40]
+        report.hyperparameters["pytorch_lightning_version"] = label(top["pytorch-lightning_version"])[:40]
     recognise(report, report.listing)
 
 
