@@ -106,6 +106,7 @@ def identify(path: Path | str) -> Report:
     report.path = str(path)
     if report.dangerous:
         report.safe = False
+    report.settle()
     return report
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
+from math import isfinite
 from typing import Any
 
 import msgspec
@@ -204,12 +205,38 @@ class Report(msgspec.Struct, kw_only=True):
         """Whether a finding makes the file unsafe."""
         return any(finding.severity is Severity.danger for finding in self.findings)
 
+    def settle(self) -> None:
+        """Make it what JSON can carry: files hold numbers that are none, integers without end, and halves of letters."""
+        odd = {name: str(value) for name, value in self.hyperparameters.items() if not _finite(value)}
+        self.hyperparameters |= odd
+        try:
+            msgspec.msgpack.encode(self)
+        except (UnicodeEncodeError, OverflowError):
+            plain = msgspec.convert(_plain(msgspec.to_builtins(self)), Report)
+            for name in self.__struct_fields__:
+                setattr(self, name, getattr(plain, name))
+
     def to_dict(self, *, listing: bool = False) -> dict[str, Any]:
         """The stable JSON form."""
         plain: dict[str, Any] = msgspec.to_builtins(self)
         if not listing:
             del plain["listing"]
         return plain
+
+
+def _finite(value: object) -> bool:
+    return not isinstance(value, float) or isfinite(value)
+
+
+def _plain(value: Any) -> Any:
+    """The same with letters and integers that can be written: lone surrogates as escapes, integers within 64 bits."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_plain(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return max(-MOST_ELEMENTS, min(value, MOST_ELEMENTS)) if type(value) is int else value
 
 
 def count(shape: tuple[int, ...]) -> int:

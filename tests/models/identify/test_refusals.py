@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from hivenode.models.identify import identify
+from hivenode.models.identify.many import BATCH, identify_all
 from hivenode.models.identify.report import Report, Trouble
 from tests.models.identify.zips import patched, write_zip
 
@@ -324,3 +325,27 @@ def test_one_number_that_stands_for_more_than_there_are(tmp_path: Path) -> None:
     assert trouble(write_zip(tmp_path / "m.pt", entries)).code == "corrupted"
     axes = stored().replace(b"(K\4t(K\1t", b"(" + b"K\2" * 100 + b"t(" + b"K\0" * 100 + b"t")
     assert trouble(write_zip(tmp_path / "n.pt", entries | {"m/data.pkl": axes})).code == "corrupted"
+
+
+def test_halves_of_letters_and_odd_numbers_are_written_plainly(tmp_path: Path) -> None:
+    half = b"\xed\xa0\x80"
+    named = b"\x80\x04\x8c\x04x" + half + b"\x8c\x01y\x93)R."
+    path = tmp_path / os.fsdecode(b"\xff.pkl")
+    path.write_bytes(named)
+    (finding,) = identify(path).findings
+    assert finding.what == "x\\ud800.y"
+    reports = dict(identify_all([path, SAMPLES / "tabular" / "xgb_classifier.pkl"] * 20))
+    assert len(json.dumps([report.to_dict(listing=True) for report in reports.values()])) > 100
+    assert reports[path].safe is False
+    assert reports[SAMPLES / "tabular" / "xgb_classifier.pkl"].model == "XGBClassifier"
+
+
+def test_many_files_are_known_by_several_processes(tmp_path: Path) -> None:
+    paths = [
+        path for path in sorted(SAMPLES.rglob("*")) if path.is_file() and path.suffix in (".pkl", ".pt", ".joblib")
+    ]
+    assert len(paths) > 2 * BATCH
+    found = dict(identify_all(paths))
+    assert set(found) == set(paths)
+    for path, report in found.items():
+        assert report.to_dict() == identify(path).to_dict()
