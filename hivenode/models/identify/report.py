@@ -206,7 +206,7 @@ class Report(msgspec.Struct, kw_only=True):
         return any(finding.severity is Severity.danger for finding in self.findings)
 
     def settle(self) -> None:
-        """Make it what JSON can carry: files hold numbers that are none, integers without end, and halves of letters."""
+        """Make it what JSON can carry: files hold numbers that are none, endless integers, and halves of letters."""
         odd = {name: str(value) for name, value in self.hyperparameters.items() if not _finite(value)}
         self.hyperparameters |= odd
         try:
