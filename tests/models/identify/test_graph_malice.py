@@ -367,6 +367,29 @@ def test_an_external_link_is_named_and_not_followed(tmp_path: Path) -> None:
     assert "external link" in report.findings[0].why
 
 
+@pytest.mark.parametrize("latest", [False, True])
+@pytest.mark.parametrize("kind", ["external dataset", "virtual dataset", "external link", "soft link out"])
+def test_what_leads_to_other_files_is_named_as_the_library_writes_it(tmp_path: Path, kind: str, latest: bool) -> None:
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "model.h5"
+    with h5py.File(path, "w", libver="latest" if latest else "earliest") as file:
+        file.create_dataset("harmless", data=[1.0, 2.0])
+        group = file.create_group("layers/dense/vars")
+        if kind == "external dataset":
+            group.create_dataset("0", (2,), "f4", external=[("/etc/passwd", 0, 8)])
+        elif kind == "virtual dataset":
+            layout = h5py.VirtualLayout((2,), "f4")
+            layout[:] = h5py.VirtualSource("/etc/passwd", "x", (2,))
+            group.create_virtual_dataset("0", layout)
+        elif kind == "external link":
+            group["0"] = h5py.ExternalLink("/etc/other.h5", "/x")
+        else:
+            group["0"] = h5py.SoftLink("/harmless")
+    report = identify(path)
+    assert report.safe is False
+    assert any("layers/dense/vars/0" in finding.what for finding in report.findings)
+
+
 def dataset_header(data: bytearray, shape: tuple[int, ...]) -> int:
     """Where the sizes of a dataset of this shape stand."""
     raw = struct.pack("<BBBBI", 1, len(shape), 1, 0, 0) + struct.pack(f"<{len(shape)}Q", *shape)

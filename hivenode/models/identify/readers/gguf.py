@@ -46,6 +46,9 @@ def read(source: Source) -> Report:
     values = header.values
     report.know(Confidence.read, "magic and version", format="gguf", framework="gguf")
     report.hold(header.tensors(), "tensor infos")
+    if header.after:
+        place = f"byte {source.size - header.after}"
+        report.find(f"{header.after} bytes after the last tensor", place, "GGUF has nothing there")
     for key, place, text in header.templates:
         if text is None:
             report.find(key, f"byte {place}", "It is an array where a chat template would be a text.")
@@ -68,6 +71,7 @@ class _Header:
     Attributes:
         values: scalars and short texts by key.
         lengths: key -> elements, for arrays.
+        after: bytes behind the last tensor and its padding, once `tensors` was called.
         templates: chat templates: key, byte offset, text (None: an array).
         bytes_by_type: tensor type -> bytes stored so.
     """
@@ -77,6 +81,7 @@ class _Header:
         self.window = Window(source.part(0, source.size), source.size, source.name)
         self.values: dict[str, Value] = {}
         self.lengths: dict[str, int] = {}
+        self.after = 0
         self.templates: list[tuple[str, int, str | None]] = []
         self.bytes_by_type: dict[str, int] = {}
         self._infos: list[tuple[str, tuple[int, ...], int, int]] = []
@@ -241,6 +246,8 @@ class _Header:
             trainable = False if name.startswith(("rope_freqs", "rope_factors")) else None
             listing.append(Tensor(name, kind.name, shape, "", start + offset, nbytes, None, trainable))
         self._check_overlap(spans)
+        end = start + max((offset + nbytes for offset, nbytes, _ in spans), default=0)
+        self.after = max(0, self.window.size - -(-end // alignment) * alignment)
         return listing
 
     def _bytes(self, name: str, shape: tuple[int, ...], block: int, size: int) -> int:
