@@ -354,6 +354,8 @@ def test_a_bomb_of_joblib_is_put_out(tmp_path: Path) -> None:
         ("func", {"__class__": "ndarray", "__module__": "numpy", "__loader__": "NdArrayNode", "type": "numpy",
                   "file": "../../etc/passwd"}),
         ("hidden", [{"deep": {"__class__": "system", "__module__": "os", "__loader__": "TypeNode"}}]),
+        ("odd", {"__class__": "list", "__module__": "builtins", "__loader__": ["ListNode"]}),
+        ("odd", {"__class__": ["list"], "__module__": {"a": 1}, "__loader__": "ListNode"}),
     ],
 )  # fmt: skip
 def test_skops_that_names_code_is_refused(place: str, node: object, tmp_path: Path) -> None:
