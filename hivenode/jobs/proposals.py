@@ -57,9 +57,7 @@ class Proposer:
             Unavailable: nobody can run it now, with the reasons.
         """
         workload = describe(spec)
-        workers = self._workers()
-        answers = await asyncio.gather(*(self._profile(node) for node in workers))
-        profiles = tuple(profile for profile in answers if profile is not None)
+        profiles, _ = await self.profiles()
         if not profiles:
             raise Unavailable(
                 "No member that may work answers.", fix="Start a node with the worker role; see `hivenode status`."
@@ -72,6 +70,13 @@ class Proposer:
             rng=random.Random(zlib.crc32(salt.encode())),
             runnable=RUNNABLE,
         )
+
+    async def profiles(self) -> tuple[tuple[NodeProfile, ...], tuple[str, ...]]:
+        """What each member that may work has measured of itself, and the names of those that do not answer."""
+        workers = self._workers()
+        answers = await asyncio.gather(*(self._profile(node) for node in workers))
+        missing = tuple(self._name(node) for node, found in zip(workers, answers, strict=True) if found is None)
+        return tuple(found for found in answers if found is not None), missing
 
     async def _profile(self, node: str) -> NodeProfile | None:
         try:

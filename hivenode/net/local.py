@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from hivenode.spec.tracing import TraceNumbers, TraceOrder
 from hivenode.spec.values import JobId, Name, NodeId, Plan, Sentence
 
 MAX_LOCAL_FRAME = 1024 * 1024
@@ -77,6 +78,12 @@ class Predict(_Local, frozen=True, tag="predict"):
     """One flattened float32 sample a row."""
 
 
+class Trace(_Local, frozen=True, tag="trace"):
+    """Only message to a worker that traces: it answers and ends."""
+
+    order: TraceOrder
+
+
 class Cancel(_Local, frozen=True, tag="cancel"):
     reason: Sentence
 
@@ -140,6 +147,10 @@ class Predicted(_Local, frozen=True, tag="predicted"):
     """Name of each output column."""
 
 
+class Traced(_Local, frozen=True, tag="traced"):
+    numbers: TraceNumbers
+
+
 class Failed(_Local, frozen=True, tag="failed"):
     """The worker ends after this. `retry`: another attempt elsewhere or later may work (lost peers, excluded,
     out of memory); otherwise the job itself is wrong."""
@@ -158,5 +169,5 @@ class Log(_Local, frozen=True, tag="log"):
     fields: Annotated[dict[str, str | int | float | bool | None], msgspec.Meta(max_length=32)] = {}
 
 
-ToWorker = Begin | PeersReady | PeerLost | Predict | Cancel
-FromWorker = Ready | WorkerProgress | ViewChanged | CheckpointWritten | Finished | Predicted | Failed | Log
+ToWorker = Begin | PeersReady | PeerLost | Predict | Trace | Cancel
+FromWorker = Ready | WorkerProgress | ViewChanged | CheckpointWritten | Finished | Predicted | Traced | Failed | Log

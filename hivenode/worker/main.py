@@ -7,7 +7,7 @@ import threading
 import traceback
 
 from hivenode.net.framing import Channel
-from hivenode.net.local import Begin, Failed, Log, Predict, WorkerLimits
+from hivenode.net.local import Begin, Failed, Log, Predict, Trace, WorkerLimits
 from hivenode.training.loop import Cancelled
 from hivenode.worker.failures import failed, is_allocation
 from hivenode.worker.predict import serve
@@ -35,6 +35,10 @@ def run(sock: socket.socket, limits: WorkerLimits) -> int:
                 TrainingAssignment(channel, first, limits).run()
             case Predict():
                 serve(channel, first, limits)
+            case Trace():
+                from hivenode.worker.trace import answer
+
+                channel.send(answer(first))
             case None:
                 pass
             case _:
