@@ -19,7 +19,9 @@ from hivenode.spec.job import JobSpec
 from hivenode.spec.values import Plan, Strategy
 
 PROFILE_SECONDS = 3.0
-RUNNABLE = frozenset({Strategy.single_node, Strategy.data_parallel})
+RUNNABLE = frozenset(
+    {Strategy.single_node, Strategy.data_parallel, Strategy.model_parallel, Strategy.pipeline_parallel}
+)
 
 
 class Proposer:

@@ -22,7 +22,8 @@ from hivenode.training.frameworks.model import Vector, views
 from hivenode.training.modelfile import flatten
 
 FORMAT = "hivenode-checkpoint-1"
-_MODEL, _OPTIMIZER, _SCALAR = "model.", "optimizer.", "optimizer."
+MODEL, OPTIMIZER, _SCALAR = "model.", "optimizer.", "optimizer."
+"""Prefixes: of tensors by name, of the optimizer's flat vectors, and of the rest of its state in the metadata."""
 
 
 @dataclass(frozen=True)
@@ -48,25 +49,37 @@ def spec_digest(spec: JobSpec) -> str:
 
 def write(path: Path, state: State, spec: JobSpec, layers: tuple[Layer, ...]) -> None:
     """The same state gives the same bytes on every member. Raises OSError when it cannot be written."""
-    tensors = {_MODEL + name: tensor for name, tensor in views(state.weights, layers).items()}
-    tensors |= {_OPTIMIZER + name: slot for name, slot in state.slots.items()}
-    metadata = {
+    tensors = {MODEL + name: tensor for name, tensor in views(state.weights, layers).items()}
+    tensors |= {OPTIMIZER + name: slot for name, slot in state.slots.items()}
+    tensorfiles.save(path, tensors, metadata(state.step, state.scalars, spec))
+
+
+def metadata(step: int, scalars: Mapping[str, str], spec: JobSpec) -> dict[str, str]:
+    """What a checkpoint says beside its tensors."""
+    return {
         "format": FORMAT,
-        "step": str(state.step),
+        "step": str(step),
         "spec": spec_digest(spec),
         "source": spec.model.source,
         "seed": str(spec.training.seed),
-    }
-    metadata |= {_SCALAR + name: value for name, value in state.scalars.items()}
-    tensorfiles.save(path, tensors, metadata)
+    } | {_SCALAR + name: value for name, value in scalars.items()}
 
 
-def read(path: Path, spec: JobSpec, layers: tuple[Layer, ...], limit_bytes: int) -> State:
-    """Raises:
-    Corrupted: it is not a checkpoint.
-    InvalidInput: it is one of a different job.
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Finished steps, and the optimizer's scalars."""
+
+    step: int
+    scalars: Mapping[str, str]
+
+
+def check(path: Path, metadata: Mapping[str, str], spec: JobSpec) -> Head:
+    """Whether a file is a checkpoint of that job, by what it says.
+
+    Raises:
+        Corrupted: it is not a checkpoint.
+        InvalidInput: it is one of a different job.
     """
-    tensors, metadata = tensorfiles.load(path, limit_bytes)
     if metadata.get("format") != FORMAT:
         raise Corrupted(f"{path.name} is not a checkpoint.", fix="Use another copy of it.")
     if metadata.get("spec") != spec_digest(spec):
@@ -75,10 +88,23 @@ def read(path: Path, spec: JobSpec, layers: tuple[Layer, ...], limit_bytes: int)
             fix="Continue with the job it was written by.",
         )
     try:
-        model = {name: tensors.pop(_MODEL + name) for name in tensor_shapes(layers)}
-        slots = {name.removeprefix(_OPTIMIZER): np.array(tensor) for name, tensor in tensors.items()}
-        scalars = {n.removeprefix(_SCALAR): value for n, value in metadata.items() if n.startswith(_SCALAR)}
-        return State(int(metadata["step"]), flatten(model, layers), slots, scalars)
+        step = int(metadata["step"])
+    except (KeyError, ValueError) as error:
+        raise Corrupted(f"{path.name} is an incomplete checkpoint: {error}.", fix="Use another copy of it.") from error
+    return Head(step, {n.removeprefix(_SCALAR): value for n, value in metadata.items() if n.startswith(_SCALAR)})
+
+
+def read(path: Path, spec: JobSpec, layers: tuple[Layer, ...], limit_bytes: int) -> State:
+    """Raises:
+    Corrupted: it is not a checkpoint.
+    InvalidInput: it is one of a different job.
+    """
+    tensors, said = tensorfiles.load(path, limit_bytes)
+    head = check(path, said, spec)
+    try:
+        model = {name: tensors.pop(MODEL + name) for name in tensor_shapes(layers)}
+        slots = {name.removeprefix(OPTIMIZER): np.array(tensor) for name, tensor in tensors.items()}
+        return State(head.step, flatten(model, layers), slots, head.scalars)
     except (KeyError, ValueError) as error:
         raise Corrupted(f"{path.name} is an incomplete checkpoint: {error}.", fix="Use another copy of it.") from error
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from hivenode.data.loading import Normalisation
+from hivenode.data.loading import Dataset, Normalisation
 from hivenode.errors import Corrupted
 from hivenode.models.zoo import Layer, declare, tensor_shapes
-from hivenode.spec.job import Scalar
+from hivenode.spec.job import ModelSpec, Scalar
 from hivenode.training import tensorfiles
 from hivenode.training.frameworks.model import Vector, views
 
@@ -44,9 +44,27 @@ class ModelCard:
         return declare(self.source, self.params, self.input_shape, self.classes)
 
 
+def card(spec: ModelSpec, data: Dataset) -> ModelCard:
+    """Of a declared model on that data."""
+    info = data.info
+    return ModelCard(
+        source=spec.source,
+        params=dict(spec.params),
+        input_shape=info.input_shape,
+        classes=info.classes,
+        labels=info.labels,
+        normalisation=data.normalisation,
+    )
+
+
 def write(path: Path, card: ModelCard, weights: Vector) -> None:
     """Raises OSError when it cannot be written."""
-    metadata = {
+    tensorfiles.save(path, views(weights, card.layers()), metadata(card))
+
+
+def metadata(card: ModelCard) -> dict[str, str]:
+    """What a model file says beside its tensors."""
+    return {
         "format": FORMAT,
         "source": card.source,
         "params": _json(card.params),
@@ -56,7 +74,6 @@ def write(path: Path, card: ModelCard, weights: Vector) -> None:
         "normalisation": _json({"mean": card.normalisation.mean, "scale": card.normalisation.scale}),
         "accuracy": _json(card.accuracy),
     }
-    tensorfiles.save(path, views(weights, card.layers()), metadata)
 
 
 def read(path: Path, limit_bytes: int) -> tuple[ModelCard, Vector]:
@@ -64,19 +81,19 @@ def read(path: Path, limit_bytes: int) -> tuple[ModelCard, Vector]:
     Corrupted: it is not a model file, or its tensors are not those of its architecture.
     InvalidInput: its architecture is unknown.
     """
-    tensors, metadata = tensorfiles.load(path, limit_bytes)
+    tensors, said = tensorfiles.load(path, limit_bytes)
     try:
-        if metadata["format"] != FORMAT:
-            raise ValueError(f"its format is {metadata['format'][:64]!r}")
-        normalisation = msgspec.json.decode(metadata["normalisation"], type=dict[str, tuple[float, ...]])
+        if said["format"] != FORMAT:
+            raise ValueError(f"its format is {said['format'][:64]!r}")
+        normalisation = msgspec.json.decode(said["normalisation"], type=dict[str, tuple[float, ...]])
         card = ModelCard(
-            source=metadata["source"],
-            params=msgspec.json.decode(metadata["params"], type=dict[str, bool | int | float | str]),
-            input_shape=msgspec.json.decode(metadata["input_shape"], type=tuple[int, ...]),
-            classes=int(metadata["classes"]),
-            labels=msgspec.json.decode(metadata["labels"], type=tuple[str, ...]),
+            source=said["source"],
+            params=msgspec.json.decode(said["params"], type=dict[str, bool | int | float | str]),
+            input_shape=msgspec.json.decode(said["input_shape"], type=tuple[int, ...]),
+            classes=int(said["classes"]),
+            labels=msgspec.json.decode(said["labels"], type=tuple[str, ...]),
             normalisation=Normalisation(normalisation["mean"], normalisation["scale"]),
-            accuracy=msgspec.json.decode(metadata["accuracy"], type=float | None),
+            accuracy=msgspec.json.decode(said["accuracy"], type=float | None),
         )
         layers = card.layers()
         if len(card.labels) != card.classes:

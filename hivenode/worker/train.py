@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +22,12 @@ from hivenode.training.exchange import Seat
 from hivenode.training.frameworks.model import initial_weights
 from hivenode.training.frameworks.torch_framework import TorchModel
 from hivenode.training.loop import Cancelled, Result, Training
-from hivenode.training.modelfile import ModelCard
 from hivenode.training.optimizers import Optimizer
 from hivenode.training.strategies.collective import Collective
 from hivenode.training.strategies.data_parallel import Together
 from hivenode.training.strategies.single import Alone
 from hivenode.worker.orders import Orders
-
-THREAD_FLOPS = 2e8
-"""A step's work worth one more thread: some 20 ms of it."""
+from hivenode.worker.threads import useful_threads
 
 
 class TrainingAssignment:
@@ -48,7 +46,8 @@ class TrainingAssignment:
         self._spec = JobSpec.model_validate_json(begin.spec)
         self._directory = Path(begin.directory)
         self._data = load(self._spec.data)
-        self._layers = self._card(None).layers()
+        self._card = modelfile.card(self._spec.model, self._data)
+        self._layers = self._card.layers()
 
     def run(self) -> None:
         """Prepare, wait for the word to begin, train, leave the model."""
@@ -108,17 +107,15 @@ class TrainingAssignment:
         )
 
     def _threads(self) -> int:
-        """As many threads as this share of a step can feed, within the limit: on a busy machine, threads that wait for
-        each other in small steps are many times slower than one."""
-        card, begin = self._card(None), self._begin
+        """As many as this share of a step can feed."""
+        card, begin = self._card, self._begin
         share = next(share.weight for share in begin.plan.shares if share.node == begin.node)
         cost = describe(card.source, card.params, card.input_shape, card.classes)
-        flops = 3 * cost.flops_per_sample * self._spec.training.batch_size * share
-        return max(1, min(self._limits.threads, int(flops / THREAD_FLOPS)))
+        return useful_threads(3 * cost.flops_per_sample * self._spec.training.batch_size * share, self._limits.threads)
 
     def _finish(self, training: Training, result: Result, began: float) -> None:
         path = self._directory / "model.safetensors"
-        modelfile.write(path, self._card(result.accuracy), training.model.weights)
+        modelfile.write(path, replace(self._card, accuracy=result.accuracy), training.model.weights)
         metrics = {"loss": result.loss}
         if result.accuracy is not None and result.test_loss is not None:
             metrics |= {"accuracy": result.accuracy, "test_loss": result.test_loss}
@@ -130,18 +127,6 @@ class TrainingAssignment:
                 metrics=metrics,
                 lead=training.leads,
             )
-        )
-
-    def _card(self, accuracy: float | None) -> ModelCard:
-        info = self._data.info
-        return ModelCard(
-            source=self._spec.model.source,
-            params=dict(self._spec.model.params),
-            input_shape=info.input_shape,
-            classes=info.classes,
-            labels=info.labels,
-            normalisation=self._data.normalisation,
-            accuracy=accuracy,
         )
 
     def _write_checkpoint(self, state: State) -> None:

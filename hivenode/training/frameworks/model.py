@@ -43,14 +43,16 @@ class Model(Protocol):
 def initial_weights(layers: tuple[Layer, ...], seed: int) -> Vector:
     """He's uniform initialisation (arXiv 1502.01852, eq. 10: variance 2 / fan-in), zero biases; the same bits on every
     machine and for every framework, so members need not send each other the start."""
-    parts = []
-    for number, shape in enumerate(tensor_shapes(layers).values()):
-        if len(shape) == 1:
-            parts.append(np.zeros(shape[0], np.float32))
-        else:
-            bound = np.sqrt(6.0 / prod(shape[1:]))
-            parts.append(((2.0 * uniform(prod(shape), seed, number) - 1.0) * bound).astype(np.float32))
-    return np.concatenate(parts)
+    return np.concatenate([initial_tensor(s, seed, n) for n, s in enumerate(tensor_shapes(layers).values())])
+
+
+def initial_tensor(shape: tuple[int, ...], seed: int, number: int) -> Vector:
+    """First values of the tensor `number` in the order of a model's tensors, flat."""
+    if len(shape) == 1:
+        return np.zeros(shape[0], np.float32)
+    bound = np.sqrt(6.0 / prod(shape[1:]))
+    values: Vector = ((2.0 * uniform(prod(shape), seed, number) - 1.0) * bound).astype(np.float32)
+    return values
 
 
 def views(vector: Vector, layers: tuple[Layer, ...]) -> Mapping[str, npt.NDArray[np.float32]]:

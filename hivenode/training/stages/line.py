@@ -28,7 +28,7 @@ from hivenode.training.exchange.link import LinkBroken, sever
 from hivenode.training.exchange.meeting import Meeting, listen
 
 HEADER = struct.Struct("<BHIII")
-"""Subject, index, step, number of the small batch, bytes that follow."""
+"""Subject, place, step, number of the small batch, bytes that follow."""
 SEND_BYTES = 1024 * 1024
 MAX_MESSAGE = 2**31
 MAX_WAITING = 4096
@@ -54,12 +54,12 @@ class Subject(IntEnum):
 
 
 class Tag(NamedTuple):
-    """Which message: `number` counts small batches, `index` the tensors of one message."""
+    """Which message: `number` counts small batches, `place` what one of them sends."""
 
     subject: Subject
     step: int
     number: int = 0
-    index: int = 0
+    place: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class _Link:
             thread.start()
 
     def send(self, tag: Tag, data: memoryview) -> None:
-        self.queue.put((HEADER.pack(tag.subject, tag.index, tag.step, tag.number, len(data)), data))
+        self.queue.put((HEADER.pack(tag.subject, tag.place, tag.step, tag.number, len(data)), data))
 
     def end(self) -> None:
         """Send what is queued, then nothing more."""
@@ -130,15 +130,14 @@ class _Link:
         try:
             while True:
                 self._fill(memoryview(header))
-                subject, index, step, number, length = HEADER.unpack(header)
+                subject, place, step, number, length = HEADER.unpack(header)
                 if subject == Subject.alive and length == 0:
                     continue
-                tag, limit = Tag(subject, step, number, index), self._line.limit
-                if subject not in Subject._value2member_map_ or length > limit:
+                if subject not in Subject._value2member_map_ or length > self._line.limit:
                     raise Malformed(f"a message about {subject} of {length} bytes")
                 body = bytearray(length)
                 self._fill(memoryview(body))
-                self._line.arrived(self, tag, body)
+                self._line.arrived(self, Tag(Subject(subject), step, number, place), body)
         except (LinkBroken, OSError):
             self._line.broken(self.rank, "its connection broke")
         except Malformed as error:
@@ -286,7 +285,7 @@ class Line:
     def arrived(self, link: _Link, tag: Tag, body: bytearray) -> None:
         """A message is there. Raises Malformed."""
         with self._changed:
-            if tag.subject is Subject.bye or tag.subject == Subject.bye:
+            if tag.subject is Subject.bye:
                 link.said_bye = True
             elif tag in link.inbox or len(link.inbox) >= MAX_WAITING:
                 raise Malformed("a message that is there already" if tag in link.inbox else "too many messages")
