@@ -7,7 +7,7 @@ versions (NEP 19), unlike its distributions, and no global state is touched.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from hivenode.spec.split import split
 Indices = npt.NDArray[np.int64]
 
 _SPLIT, _EPOCH, _WEIGHTS = 1, 2, 3
+_BLOCK = 1 << 20
 
 
 def random_words(count: int, seed: int, purpose: int, number: int = 0) -> npt.NDArray[np.uint64]:
@@ -81,6 +82,10 @@ def member_range(total: int, members: Sequence[str], weights: Mapping[str, float
     return split(total, [weights[member] for member in members])[members.index(me)]
 
 
-def uniform(count: int, seed: int, number: int) -> npt.NDArray[np.float64]:
-    """Numbers in [0, 1) for the initial values of tensor `number`; 53 random bits each, exact on every machine."""
-    return (random_words(count, seed, _WEIGHTS, number) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+def uniform(count: int, seed: int, number: int) -> Iterator[npt.NDArray[np.float64]]:
+    """Numbers in [0, 1) for the initial values of tensor `number`, in blocks, since they take several times the memory
+    of the tensor; 53 random bits each, exact on every machine."""
+    source = np.random.Philox(key=[seed, _WEIGHTS << 48 | number])
+    for start in range(0, count, _BLOCK):
+        words = source.random_raw(min(_BLOCK, count - start))
+        yield (words >> np.uint64(11)).astype(np.float64) * 2.0**-53

@@ -25,7 +25,7 @@ from hivenode.training.frameworks.model import Vector, initial_tensor
 from hivenode.training.frameworks.torch_models import build
 from hivenode.training.loop import Cancelled, Result
 from hivenode.training.optimizers import Optimizer
-from hivenode.training.stages.gather import Holdings, Snapshots, Wanted, copy, give, read_part, spread, take
+from hivenode.training.stages.gather import Holdings, Snapshots, Wanted, copy, give, live, read_part, spread, take
 from hivenode.training.stages.line import Line
 from hivenode.training.stages.loop import Ends, StagedTraining, Tensors
 from hivenode.training.stages.schedule import small_batches
@@ -92,7 +92,7 @@ class StagedAssignment:
             peers = orders.wait_for_peers().peers
             began = time.monotonic()
             snapshots = Snapshots(
-                line, self._number, self._holdings, self._checkpoint, self._written, self._not_written
+                line, self._number, self._holdings, self._checkpoint, self._written, self._not_written, self._directory
             )
             training = StagedTraining(
                 number=self._number,
@@ -128,8 +128,7 @@ class StagedAssignment:
         if self._begin.resume is None:
             for number, (name, shape) in enumerate(self._shapes.items()):
                 if name in self._stage.names:
-                    values = initial_tensor(shape, self._spec.training.seed, number)
-                    self._stage.weights[self._stage.part(name)] = values
+                    initial_tensor(self._stage.weights[self._stage.part(name)], shape, self._spec.training.seed, number)
             return 0
         path = Path(self._begin.resume)
         parts = tensorfiles.Parts(path)
@@ -202,12 +201,12 @@ class StagedAssignment:
         plan = tensorfiles.layout(self._shapes, modelfile.metadata(card))
         path = self._directory / "model.safetensors"
         if self._number > 0:
-            give(line, result.step, [self._stage.weights])
+            give(line, result.step, len(self._stage.weights), live([self._stage.weights]))
             copy(line, result.step, path, plan.size)
             return path
         stages = range(len(self._holdings.names))
         places = tuple(self._holdings.in_model(stage, plan, "") for stage in stages)
-        take(line, result.step, self._holdings, [self._stage.weights], Wanted(path, plan, (places,)))
+        take(line, result.step, self._holdings, live([self._stage.weights]), Wanted(path, plan, (places,)))
         spread(line, result.step, path, plan.size)
         return path
 

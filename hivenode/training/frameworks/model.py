@@ -43,16 +43,24 @@ class Model(Protocol):
 def initial_weights(layers: tuple[Layer, ...], seed: int) -> Vector:
     """He's uniform initialisation (arXiv 1502.01852, eq. 10: variance 2 / fan-in), zero biases; the same bits on every
     machine and for every framework, so members need not send each other the start."""
-    return np.concatenate([initial_tensor(s, seed, n) for n, s in enumerate(tensor_shapes(layers).values())])
+    shapes = tensor_shapes(layers).values()
+    vector, start = np.empty(sum(map(prod, shapes)), np.float32), 0
+    for number, shape in enumerate(shapes):
+        initial_tensor(vector[start : start + prod(shape)], shape, seed, number)
+        start += prod(shape)
+    return vector
 
 
-def initial_tensor(shape: tuple[int, ...], seed: int, number: int) -> Vector:
-    """First values of the tensor `number` in the order of a model's tensors, flat."""
+def initial_tensor(target: Vector, shape: tuple[int, ...], seed: int, number: int) -> None:
+    """Write the first values of tensor `number`, in the order of a model's tensors, to a flat target."""
     if len(shape) == 1:
-        return np.zeros(shape[0], np.float32)
+        target.fill(0.0)
+        return
     bound = np.sqrt(6.0 / prod(shape[1:]))
-    values: Vector = ((2.0 * uniform(prod(shape), seed, number) - 1.0) * bound).astype(np.float32)
-    return values
+    start = 0
+    for numbers in uniform(target.size, seed, number):
+        target[start : start + numbers.size] = (2.0 * numbers - 1.0) * bound
+        start += numbers.size
 
 
 def views(vector: Vector, layers: tuple[Layer, ...]) -> Mapping[str, npt.NDArray[np.float32]]:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from pathlib import Path
 
 import numpy as np
 
-from hivenode.errors import HiveError
+from hivenode.errors import Exhausted, HiveError
 from hivenode.training import tensorfiles
 from hivenode.training.frameworks.model import Vector
 from hivenode.training.stages.line import Line, Subject, Tag
@@ -108,15 +109,28 @@ def _pieces(size: int) -> Iterator[tuple[int, int]]:
         yield first, min(PIECE, size - first)
 
 
-def give(line: Line, step: int, vectors: Sequence[Vector]) -> None:
-    """At a stage that does not write: hand over the vectors, as they are asked for. Raises Unavailable."""
-    for kind, vector in enumerate(vectors):
-        for number, (first, count) in enumerate(_pieces(vector.size)):
+Own = Sequence[Callable[[int, int], Vector]]
+"""A stage's vectors, each as what gives so many of its elements from one on."""
+
+
+def live(vectors: Sequence[Vector]) -> Own:
+    """Vectors that do not change meanwhile."""
+    return [lambda first, count, vector=vector: vector[first : first + count] for vector in vectors]  # type: ignore[misc]
+
+
+def give(line: Line, step: int, size: int, own: Own) -> None:
+    """At a stage that does not write: hand over vectors of `size` elements, as they are asked for.
+
+    Raises:
+        Unavailable: the first stage is lost.
+    """
+    for kind, read in enumerate(own):
+        for number, (first, count) in enumerate(_pieces(size)):
             line.receive(0, Tag(Subject.ask, step, number, VECTORS + kind), 0)
-            line.send(0, Tag(Subject.piece, step, number, VECTORS + kind), vector[first : first + count].tobytes())
+            line.send(0, Tag(Subject.piece, step, number, VECTORS + kind), read(first, count).tobytes())
 
 
-def take(line: Line, step: int, holdings: Holdings, vectors: Sequence[Vector], wanted: Wanted) -> None:
+def take(line: Line, step: int, holdings: Holdings, own: Own, wanted: Wanted) -> None:
     """At the first stage: write the file.
 
     Raises:
@@ -125,8 +139,9 @@ def take(line: Line, step: int, holdings: Holdings, vectors: Sequence[Vector], w
     """
 
     def pieces() -> Iterator[tuple[int, memoryview]]:
-        for kind, vector in enumerate(vectors):
-            yield from scatter(wanted.places[kind][0], 0, vector)
+        for kind, read in enumerate(own):
+            for first, count in _pieces(holdings.size(0)):
+                yield from scatter(wanted.places[kind][0], first, read(first, count))
             for rank in line.ranks[1:]:
                 for number, (first, count) in enumerate(_pieces(holdings.size(rank))):
                     line.send(rank, Tag(Subject.ask, step, number, VECTORS + kind), b"")
@@ -164,9 +179,11 @@ def copy(line: Line, step: int, path: Path, size: int) -> None:
 
 
 class Snapshots:
-    """Checkpoints beside training: a copy of this stage's vectors is made, and gathered by a thread.
+    """Checkpoints beside training: this stage's vectors are put in a file of its own, where they take no memory, and
+    gathered from there by a thread.
 
     Args:
+        directory: for that file.
         wanted: the file for a step; asked at the first stage only.
         written, failed: told of the first stage's success, or of why not, in that thread.
     """
@@ -179,7 +196,9 @@ class Snapshots:
         wanted: Callable[[int], Wanted],
         written: Callable[[int, Path], None],
         failed: Callable[[int, str], None],
+        directory: Path,
     ) -> None:
+        self._file = directory / "snapshot.part"
         self._line, self._number, self._holdings = line, number, holdings
         self._wanted, self._written, self._failed = wanted, written, failed
         self._thread: threading.Thread | None = None
@@ -187,8 +206,16 @@ class Snapshots:
     def save(self, step: int, vectors: Sequence[Vector]) -> None:
         """Begin to gather the state of a step. Waits for the one before it: all stages take part in all of them."""
         self.wait()
-        copies = [vector.copy() for vector in vectors]
-        self._thread = threading.Thread(target=self._gather, args=(step, copies), name="checkpoint", daemon=True)
+        try:
+            with self._file.open("wb") as file:
+                for vector in vectors:
+                    file.write(vector.view(np.uint8).data)
+        except OSError as error:
+            raise Exhausted(
+                f"A checkpoint of stage {self._number} could not be kept: {error.strerror}.",
+                fix="Make room on the disk of its node.",
+            ) from error
+        self._thread = threading.Thread(target=self._gather, args=(step, len(vectors)), name="checkpoint", daemon=True)
         self._thread.start()
 
     def wait(self) -> None:
@@ -196,13 +223,21 @@ class Snapshots:
         if self._thread is not None:
             self._thread.join()
 
-    def _gather(self, step: int, vectors: Sequence[Vector]) -> None:
+    def _gather(self, step: int, kinds: int) -> None:
+        size = self._holdings.size(self._number)
         try:
-            if self._number > 0:
-                give(self._line, step, vectors)
-                return
-            wanted = self._wanted(step)
-            take(self._line, step, self._holdings, vectors, wanted)
+            with self._file.open("rb") as file:
+
+                def read(kind: int, first: int, count: int) -> Vector:
+                    file.seek(4 * (kind * size + first))
+                    return np.frombuffer(file.read(4 * count), np.float32)
+
+                own = [partial(read, kind) for kind in range(kinds)]
+                if self._number > 0:
+                    give(self._line, step, size, own)
+                    return
+                wanted = self._wanted(step)
+                take(self._line, step, self._holdings, own, wanted)
         except (OSError, HiveError) as error:
             self._failed(step, str(error) or type(error).__name__)
             return
