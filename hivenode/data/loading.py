@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,6 +15,7 @@ from hivenode.data.info import DataInfo
 from hivenode.data.partition import train_test
 from hivenode.data.text import PRINTABLE, Characters
 from hivenode.spec.data import DataSpec
+from hivenode.spec.shapes import spelled
 
 Floats = npt.NDArray[np.float32]
 Array = npt.NDArray[Any]
@@ -54,6 +54,17 @@ class Samples(Protocol):
         """Inputs (samples, *input_shape) and labels of those at `places`, ready for a model."""
         ...
 
+    def stored(self, places: npt.NDArray[np.int64]) -> tuple[Array, Array]:
+        """The same as they are kept: images as uint8, tokens and classes as int32."""
+        ...
+
+
+def ready(values: Array) -> Array:
+    """What was kept small as a model takes it: images as float32 in [0, 1], whole numbers as int64."""
+    if values.dtype == np.uint8:
+        return values.astype(np.float32) / np.float32(255.0)
+    return values.astype(np.int64) if values.dtype == np.int32 else values
+
 
 @dataclass(frozen=True, slots=True)
 class Held:
@@ -66,7 +77,14 @@ class Held:
         return len(self.inputs)
 
     def take(self, places: npt.NDArray[np.int64]) -> tuple[Array, Array]:
-        return self.inputs[places], self.labels[places]
+        return ready(self.inputs[places]), ready(self.labels[places])
+
+    def stored(self, places: npt.NDArray[np.int64]) -> tuple[Array, Array]:
+        inputs, labels = self.inputs[places], self.labels[places]
+        return (
+            inputs.astype(np.int32) if inputs.dtype == np.int64 else inputs,
+            labels.astype(np.int32) if labels.dtype == np.int64 else labels,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +95,7 @@ class Dataset:
         normalisation: of the inputs; `targets`: of the values to predict.
         tokenizer: as `text.load` takes it; "" where there is no text.
         ranges: each member trains on a range of its own of the training part, and has no more of it.
+        summary: sizes and balance, in sentences.
     """
 
     info: DataInfo
@@ -86,6 +105,7 @@ class Dataset:
     targets: Normalisation = AS_THEY_ARE
     tokenizer: str = ""
     ranges: bool = False
+    summary: tuple[str, ...] = ()
 
 
 def load(spec: DataSpec) -> Dataset:
@@ -109,13 +129,13 @@ def divide(info: DataInfo, rows: Array, labels: Array, spec: DataSpec, tokenizer
     """Both parts of what is in memory, scaled by the statistics of the first.
 
     Args:
-        rows: (samples, features) float64, or tokens.
+        rows: (samples, features) float64, or uint8 images, or tokens.
         labels: as the task has them: classes, values, next tokens.
         standardise: bring inputs to mean 0 and deviation 1.
     """
     train, test = train_test(len(rows), spec.test_fraction, spec.seed)
     normalisation = targets = AS_THEY_ARE
-    if not info.vocabulary:
+    if not info.vocabulary and rows.dtype != np.uint8:
         if standardise:
             normalisation = statistics(rows[train])
         rows = normalisation.apply(rows)
@@ -125,9 +145,11 @@ def divide(info: DataInfo, rows: Array, labels: Array, spec: DataSpec, tokenizer
     elif info.task == "reconstruction":
         labels = rows
     rows = np.ascontiguousarray(rows).reshape(len(rows), *info.input_shape)
+    told = summary(info, len(train), labels, targets)
     return Dataset(
-        info, Held(rows[train], labels[train]), Held(rows[test], labels[test]), normalisation, targets, tokenizer
-    )
+        info, Held(rows[train], labels[train]), Held(rows[test], labels[test]), normalisation, targets, tokenizer,
+        summary=told,
+    )  # fmt: skip
 
 
 def statistics(rows: npt.NDArray[np.float64]) -> Normalisation:
@@ -143,7 +165,24 @@ def statistics(rows: npt.NDArray[np.float64]) -> Normalisation:
     return Normalisation(tuple(means), tuple(scales))
 
 
-def balance(labels: Sequence[int] | npt.NDArray[np.int64], names: Sequence[str]) -> dict[str, int]:
-    """How many samples each class has."""
-    counted = np.bincount(np.asarray(labels, np.int64), minlength=len(names))
-    return {name: int(count) for name, count in zip(names, counted, strict=True)}
+LISTED_CLASSES = 24
+
+
+def summary(info: DataInfo, train: int, labels: Array, targets: Normalisation) -> tuple[str, ...]:
+    """What a data set is, in sentences: sizes, kind, balance."""
+    kind = f"{info.features} tokens of {info.vocabulary}" if info.vocabulary else f"{spelled(info.input_shape)} numbers"
+    told = [f"{info.samples} samples of {kind}, for {info.task}: {train} to train on, {info.samples - train} held out."]
+    if info.task == "classification":
+        counted = np.bincount(labels, minlength=info.outputs)
+        order = np.argsort(-counted, kind="stable")[:LISTED_CLASSES]
+        each = ", ".join(f"{info.labels[n]} {counted[n]}" for n in order)
+        more = f", and {info.outputs - len(order)} more" if info.outputs > len(order) else ""
+        told.append(f"{info.outputs} classes: {each}{more}.")
+        if counted.min() * 10 < counted.max():
+            rare = info.labels[int(counted.argmin())]
+            told.append(f"They are unbalanced: {rare} has {counted.min()} samples, the largest {counted.max()}.")
+    elif info.task == "regression":
+        pairs = zip(info.labels, targets.mean, targets.scale, strict=True)
+        each = ", ".join(f"{name} {mean:.4g} +- {scale:.4g}" for name, mean, scale in pairs)
+        told.append(f"To predict (mean +- deviation): {each}.")
+    return tuple(told)

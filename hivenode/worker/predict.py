@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from hivenode.data import text
 from hivenode.errors import InvalidInput
-from hivenode.models.layers import spelled
 from hivenode.net.framing import Channel
 from hivenode.net.local import Predict, Predicted, WorkerLimits
+from hivenode.spec.shapes import spelled
 from hivenode.training import modelfile
 from hivenode.training.frameworks.making import make
 from hivenode.worker.failures import failed
