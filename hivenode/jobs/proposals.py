@@ -7,9 +7,9 @@ import random
 import zlib
 from collections.abc import Awaitable, Callable
 
-from hivenode.data.sources import describe as describe_data
+from hivenode.data import sources
 from hivenode.errors import HiveError, Unavailable
-from hivenode.models.zoo import describe as describe_model
+from hivenode.models.declared import describe as describe_model
 from hivenode.net.messages import ProfileReply, ProfileRequest, Request, Response
 from hivenode.planning.planner import plan
 from hivenode.planning.profile import ClusterView, NodeProfile
@@ -104,6 +104,5 @@ class Proposer:
 
 def describe(spec: JobSpec) -> Workload:
     """What a job costs, from its declaration alone. Raises InvalidInput for a model or data set that does not exist."""
-    data = describe_data(spec.data.source)
-    model = describe_model(spec.model.source, spec.model.params, data.input_shape, data.classes)
-    return Workload.of(spec, model=model, data=data)
+    data = sources.with_task(sources.lookup(spec.data).info, spec.data.task)
+    return Workload.of(spec, model=describe_model(spec.model, data), data=data)

@@ -15,7 +15,7 @@ from hivenode.jobs.forked import ForkServer, HostLimits
 from hivenode.jobs.host import WorkerHandle, WorkerKind
 from hivenode.net.local import FromWorker, WorkerLimits
 
-SUPPORTED = ("torch",)
+SUPPORTED = ("torch", "transformers")
 
 
 class ForkWorkers:

@@ -107,7 +107,7 @@ class Workload:
             ),
             momentum=training.momentum > 0,
             max_steps=training.max_steps,
-            framework=spec.framework,
+            framework=spec.runtime,
         )
 
     @property

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hivenode.data.loading import Dataset
-from hivenode.data.partition import Batches, Indices, member_range
+from hivenode.data.partition import Batches, Mixed, Order, Ranged, member_range
 from hivenode.errors import JobFailed
 from hivenode.net.local import FromWorker, Peer, ViewChanged, WorkerProgress
 from hivenode.spec.job import TrainingSpec
@@ -26,6 +26,10 @@ from hivenode.training.optimizers import Optimizer
 from hivenode.training.strategies.collective import Collective, MembersChanged
 
 PROGRESS_SECONDS = 0.5
+EVALUATED_SAMPLES = 4096
+"""Of the held-out part, in memory at once."""
+SCORED = ("classification", "language")
+"""Tasks with right and wrong answers."""
 
 
 class Cancelled(Exception):
@@ -81,14 +85,15 @@ class Training:
     cancelled: Callable[[], str | None]
     save: Callable[[State], None]
     step: int = 0
-    _batches: Batches = field(init=False)
+    _order: Order = field(init=False)
     _weights: dict[str, float] = field(init=False)
     _members: tuple[str, ...] = field(init=False)
     _meter: _Meter = field(init=False)
     _epoch_loss: list[float] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._batches = Batches(len(self.data.train_labels), self.spec.batch_size, self.spec.seed)
+        batches = Batches(len(self.data.train), self.spec.batch_size, self.spec.seed)
+        self._order = Ranged(batches) if self.data.ranges else Mixed(batches)
         self._weights = {share.node: share.weight for share in self.shares}
         self._members = tuple(share.node for share in sorted(self.shares, key=lambda share: share.rank))
         self._epoch_loss = []
@@ -96,7 +101,7 @@ class Training:
     @property
     def steps(self) -> int:
         """Of the whole run."""
-        whole = self.spec.epochs * self._batches.steps_per_epoch
+        whole = self.spec.epochs * self._order.steps_per_epoch
         return whole if self.spec.max_steps is None else min(whole, self.spec.max_steps)
 
     @property
@@ -106,7 +111,9 @@ class Training:
 
     def state(self) -> State:
         """As of the last finished step; not a copy."""
-        return State(self.step, self.model.weights, self.optimizer.slots(), self.optimizer.scalars())
+        return State(
+            self.step, self.model.weights, self.model.buffers, self.optimizer.slots(), self.optimizer.scalars()
+        )
 
     def begin(self, peers: tuple[Peer, ...]) -> None:
         """Meet the other members. Raises as `run` does."""
@@ -124,25 +131,26 @@ class Training:
             JobFailed: training diverged.
             HiveError: this member cannot go on.
         """
-        per_epoch, steps = self._batches.steps_per_epoch, self.steps
+        per_epoch, steps = self._order.steps_per_epoch, self.steps
         self._look_around()
         self._meter = _Meter(time.monotonic())
         accuracy = test_loss = None
         loss = 0.0
-        order = self._batches.order(self.step // per_epoch)
         while self.step < steps:
             self._heed()
             if self.step % per_epoch == 0:
-                order = self._batches.order(self.step // per_epoch)
                 self._epoch_loss.clear()
-            self._train_step(self._batches.of_step(order, self.step))
+            self._train_step()
             loss = math.fsum(self._epoch_loss) / len(self._epoch_loss)
             epoch_ended = self.step % per_epoch == 0 or self.step == steps
+            keeps = self.step % self.spec.checkpoint_every_steps == 0
+            if epoch_ended or keeps:
+                self._share_buffers()
             if epoch_ended:
                 accuracy, test_loss = self._evaluate()
             if epoch_ended or time.monotonic() - self._meter.started >= PROGRESS_SECONDS:
                 self._progress(accuracy)
-            if self.leads and self.step % self.spec.checkpoint_every_steps == 0 and self.step < steps:
+            if self.leads and keeps and self.step < steps:
                 self.save(self.state())
         if accuracy is None:  # resumed after the last step
             accuracy, test_loss = self._evaluate()
@@ -153,15 +161,16 @@ class Training:
             raise
         return Result(self.step, loss, accuracy, test_loss)
 
-    def _train_step(self, batch: Indices) -> None:
+    def _train_step(self) -> None:
         gradient = self.vector[:-1]
+        size = 0
 
         def compute() -> int:
-            part = self._part(len(batch))
-            mine = batch[part.start : part.stop]
+            nonlocal size
+            mine, size = self._order.part(self.step, self._members, self._weights, self.me)
             started = time.monotonic()
             if len(mine):
-                self.vector[-1] = self.model.backward(self.data.train_inputs[mine], self.data.train_labels[mine])
+                self.vector[-1] = self.model.backward(*self.data.train.take(mine), draw=self._draw())
             else:
                 self.vector.fill(0.0)
             self._meter.compute_seconds += time.monotonic() - started
@@ -178,29 +187,48 @@ class Training:
         self.step += 1
         self._epoch_loss.append(loss)
         self._meter.steps += 1
-        self._meter.samples += len(batch)
+        self._meter.samples += size
         self._meter.loss += loss
 
     def _evaluate(self) -> tuple[float | None, float | None]:
-        """Accuracy and mean loss on the held-out part. The members' counts are combined, never compared: machines that
-        round differently still agree on the result."""
-        total = len(self.data.test_labels)
+        """Accuracy (where there are right answers) and mean loss on the held-out part. The members' counts are
+        combined, never compared: machines that round differently still agree on the result."""
+        total, info = len(self.data.test), self.data.info
         if total == 0:
             return None, None
         vector = np.zeros(2, np.float32)
 
         def compute() -> int:
             part = self._part(total)
-            if part:
-                mine = slice(part.start, part.stop)
-                correct, loss = self.model.evaluate(self.data.test_inputs[mine], self.data.test_labels[mine])
-                vector[:] = correct / len(part), loss / len(part)
-            else:
-                vector.fill(0.0)
+            vector.fill(0.0)
+            for start in range(part.start, part.stop, EVALUATED_SAMPLES):
+                places = np.arange(start, min(start + EVALUATED_SAMPLES, part.stop))
+                vector[:] += self.model.evaluate(*self.data.test.take(places))
+            vector[:] /= max(len(part), 1)
             return len(part)
 
         self._agree(vector, compute)
-        return round(float(vector[0]) * total) / total, float(vector[1])
+        answers = total * (info.features if info.task == "language" else 1)
+        accuracy = round(float(vector[0]) * total) / answers if info.task in SCORED else None
+        return accuracy, float(vector[1])
+
+    def _share_buffers(self) -> None:
+        """Replace running statistics by their mean over the members, so that all evaluate and keep the same model."""
+        buffers = self.model.buffers
+        if not buffers.size:
+            return
+        shared = buffers.copy()
+
+        def compute() -> int:
+            shared[:] = buffers
+            return 1
+
+        self._agree(shared, compute)
+        buffers[:] = shared
+
+    def _draw(self) -> int:
+        """Seed of what a model draws in this step: a function of the job, the step and the member."""
+        return (self.spec.seed * 1_000_003 + self.step * 4099 + self._members.index(self.me)) % 2**63
 
     def _agree(self, vector: Vector, compute: Callable[[], int]) -> None:
         """Have `compute` fill `vector` and return its weight, and replace it by the mean; again while members go."""
@@ -239,7 +267,7 @@ class Training:
             WorkerProgress(
                 step=self.step,
                 steps=self.steps,
-                epoch=-(-self.step // self._batches.steps_per_epoch),
+                epoch=-(-self.step // self._order.steps_per_epoch),
                 epochs=self.spec.epochs,
                 loss=meter.loss / max(meter.steps, 1),
                 accuracy=accuracy,

@@ -7,11 +7,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from hivenode.data.loading import load
 from hivenode.errors import InvalidInput
-from hivenode.models.zoo import describe
+from hivenode.models.declared import describe
 from hivenode.net.framing import Channel
 from hivenode.net.local import Begin, CheckpointWritten, Finished, Log, Ready, WorkerLimits
 from hivenode.spec.job import JobSpec
@@ -19,8 +17,7 @@ from hivenode.spec.values import Strategy
 from hivenode.training import checkpoints, modelfile
 from hivenode.training.checkpoints import State
 from hivenode.training.exchange import Seat
-from hivenode.training.frameworks.model import initial_weights
-from hivenode.training.frameworks.torch_framework import TorchModel
+from hivenode.training.frameworks.making import make
 from hivenode.training.loop import Cancelled, Result, Training
 from hivenode.training.optimizers import Optimizer
 from hivenode.training.strategies.collective import Collective
@@ -46,8 +43,10 @@ class TrainingAssignment:
         self._spec = JobSpec.model_validate_json(begin.spec)
         self._directory = Path(begin.directory)
         self._data = load(self._spec.data)
-        self._card = modelfile.card(self._spec.model, self._data)
-        self._layers = self._card.layers()
+        self._made = make(
+            self._spec.runtime, self._spec.model, self._data.info, self._spec.training.seed, begin.resources,
+            self._threads(),
+        )  # fmt: skip
 
     def run(self) -> None:
         """Prepare, wait for the word to begin, train, leave the model."""
@@ -81,23 +80,22 @@ class TrainingAssignment:
             collective.close()
 
     def _training(self, collective: Collective, orders: Orders, writer: checkpoints.Writer) -> Training:
-        weights = initial_weights(self._layers, self._spec.training.seed)
-        optimizer = Optimizer(self._spec.training, len(weights))
+        model = self._made.model
+        optimizer = Optimizer(self._spec.training, len(model.weights))
         step = 0
         if self._begin.resume is not None:
             state = checkpoints.read(
-                Path(self._begin.resume), self._spec, self._layers, limit_bytes=self._limits.memory_bytes
+                Path(self._begin.resume), self._spec, model.layout, limit_bytes=self._limits.memory_bytes
             )
-            weights, step = state.weights, state.step
+            model.weights[:], model.buffers[:], step = state.weights, state.buffers, state.step
             optimizer.restore(state.slots, state.scalars)
-        vector = np.zeros(len(weights) + 1, np.float32)
         return Training(
             me=self._begin.node,
             shares=self._begin.plan.shares,
             spec=self._spec.training,
-            model=TorchModel(self._layers, weights, vector[:-1], self._threads()),
+            model=model,
             optimizer=optimizer,
-            vector=vector,
+            vector=self._made.vector,
             data=self._data,
             collective=collective,
             report=self._channel.send,
@@ -108,17 +106,20 @@ class TrainingAssignment:
 
     def _threads(self) -> int:
         """As many as this share of a step can feed."""
-        card, begin = self._card, self._begin
+        begin = self._begin
         share = next(share.weight for share in begin.plan.shares if share.node == begin.node)
-        cost = describe(card.source, card.params, card.input_shape, card.classes)
+        cost = describe(self._spec.model, self._data.info)
         return useful_threads(3 * cost.flops_per_sample * self._spec.training.batch_size * share, self._limits.threads)
 
     def _finish(self, training: Training, result: Result, began: float) -> None:
         path = self._directory / "model.safetensors"
-        modelfile.write(path, replace(self._card, accuracy=result.accuracy), training.model.weights)
+        card = modelfile.card(self._spec, self._made.declared, self._data)
+        modelfile.write(path, replace(card, accuracy=result.accuracy), training.model)
         metrics = {"loss": result.loss}
-        if result.accuracy is not None and result.test_loss is not None:
-            metrics |= {"accuracy": result.accuracy, "test_loss": result.test_loss}
+        if result.accuracy is not None:
+            metrics["accuracy"] = result.accuracy
+        if result.test_loss is not None:
+            metrics["test_loss"] = result.test_loss
         self._channel.send(
             Finished(
                 step=result.step,
@@ -131,7 +132,7 @@ class TrainingAssignment:
 
     def _write_checkpoint(self, state: State) -> None:
         path = self._directory / f"checkpoint-{state.step}.safetensors"
-        checkpoints.write(path, state, self._spec, self._layers)
+        checkpoints.write(path, state, self._spec, self._made.model.layout)
         self._channel.send(CheckpointWritten(step=state.step, path=str(path)))
 
     def _not_written(self, state: State, reason: str) -> None:

@@ -11,7 +11,6 @@ import pytest
 from safetensors.numpy import load_file
 
 from hivenode.jobs.workers import ForkWorkers
-from hivenode.models.zoo import declare
 from hivenode.net.local import (
     Cancel,
     CheckpointWritten,
@@ -30,7 +29,11 @@ from tests.worker.members import Member, attempt, begin, node, spec
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
-def staged(cuts: Sequence[int], small: int, layers: int = 6) -> Plan:
+LAYERS = 6
+"""Of zoo:cnn: two convolutions, each with its pool, and two dense layers."""
+
+
+def staged(cuts: Sequence[int], small: int, layers: int = LAYERS) -> Plan:
     """Stages that begin at layer 0 and at each of `cuts`."""
     bounds = [0, *cuts, layers]
     shares = tuple(
@@ -71,7 +74,6 @@ def digest(path: str) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-LAYERS = len(declare("zoo:cnn", {}, (1, 8, 8), 10))
 JOB = spec(epochs=1, max_steps=20, learning_rate=0.05, momentum=0.9, batch_size=64)
 
 
@@ -80,7 +82,7 @@ async def test_a_cut_model_learns_what_the_whole_one_does(
     host: ForkWorkers, tmp_path: Path, cuts: tuple[int, ...], small: int, tolerance: float
 ) -> None:
     alone = await finish(await attempt(host, JOB, [1.0], tmp_path / "one"))
-    together = await finish(await start(host, JOB, staged(cuts, small, LAYERS), tmp_path / "cut"))
+    together = await finish(await start(host, JOB, staged(cuts, small), tmp_path / "cut"))
     assert len({digest(done.path) for done in together}) == 1
     assert difference(alone[0].path, together[0].path) <= tolerance
     assert [done.lead for done in together] == [True] + [False] * len(cuts)
@@ -88,7 +90,7 @@ async def test_a_cut_model_learns_what_the_whole_one_does(
 
 
 async def test_each_stage_holds_its_own_tensors_only(host: ForkWorkers, tmp_path: Path) -> None:
-    members = await start(host, JOB, staged((4,), 2, LAYERS), tmp_path)
+    members = await start(host, JOB, staged((4,), 2), tmp_path)
     counts = [(await member.expect(Ready)).parameters for member in members]
     whole = (await (await attempt(host, JOB, [1.0], tmp_path / "one"))[0].expect(Ready)).parameters
     assert sum(counts) == whole
@@ -98,17 +100,17 @@ async def test_each_stage_holds_its_own_tensors_only(host: ForkWorkers, tmp_path
 
 async def test_a_checkpoint_goes_on_under_any_strategy(host: ForkWorkers, tmp_path: Path) -> None:
     job = spec(epochs=1, max_steps=20, learning_rate=0.05, optimizer="adam", checkpoint_every_steps=8)
-    members = await start(host, job, staged((3,), 2, LAYERS), tmp_path / "cut")
+    members = await start(host, job, staged((3,), 2), tmp_path / "cut")
     written = await members[0].expect(CheckpointWritten)
     assert written.step == 8
     straight = await finish(members)
     assert not members[1].all(CheckpointWritten)
     alone = await finish(await attempt(host, job, [1.0], tmp_path / "one", resume=written.path))
     pair = await finish(await attempt(host, job, [0.5, 0.5], tmp_path / "two", resume=written.path))
-    again = await finish(await start(host, job, staged((2, 4), 1, LAYERS), tmp_path / "again", resume=written.path))
+    again = await finish(await start(host, job, staged((2, 4), 1), tmp_path / "again", resume=written.path))
     for other in (alone, pair, again):
         assert difference(straight[0].path, other[0].path) < 1e-5
-    same = await finish(await start(host, job, staged((3,), 2, LAYERS), tmp_path / "same", resume=written.path))
+    same = await finish(await start(host, job, staged((3,), 2), tmp_path / "same", resume=written.path))
     assert digest(same[0].path) == digest(straight[0].path)
 
 
@@ -116,7 +118,7 @@ async def test_a_checkpoint_goes_on_under_any_strategy(host: ForkWorkers, tmp_pa
 async def test_the_loss_of_a_stage_ends_the_attempt_for_all_to_be_planned_again(
     host: ForkWorkers, tmp_path: Path, victim: int
 ) -> None:
-    members = await start(host, spec(epochs=1000), staged((2, 4), 4, LAYERS), tmp_path)
+    members = await start(host, spec(epochs=1000), staged((2, 4), 4), tmp_path)
     await members[1].expect(WorkerProgress, 2)
     members[victim].handle.kill()
     for rank, member in enumerate(members):
@@ -128,7 +130,7 @@ async def test_the_loss_of_a_stage_ends_the_attempt_for_all_to_be_planned_again(
 
 
 async def test_a_node_given_up_by_the_failure_detector(host: ForkWorkers, tmp_path: Path) -> None:
-    members = await start(host, spec(epochs=1000), staged((4,), 1, LAYERS), tmp_path)
+    members = await start(host, spec(epochs=1000), staged((4,), 1), tmp_path)
     await members[0].expect(WorkerProgress, 2)
     members[0].handle.send(PeerLost(node(1)))
     assert node(1) in (await members[0].expect(Failed)).message
@@ -136,7 +138,7 @@ async def test_a_node_given_up_by_the_failure_detector(host: ForkWorkers, tmp_pa
 
 
 async def test_cancelling(host: ForkWorkers, tmp_path: Path) -> None:
-    members = await start(host, spec(epochs=1000), staged((4,), 1, LAYERS), tmp_path)
+    members = await start(host, spec(epochs=1000), staged((4,), 1), tmp_path)
     await members[0].expect(WorkerProgress, 2)
     for member in members:
         member.handle.send(Cancel("enough"))

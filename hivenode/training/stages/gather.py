@@ -19,89 +19,44 @@ import numpy as np
 from hivenode.errors import Exhausted, HiveError
 from hivenode.training import tensorfiles
 from hivenode.training.frameworks.model import Vector
+from hivenode.training.stages.holdings import Holdings, Segment, scatter
 from hivenode.training.stages.line import Line, Subject, Tag
-from hivenode.training.stages.stage import Shapes
 from hivenode.training.tensorfiles import FileLayout
 
 PIECE = 256 * 1024
 """Elements of a piece: 1 MiB."""
 FILE, VECTORS = 0x4000, 0x8000
-"""Indices of messages about the finished file, and about vectors."""
+"""Places of messages about the finished file, and about vectors."""
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
-    """Elements [first, last) of a stage's flat vector lie in the file from byte `at` on."""
+class Kind:
+    """One kind of vector, such as the weights: what each stage's has in it, and where that goes in the file."""
 
-    first: int
-    last: int
-    at: int
-
-
-def segments(names: Sequence[str], shapes: Shapes, at: Callable[[str], int | None]) -> tuple[Segment, ...]:
-    """Where the tensors of a stage go.
-
-    Args:
-        names: of its tensors, in the order of its vector.
-        at: first byte in the file of a tensor; None for one that another stage gives.
-    """
-    made, start = [], 0
-    for name in names:
-        end = start + prod(shapes[name])
-        if (place := at(name)) is not None:
-            made.append(Segment(start, end, place))
-        start = end
-    return tuple(made)
-
-
-def scatter(placed: Sequence[Segment], first: int, piece: Vector) -> Iterator[tuple[int, memoryview]]:
-    """Elements from `first` on of a stage's vector, as (byte of the file, bytes)."""
-    for segment in placed:
-        low, high = max(segment.first, first), min(segment.last, first + piece.size)
-        if low < high:
-            yield segment.at + 4 * (low - segment.first), piece[low - first : high - first].view(np.uint8).data
-
-
-@dataclass(frozen=True, slots=True)
-class Holdings:
-    """Which tensors each stage holds, in the order of its vector; `shapes` are those of the whole model, in order."""
-
-    shapes: Shapes
-    names: tuple[tuple[str, ...], ...]
-
-    def size(self, stage: int) -> int:
-        return sum(prod(self.shapes[name]) for name in self.names[stage])
-
-    def in_model(self, stage: int, plan: FileLayout, prefix: str) -> tuple[Segment, ...]:
-        """Where its weights go, in a file that holds each tensor by name."""
-        return segments(
-            self.names[stage], self.shapes, lambda name: self._first(stage, name, plan.offsets[prefix + name])
-        )
-
-    def in_vector(self, stage: int, plan: FileLayout, slot: str) -> tuple[Segment, ...]:
-        """Where its part of an optimizer's vector goes, in a file that holds such vectors whole."""
-        starts, start = {}, 0
-        for name, shape in self.shapes.items():
-            starts[name] = start
-            start += prod(shape)
-        return segments(
-            self.names[stage], self.shapes, lambda name: self._first(stage, name, plan.offsets[slot] + 4 * starts[name])
-        )
-
-    def _first(self, stage: int, name: str, at: int) -> int | None:
-        """Of stages that share a tensor the first gives it."""
-        return None if any(name in self.names[earlier] for earlier in range(stage)) else at
+    holdings: Holdings
+    places: tuple[tuple[Segment, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A file to be made: its layout, and for each kind of vector (in the order given by all stages) where the part of
-    each stage goes."""
+    """A file to be made, and the kinds of vectors it is made of, in the order in which all stages give them."""
 
     path: Path
     plan: FileLayout
-    places: tuple[tuple[tuple[Segment, ...], ...], ...]
-    """[kind][stage]"""
+    kinds: tuple[Kind, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """A stage's vector of one kind: its size, and so many of its elements from one on."""
+
+    size: int
+    read: Callable[[int, int], Vector]
+
+    @classmethod
+    def live(cls, vector: Vector) -> Own:
+        """One that does not change meanwhile."""
+        return cls(vector.size, lambda first, count: vector[first : first + count])
 
 
 def _pieces(size: int) -> Iterator[tuple[int, int]]:
@@ -109,28 +64,15 @@ def _pieces(size: int) -> Iterator[tuple[int, int]]:
         yield first, min(PIECE, size - first)
 
 
-Own = Sequence[Callable[[int, int], Vector]]
-"""A stage's vectors, each as what gives so many of its elements from one on."""
-
-
-def live(vectors: Sequence[Vector]) -> Own:
-    """Vectors that do not change meanwhile."""
-    return [lambda first, count, vector=vector: vector[first : first + count] for vector in vectors]  # type: ignore[misc]
-
-
-def give(line: Line, step: int, size: int, own: Own) -> None:
-    """At a stage that does not write: hand over vectors of `size` elements, as they are asked for.
-
-    Raises:
-        Unavailable: the first stage is lost.
-    """
-    for kind, read in enumerate(own):
-        for number, (first, count) in enumerate(_pieces(size)):
+def give(line: Line, step: int, own: Sequence[Own]) -> None:
+    """At a stage that does not write: hand over its vectors, as they are asked for. Raises Unavailable."""
+    for kind, vector in enumerate(own):
+        for number, (first, count) in enumerate(_pieces(vector.size)):
             line.receive(0, Tag(Subject.ask, step, number, VECTORS + kind), 0)
-            line.send(0, Tag(Subject.piece, step, number, VECTORS + kind), read(first, count).tobytes())
+            line.send(0, Tag(Subject.piece, step, number, VECTORS + kind), vector.read(first, count).tobytes())
 
 
-def take(line: Line, step: int, holdings: Holdings, own: Own, wanted: Wanted) -> None:
+def take(line: Line, step: int, own: Sequence[Own], wanted: Wanted) -> None:
     """At the first stage: write the file.
 
     Raises:
@@ -139,14 +81,14 @@ def take(line: Line, step: int, holdings: Holdings, own: Own, wanted: Wanted) ->
     """
 
     def pieces() -> Iterator[tuple[int, memoryview]]:
-        for kind, read in enumerate(own):
-            for first, count in _pieces(holdings.size(0)):
-                yield from scatter(wanted.places[kind][0], first, read(first, count))
+        for number, (vector, kind) in enumerate(zip(own, wanted.kinds, strict=True)):
+            for first, count in _pieces(vector.size):
+                yield from scatter(kind.places[0], first, vector.read(first, count))
             for rank in line.ranks[1:]:
-                for number, (first, count) in enumerate(_pieces(holdings.size(rank))):
-                    line.send(rank, Tag(Subject.ask, step, number, VECTORS + kind), b"")
-                    body = line.receive(rank, Tag(Subject.piece, step, number, VECTORS + kind), 4 * count)
-                    yield from scatter(wanted.places[kind][rank], first, np.frombuffer(body, np.float32))
+                for turn, (first, count) in enumerate(_pieces(kind.holdings.size(rank))):
+                    line.send(rank, Tag(Subject.ask, step, turn, VECTORS + number), b"")
+                    body = line.receive(rank, Tag(Subject.piece, step, turn, VECTORS + number), 4 * count)
+                    yield from scatter(kind.places[rank], first, np.frombuffer(body, np.float32))
 
     source = pieces()
     try:
@@ -184,7 +126,7 @@ class Snapshots:
 
     Args:
         directory: for that file.
-        wanted: the file for a step; asked at the first stage only.
+        wanted: the file to be made of a step; asked at the first stage only.
         written, failed: told of the first stage's success, or of why not, in that thread.
     """
 
@@ -192,19 +134,21 @@ class Snapshots:
         self,
         line: Line,
         number: int,
-        holdings: Holdings,
+        directory: Path,
         wanted: Callable[[int], Wanted],
         written: Callable[[int, Path], None],
         failed: Callable[[int, str], None],
-        directory: Path,
     ) -> None:
-        self._file = directory / "snapshot.part"
-        self._line, self._number, self._holdings = line, number, holdings
+        self._line, self._number, self._file = line, number, directory / "snapshot.part"
         self._wanted, self._written, self._failed = wanted, written, failed
         self._thread: threading.Thread | None = None
 
     def save(self, step: int, vectors: Sequence[Vector]) -> None:
-        """Begin to gather the state of a step. Waits for the one before it: all stages take part in all of them."""
+        """Begin to gather the state of a step. Waits for the one before it: all stages take part in all of them.
+
+        Raises:
+            Exhausted: there is no room for this stage's part.
+        """
         self.wait()
         try:
             with self._file.open("wb") as file:
@@ -212,10 +156,11 @@ class Snapshots:
                     file.write(vector.view(np.uint8).data)
         except OSError as error:
             raise Exhausted(
-                f"A checkpoint of stage {self._number} could not be kept: {error.strerror}.",
+                f"Stage {self._number} cannot keep its part of a checkpoint: {error.strerror}.",
                 fix="Make room on the disk of its node.",
             ) from error
-        self._thread = threading.Thread(target=self._gather, args=(step, len(vectors)), name="checkpoint", daemon=True)
+        sizes = [vector.size for vector in vectors]
+        self._thread = threading.Thread(target=self._gather, args=(step, sizes), name="checkpoint", daemon=True)
         self._thread.start()
 
     def wait(self) -> None:
@@ -223,53 +168,49 @@ class Snapshots:
         if self._thread is not None:
             self._thread.join()
 
-    def _gather(self, step: int, kinds: int) -> None:
-        size = self._holdings.size(self._number)
+    def _gather(self, step: int, sizes: Sequence[int]) -> None:
         try:
             with self._file.open("rb") as file:
 
-                def read(kind: int, first: int, count: int) -> Vector:
-                    file.seek(4 * (kind * size + first))
+                def read(base: int, first: int, count: int) -> Vector:
+                    file.seek(4 * (base + first))
                     return np.frombuffer(file.read(4 * count), np.float32)
 
-                own = [partial(read, kind) for kind in range(kinds)]
+                own = [Own(size, partial(read, sum(sizes[:kind]))) for kind, size in enumerate(sizes)]
                 if self._number > 0:
-                    give(self._line, step, size, own)
+                    give(self._line, step, own)
                     return
                 wanted = self._wanted(step)
-                take(self._line, step, self._holdings, own, wanted)
+                take(self._line, step, own, wanted)
         except (OSError, HiveError) as error:
             self._failed(step, str(error) or type(error).__name__)
             return
         self._written(step, wanted.path)
 
 
-def read_part(
-    parts: tensorfiles.Parts, holdings: Holdings, stage: int, prefix: str, slots: Mapping[str, str]
-) -> tuple[Vector, dict[str, Vector]]:
-    """A stage's weights and its part of the optimizer's vectors (slot -> name in the file) from a whole checkpoint.
+def read_named(parts: tensorfiles.Parts, holdings: Holdings, stage: int, prefix: str, target: Vector) -> None:
+    """Fill a stage's vector from a file that holds each tensor by name.
 
     Raises:
         Corrupted: it is damaged.
-        KeyError, ValueError: its tensors are not those of this model or optimizer.
+        KeyError, ValueError: its tensors are not those of this model.
     """
-    shapes, total = parts.shapes, sum(map(prod, holdings.shapes.values()))
+    shapes = parts.shapes
     for name, shape in holdings.shapes.items():
         if shapes[prefix + name] != tuple(shape):
             raise ValueError(f"tensor {name} has shape {shapes[prefix + name]}, not {tuple(shape)}")
-    size = holdings.size(stage)
-    weights, state = np.empty(size, np.float32), {slot: np.empty(size, np.float32) for slot in slots}
-    starts, start = {}, 0
-    for name, shape in holdings.shapes.items():
-        starts[name] = start
-        start += prod(shape)
-    low = 0
-    for name in holdings.names[stage]:
-        high = low + prod(holdings.shapes[name])
-        parts.read_into(weights[low:high], prefix + name)
-        for slot, tensor in slots.items():
-            if shapes[tensor] != (total,):
-                raise ValueError(f"{tensor} has shape {shapes[tensor]}, not ({total},)")
-            parts.read_into(state[slot][low:high], tensor, starts[name])
-        low = high
-    return weights, state
+    for name, part in holdings.parts(stage).items():
+        parts.read_into(target[part], prefix + name)
+
+
+def read_slots(parts: tensorfiles.Parts, holdings: Holdings, stage: int, slots: Mapping[str, str]) -> dict[str, Vector]:
+    """A stage's part of the optimizer's vectors (slot -> name in the file), which the file holds whole. Raises as
+    `read_named`."""
+    total, whole, state = sum(map(prod, holdings.shapes.values())), holdings.whole(), {}
+    for slot, tensor in slots.items():
+        if parts.shapes[tensor] != (total,):
+            raise ValueError(f"{tensor} has shape {parts.shapes[tensor]}, not ({total},)")
+        state[slot] = np.empty(holdings.size(stage), np.float32)
+        for name, part in holdings.parts(stage).items():
+            parts.read_into(state[slot][part], tensor, whole[name].start)
+    return state

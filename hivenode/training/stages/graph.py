@@ -41,6 +41,17 @@ class Value:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a stage begins: with the first operation of a submodule, or after its last."""
+
+    path: str
+    after: bool = False
+
+    def __str__(self) -> str:
+        return f"{'the end of ' if self.after else ''}{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
 class StageGraph:
     """One stage, for one batch size.
 
@@ -87,12 +98,12 @@ def _faked(module: nn.Module, mode: FakeTensorMode) -> None:
                 setattr(owner, name, made[id(parameter)])
 
 
-def cut(module: nn.Module, inputs: Inputs, firsts: Sequence[str]) -> tuple[StageGraph, ...]:
+def cut(module: nn.Module, inputs: Inputs, firsts: Sequence[Place]) -> tuple[StageGraph, ...]:
     """Divide a module, made `hollow` or not, into len(firsts) + 1 stages.
 
     Args:
         inputs: keyword arguments of `forward`, with the batch size of one small batch; only shapes and dtypes matter.
-        firsts: path of the submodule with whose first operation each stage after the first begins, in order.
+        firsts: where each stage after the first begins, in order.
 
     Raises:
         InvalidInput: the module cannot be exported or cut there; the operation or submodule is named.
@@ -113,7 +124,7 @@ def cut(module: nn.Module, inputs: Inputs, firsts: Sequence[str]) -> tuple[Stage
 
 
 class _Cutter:
-    def __init__(self, program: torch.export.ExportedProgram, firsts: Sequence[str]) -> None:
+    def __init__(self, program: torch.export.ExportedProgram, firsts: Sequence[Place]) -> None:
         self._program = program
         graph = program.graph
         self._inputs: dict[str, tuple[InputKind, str]] = {}
@@ -131,15 +142,16 @@ class _Cutter:
         }
         self._count = len(bounds) - 1
 
-    def _starts(self, firsts: Sequence[str]) -> list[int]:
+    def _starts(self, firsts: Sequence[Place]) -> list[int]:
         starts: list[int] = []
-        for path in firsts:
-            after = starts[-1] + 1 if starts else 1
-            at = next((i for i in range(len(self._operations)) if _within(self._operations[i], path)), None)
-            if at is None or at < after:
+        for place in firsts:
+            found = [i for i, node in enumerate(self._operations) if _within(node, place.path)]
+            least = starts[-1] + 1 if starts else 1
+            at = None if not found else found[-1] + 1 if place.after else found[0]
+            if at is None or not least <= at < len(self._operations):
+                why = "no operation comes from it" if at is None else "nothing would be left before or after it"
                 raise InvalidInput(
-                    f"The model cannot be cut before {path}: "
-                    + ("no operation comes from it." if at is None else "its operations begin before that place."),
+                    f"The model cannot be cut at {place}: {why}.",
                     fix="Use placement.strategy data_parallel or single_node for it.",
                 )
             starts.append(at)

@@ -15,11 +15,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from hivenode.data.loading import Dataset
 from hivenode.data.partition import Batches, Indices
 from hivenode.errors import HiveError, JobFailed
 from hivenode.net.local import FromWorker, WorkerProgress
 from hivenode.spec.job import TrainingSpec
-from hivenode.training.loop import PROGRESS_SECONDS, Cancelled, Result
+from hivenode.training.frameworks.torch_framework import judged, losses
+from hivenode.training.loop import PROGRESS_SECONDS, SCORED, Cancelled, Result
 from hivenode.training.optimizers import Optimizer
 from hivenode.training.stages.graph import Value
 from hivenode.training.stages.line import Line, Subject, Tag
@@ -38,20 +40,22 @@ Tensors = Sequence[torch.Tensor]
 
 @dataclass(frozen=True)
 class Ends:
-    """What only the ends of the line do.
+    """What only the ends of the line do: take samples in at the first stage, judge outputs at the last."""
 
-    Attributes:
-        train_samples, test_samples: sizes of both parts of the data.
-        enter: inputs of these samples of the training part, or of the test part, in the order of the model's inputs.
-        loss: mean over the samples at these positions of the training part, of the model's outputs for them.
-        judge: correct ones and the sum of losses of the test part's samples at these positions.
-    """
+    data: Dataset
 
-    train_samples: int
-    test_samples: int
-    enter: Callable[[Indices, bool], Tensors]
-    loss: Callable[[Tensors, Indices], torch.Tensor]
-    judge: Callable[[Tensors, Indices], tuple[int, float]]
+    def enter(self, rows: Indices, training: bool) -> Tensors:
+        """Inputs of these samples, in the order of the model's inputs."""
+        return [torch.from_numpy((self.data.train if training else self.data.test).take(rows)[0])]
+
+    def loss(self, outputs: Tensors, rows: Indices) -> torch.Tensor:
+        """Mean over these samples of the training part."""
+        labels = torch.from_numpy(self.data.train.take(rows)[1])
+        return losses(self.data.info.task, outputs[0], labels).mean()
+
+    def judge(self, outputs: Tensors, rows: Indices) -> tuple[int, float]:
+        """Right answers and the sum of losses, of samples held out."""
+        return judged(self.data.info.task, outputs[0], torch.from_numpy(self.data.test.take(rows)[1]))
 
 
 @dataclass(slots=True)
@@ -86,7 +90,7 @@ class StagedTraining:
     _loss_since: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self._batches = Batches(self.ends.train_samples, self.spec.batch_size, self.spec.seed)
+        self._batches = Batches(len(self.ends.data.train), self.spec.batch_size, self.spec.seed)
         self._epoch_loss = []
         self._reset()
 
@@ -125,7 +129,7 @@ class StagedTraining:
                     self._progress(accuracy)
                 if self.step % self.spec.checkpoint_every_steps == 0 and self.step < steps:
                     self.save(self.step)
-            if accuracy is None:  # resumed after the last step
+            if test_loss is None:  # resumed after the last step
                 accuracy, test_loss = self._evaluate()
         except HiveError:
             self._heed()
@@ -144,7 +148,7 @@ class StagedTraining:
             if what is Pass.forward:
                 received = self._received(number, mine, training=True)
                 started = time.monotonic()
-                outputs = self.stage.forward(number, len(mine), received)
+                outputs = self.stage.forward(number, len(mine), received, self._draw(number))
                 if self.number == self._last:
                     share = len(mine) / len(batch)
                     losses.append(
@@ -239,11 +243,15 @@ class StagedTraining:
             return tuple(sent.tolist())
         return tuple(np.frombuffer(self.line.receive(self._last, tag, 8 * len(values)), np.float64).tolist())
 
+    def _draw(self, number: int) -> int:
+        """Seed of what the model draws itself: a function of the job, the step, the small batch and the stage."""
+        return ((self.spec.seed * 1_000_003 + self.step) * 4099 + number * 64 + self.number) % 2**63
+
     # --- evaluation ---------------------------------------------------------------------------------------------
 
     def _evaluate(self) -> tuple[float | None, float | None]:
         """Accuracy and mean loss on the held-out part."""
-        total = self.ends.test_samples
+        total = len(self.ends.data.test)
         if total == 0:
             return None, None
         correct, loss = 0, 0.0
@@ -261,7 +269,9 @@ class StagedTraining:
             if self.number > 0 and number < len(parts) - WINDOW:
                 self.line.send(self.number - 1, Tag(Subject.ask, self.step, number), memoryview(b""))
         found = self._from_last(JUDGED, [float(correct), loss])
-        return found[0] / total, found[1] / total
+        info = self.ends.data.info
+        answers = total * (info.features if info.task == "language" else 1)
+        return found[0] / answers if info.task in SCORED else None, found[1] / total
 
     # --- around it ----------------------------------------------------------------------------------------------
 

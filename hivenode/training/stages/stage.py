@@ -2,82 +2,95 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from math import prod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
 
 from hivenode.training.frameworks.model import Vector
-from hivenode.training.stages.graph import Inputs, StageGraph, Value, cut, hollow
-
-Shapes = Mapping[str, tuple[int, ...]]
-Example = Callable[[int], Inputs]
+from hivenode.training.stages.blueprint import WHOLE, Blueprint
+from hivenode.training.stages.graph import StageGraph, Value, cut
+from hivenode.training.stages.holdings import Holdings, Shapes
 
 
 class Cutting:
     """A declared model, cut at the same places for every batch size and mode that is asked for.
 
     Args:
-        build: makes the module; called within `hollow`, so it takes no memory for parameters.
-        example: inputs of the module for a batch size; only shapes and dtypes matter.
-        firsts: see `graph.cut`.
+        blueprint: the model.
+        example: its input for a batch size; only shape and dtype matter.
+        firsts: numbers of the layers with which stages after the first begin.
     """
 
-    def __init__(self, build: Callable[[], nn.Module], example: Example, firsts: Sequence[str]) -> None:
-        self._example, self._firsts = example, tuple(firsts)
-        with hollow():
-            self.module = build()
+    def __init__(self, blueprint: Blueprint, example: Callable[[int], torch.Tensor], firsts: Sequence[int]) -> None:
+        self.blueprint, self._example = blueprint, example
+        self._firsts = [blueprint.place(layer) for layer in firsts]
         self._cuts: dict[tuple[int, bool], tuple[StageGraph, ...]] = {}
 
     def stages(self, samples: int, *, training: bool) -> tuple[StageGraph, ...]:
-        """Raises InvalidInput where the model cannot be cut."""
+        """Names in them are those of the blueprint's layout. Raises InvalidInput where the model cannot be cut."""
         key = samples, training
         if key not in self._cuts:
-            self.module.train(training)
-            self._cuts[key] = cut(self.module, self._example(samples), self._firsts)
+            self.blueprint.module.train(training)
+            made = cut(self.blueprint.module, {"x": self._example(samples)}, self._firsts)
+            self._cuts[key] = tuple(
+                replace(stage, parameters=_plain(stage.parameters), buffers=_plain(stage.buffers)) for stage in made
+            )
         return self._cuts[key]
+
+    def holdings(self, samples: int) -> tuple[Holdings, Holdings]:
+        """Which trained tensors, and which running statistics, each stage holds."""
+        stages, layout = self.stages(samples, training=True), self.blueprint.layout
+        return (
+            _held(layout.parameters, [stage.parameters for stage in stages]),
+            _held(layout.buffers, [stage.buffers for stage in stages]),
+        )
+
+
+def _plain(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name.removeprefix(WHOLE) for name in names)
+
+
+def _plain_items(items: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
+    return ((name.removeprefix(WHOLE), tensor) for name, tensor in items)
+
+
+def _held(shapes: Shapes, names: Sequence[tuple[str, ...]]) -> Holdings:
+    """What no operation uses stays with the last stage, as it is."""
+    idle = set(shapes).difference(*names)
+    owned = [*map(set, names[:-1]), set(names[-1]) | idle]
+    return Holdings(shapes, tuple(tuple(name for name in shapes if name in own) for own in owned))
 
 
 class Stage:
     """Args:
         cutting: the model.
         number: place of this stage in the line.
-        samples: of a small batch, to find out which tensors are this stage's.
-        shapes: of all trained tensors of the model, in the order of its flat vector.
+        held, running: what stages hold of trained tensors and of running statistics.
 
     Attributes:
-        names: own trained tensors, in that order.
-        weights, gradient: their values and gradients, flat, in that order.
-        shared: tensors of the model that several stages hold -> those stages, ascending.
+        weights, gradient: values and gradients of its trained tensors, flat, in the order of the layout.
+        buffers: its running statistics, likewise.
+        shared: trained tensors that several stages hold -> those stages, ascending.
     """
 
-    def __init__(self, cutting: Cutting, number: int, samples: int, shapes: Shapes) -> None:
+    def __init__(self, cutting: Cutting, number: int, held: Holdings, running: Holdings) -> None:
         self._cutting, self._number = cutting, number
-        stages = cutting.stages(samples, training=True)
-        held = [set(stage.parameters) for stage in stages]
-        self.names = tuple(name for name in shapes if name in held[number])
-        size = sum(prod(shapes[name]) for name in self.names)
-        self.weights: Vector = np.zeros(size, np.float32)
-        self.gradient: Vector = np.zeros(size, np.float32)
-        self._parameters: dict[str, torch.Tensor] = {}
-        self._where: dict[str, slice] = {}
-        start = 0
-        values, gradients = torch.from_numpy(self.weights), torch.from_numpy(self.gradient)
-        for name in self.names:
-            end = start + prod(shapes[name])
-            tensor = values[start:end].view(shapes[name]).requires_grad_()
-            tensor.grad = gradients[start:end].view(shapes[name])
-            self._parameters[name], self._where[name] = tensor, slice(start, end)
-            start = end
-        self._buffers = dict(cutting.module.named_buffers(remove_duplicate=False))
-        self.shared: dict[str, tuple[int, ...]] = {}
-        for name in shapes:
-            users = tuple(place for place, names in enumerate(held) if name in names)
-            if len(users) > 1:
-                self.shared[name] = users
+        self.weights: Vector = np.zeros(held.size(number), np.float32)
+        self.gradient: Vector = np.zeros(held.size(number), np.float32)
+        self.buffers: Vector = np.zeros(running.size(number), np.float32)
+        self._parts = held.parts(number)
+        self._tensors: dict[str, torch.Tensor] = dict(_plain_items(cutting.blueprint.module.named_buffers()))
+        for name, part in running.parts(number).items():
+            self._tensors[name] = torch.from_numpy(self.buffers[part].reshape(running.shapes[name]))
+        for name, part in self._parts.items():
+            tensor = torch.from_numpy(self.weights[part].reshape(held.shapes[name])).requires_grad_()
+            tensor.grad = torch.from_numpy(self.gradient[part].reshape(held.shapes[name]))
+            self._tensors[name] = tensor
+        users = {name: held.holders(name) for name in held.shapes}
+        self.shared = {name: stages for name, stages in users.items() if len(stages) > 1}
         self._kept: dict[int, tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]] = {}
 
     def graph(self, samples: int, *, training: bool) -> StageGraph:
@@ -85,13 +98,20 @@ class Stage:
 
     def part(self, name: str) -> slice:
         """Where a tensor of this stage lies in its flat vectors."""
-        return self._where[name]
+        return self._parts[name]
 
     def begin_step(self) -> None:
         self.gradient.fill(0.0)
 
-    def forward(self, number: int, samples: int, received: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        """Pass small batch `number` on; what its backward pass needs is kept."""
+    def forward(
+        self, number: int, samples: int, received: Sequence[torch.Tensor], draw: int
+    ) -> tuple[torch.Tensor, ...]:
+        """Pass small batch `number` on; what its backward pass needs is kept.
+
+        Args:
+            draw: seed of what the model draws itself (dropout).
+        """
+        torch.manual_seed(draw)
         graph = self.graph(samples, training=True)
         inputs = tuple(
             tensor.requires_grad_(value.differentiable) for tensor, value in zip(received, graph.receives, strict=True)
@@ -131,10 +151,8 @@ class Stage:
             return self._run(self.graph(samples, training=False), tuple(received))
 
     def _run(self, graph: StageGraph, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        own = [self._parameters[name] for name in graph.parameters]
-        outputs: tuple[torch.Tensor, ...] = graph.run(
-            *own, *(self._buffers[name] for name in graph.buffers), *graph.constants, *inputs
-        )
+        own = [self._tensors[name] for name in (*graph.parameters, *graph.buffers)]
+        outputs: tuple[torch.Tensor, ...] = graph.run(*own, *graph.constants, *inputs)
         return outputs
 
 
