@@ -22,7 +22,7 @@ from hivenode.net.local import (
     Ready,
     WorkerProgress,
 )
-from hivenode.spec.job import JobSpec
+from hivenode.spec.job import DataSpec, JobSpec, ModelSpec, TrainingSpec
 from hivenode.spec.values import Plan, Share, Strategy
 from tests.worker.members import Member, attempt, begin, node, spec
 
@@ -151,3 +151,41 @@ async def test_a_plan_without_layers_is_refused(host: ForkWorkers, tmp_path: Pat
     member = await Member.start(host)
     member.handle.send(begin(JOB, plan, 1, tmp_path))
     assert "which layers" in (await member.expect(Failed)).message
+
+
+HUB = {
+    "bert": {"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2,
+             "intermediate_size": 32, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+    "gpt2": {"model_type": "gpt2", "n_embd": 16, "n_layer": 3, "n_head": 2, "resid_pdrop": 0.0, "embd_pdrop": 0.0,
+             "attn_pdrop": 0.0},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("model", "source", "cuts"), [
+    ("zoo:resnet18", "sklearn:digits", (6, 12)),
+    ("zoo:lstm", "sklearn:digits", (2,)),
+    ("zoo:vit", "sklearn:digits", (2, 4)),
+    ("zoo:gpt", "sklearn:descriptions", (2, 4)),
+    ("gpt2", "sklearn:descriptions", (2, 4)),
+])  # fmt: skip
+async def test_every_kind_of_model_is_cut(
+    host: ForkWorkers, tmp_path: Path, model: str, source: str, cuts: tuple[int, ...]
+) -> None:
+    params = {
+        "zoo:resnet18": {"width": 4},
+        "zoo:lstm": {"width": 16},
+        "zoo:vit": {"width": 16, "layers": 3, "patch": 2, "heads": 2},
+        "zoo:gpt": {"width": 16, "layers": 3, "heads": 2},
+    }.get(model, {})
+    declared = (
+        ModelSpec(source="hf:config", config=HUB[model]) if model in HUB else ModelSpec(source=model, params=params)
+    )
+    job = JobSpec(
+        name="test", model=declared, data=DataSpec(source=source),
+        training=TrainingSpec(max_steps=4, batch_size=16, learning_rate=0.01, momentum=0.9),
+    )  # fmt: skip
+    alone = await finish(await attempt(host, job, [1.0], tmp_path / "one"))
+    together = await finish(await start(host, job, staged(cuts, 1, layers=99), tmp_path / "cut"))
+    assert difference(alone[0].path, together[0].path) <= 1e-6
+    assert together[0].metrics == pytest.approx(alone[0].metrics, rel=1e-4)
+    assert len({digest(done.path) for done in together}) == 1

@@ -8,6 +8,7 @@ computes the very bits of the whole one. Parameters need not exist for this: see
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ class StageGraph:
 
     Attributes:
         run: `run(*tensors, *received)`, tensors in the order of `parameters + buffers`; returns what is sent.
-        parameters, buffers: names in the whole module. A tied parameter goes by one name.
+        parameters, buffers: names in the whole module. A tied parameter goes by its first.
         receives, sends: values from the stage before and to the one after; the model's inputs at the first stage,
             its outputs at the last.
     """
@@ -77,7 +78,7 @@ def hollow() -> Iterator[None]:
 
     def emptied(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
         register(module, name, parameter)
-        if parameter is not None:
+        if parameter is not None and parameter.device.type != "meta":  # else it is tied to another
             made = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
             module._parameters[name] = made
 
@@ -112,7 +113,8 @@ def cut(module: nn.Module, inputs: Inputs, firsts: Sequence[Place]) -> tuple[Sta
     _faked(module, mode)
     fakes = {name: mode.from_tensor(tensor) for name, tensor in inputs.items()}
     try:
-        with mode:
+        with mode, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The tensor attributes")  # a list that torch's LSTM keeps
             program = torch.export.export(module, (), fakes, strict=False)
     except Exception as error:
         text = str(error).strip().split("\n", 1)[0][:300]
@@ -120,16 +122,24 @@ def cut(module: nn.Module, inputs: Inputs, firsts: Sequence[Place]) -> tuple[Sta
             f"The model cannot be cut into stages: tracing it stopped with {type(error).__name__}: {text}.",
             fix="Use placement.strategy data_parallel or single_node for it.",
         ) from error
-    return _Cutter(program, firsts).stages()
+    first: dict[int, str] = {}
+    same: dict[str, str] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        same[name] = first.setdefault(id(parameter), name)
+    return _Cutter(program, firsts, same).stages()
 
 
 class _Cutter:
-    def __init__(self, program: torch.export.ExportedProgram, firsts: Sequence[Place]) -> None:
+    """Args:
+    same: the first name of each parameter; tied ones have several.
+    """
+
+    def __init__(self, program: torch.export.ExportedProgram, firsts: Sequence[Place], same: Mapping[str, str]) -> None:
         self._program = program
         graph = program.graph
         self._inputs: dict[str, tuple[InputKind, str]] = {}
         for spec in program.graph_signature.input_specs:
-            self._inputs[spec.arg.name] = (spec.kind, spec.target or spec.arg.name)
+            self._inputs[spec.arg.name] = (spec.kind, same.get(spec.target or "", spec.target or spec.arg.name))
         self._placeholders = [node for node in graph.nodes if node.op == "placeholder"]
         self._operations = [node for node in graph.nodes if node.op in ("call_function", "get_attr")]
         (self._output,) = (node for node in graph.nodes if node.op == "output")
