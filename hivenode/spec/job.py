@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hivenode.errors import InvalidInput
+from hivenode.spec.training import TrainingSpec as TrainingSpec
 from hivenode.spec.values import Strategy
 from hivenode.validation import explain, read_toml
 
@@ -31,20 +32,6 @@ class DataSpec(_Section):
     source: Annotated[str, Field(pattern=r"^sklearn:[a-z0-9_]+$", max_length=64)] = "sklearn:digits"
     test_fraction: Annotated[float, Field(strict=True, ge=0.0, lt=1.0)] = 0.2
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = 0
-
-
-class TrainingSpec(_Section):
-    """How to train. `batch_size` is the global batch, in samples; each node computes its share of it."""
-
-    epochs: Annotated[int, Field(strict=True, ge=1, le=100_000)] = 10
-    batch_size: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] = 64
-    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
-    learning_rate: Annotated[float, Field(strict=True, gt=0, le=100)] = 0.05
-    momentum: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.0
-    weight_decay: Annotated[float, Field(strict=True, ge=0, le=1)] = 0.0
-    seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = 0
-    max_steps: Annotated[int, Field(strict=True, ge=1)] | None = None
-    checkpoint_every_steps: Annotated[int, Field(strict=True, ge=1)] = 50
 
 
 class PlacementSpec(_Section):
