@@ -25,7 +25,7 @@ HIVEMIND = {"fp16": (0.051, 0.0, 20.0), "int8": (0.24, 1.7e-4, 10.0)}
 
 def measure(name: str, values: np.ndarray, tries: int) -> dict[str, float]:
     codec = CODECS[name]
-    data, back = np.empty(codec.size(values.size), np.uint8), np.empty_like(values)
+    data, back = np.empty(codec.encoded_size(values.size), np.uint8), np.empty_like(values)
     encode, decode = [], []
     for _ in range(tries + 1):  # the first touches fresh memory
         began = time.perf_counter()

@@ -1,8 +1,9 @@
-"""How numbers are written for the wire: float32 as they are, in half the bytes, in a quarter, or only the largest.
+"""How numbers travel: as float32, in half the bytes, in a quarter, an eighth, or only the largest of them.
 
-A codec turns any run of float32 into a number of bytes that follows from its length alone, and back. Decoding is a
-function of the bytes: everybody who decodes the same bytes holds the same bits. It trusts nothing: bytes of the wrong
-length, scales that are not finite, places outside of their chunk are refused before a number is believed.
+A vector is encoded in blocks, each on its own, so that it can be cut, sent and decoded in chunks of whole blocks. What
+a member contributes and what a round results in both pass through the codec, also where nothing is sent: everybody
+takes the decoded values, hence the same bits. Bytes are trusted in nothing: those that no encoder writes decode to NaN,
+which a round refuses with the sender named.
 
 Lossy codecs are used with `Feedback`: what a message could not say is added to the next one (Seide et al.,
 Interspeech 2014; Karimireddy et al., arXiv 1901.09847), so that the sum of what arrives follows the sum of what was
@@ -12,7 +13,7 @@ meant.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,295 +22,252 @@ import numpy.typing as npt
 
 from hivenode.training.exchange.reduction import Vector
 
-Bytes = npt.NDArray[np.uint8]
+Encoded = npt.NDArray[np.uint8]
 
-PIECE = 16 * 4096
-"""Elements worked on at a time, so that what is worked on stays in the cache; a multiple of every block."""
-_EXPONENT16, _QUIET16 = np.uint16(0x7F80), np.uint16(0x0040)
+BLOCK = 4096
+"""Elements: slices and chunks begin at multiples of it, so that every codec's blocks are the same wherever a vector is
+cut. A codec's own block divides it."""
 
+PIECE = 16 * BLOCK
+"""Elements worked on at a time, so that what is worked on stays in the cache."""
 
-class Undecodable(Exception):
-    """Bytes that no encoder has written.
-
-    Attributes:
-        nonfinite: they say a NaN or an infinity, which an encoder does write when it is given one.
-    """
-
-    def __init__(self, why: str, *, nonfinite: bool = False) -> None:
-        super().__init__(why)
-        self.nonfinite = nonfinite
+_FULL, _QUIET = np.uint16(0x7F80), np.uint16(0x0040)
+"""Of bfloat16: the exponent of what is not finite, and the bit that makes a NaN of it."""
 
 
 class Codec(Protocol):
-    """Stateless; safe from any thread."""
+    """Stateless, deterministic to the bit on all machines, and safe to use from several threads at once. No method
+    keeps its arguments, or works element by element in Python."""
 
     @property
-    def name(self) -> str: ...
-
-    @property
-    def lossless(self) -> bool: ...
-
-    def size(self, count: int) -> int:
-        """Bytes that `count` elements take."""
+    def name(self) -> str:
+        """Equal on all members of a round; parameters included, such as "topk-0.01"."""
         ...
 
-    def encode(self, values: Vector, out: Bytes) -> None:
-        """Write all of `values` to `out`, (size(len(values)),) bytes. Values too large for the codec become its
-        largest; a NaN or an infinity makes the bytes undecodable."""
+    def encoded_size(self, count: int) -> int:
+        """Bytes that `count` elements take. `size(a + b) == size(a) + size(b)` where `a` is a multiple of `BLOCK`; at
+        most `4 * count + 64` for `count <= BLOCK`."""
         ...
 
-    def decode(self, data: Bytes, out: Vector) -> None:
-        """Fill `out`. Raises Undecodable; what `out` holds then is of no use."""
+    def encode(self, values: Vector, out: Encoded) -> None:
+        """Fill `out`, `(encoded_size(values.size),)` uint8, C-contiguous. `values` begin at a block; encoding them
+        whole or in pieces of whole blocks gives the same bytes. Values that are not finite must not be hidden: a block
+        with any decodes to one with any. Finite ones stay finite."""
+        ...
+
+    def decode(self, data: Encoded, out: Vector) -> None:
+        """Fill `out` from `(encoded_size(out.size),)` bytes of another member. Any bytes at all give some values
+        (not finite ones, if need be): never an exception, never reading or writing elsewhere."""
         ...
 
 
-def _expect(codec: Codec, data: Bytes, count: int) -> None:
-    if data.dtype != np.uint8 or data.size != codec.size(count):
-        raise Undecodable(f"{data.size} bytes of {codec.name} where {codec.size(count)} say {count} numbers")
+def _pieces(values: Vector, encoded: Encoded, codec: Codec) -> Iterator[tuple[Vector, Encoded]]:
+    """Runs of whole blocks that fit the cache, then what is left of the last block; with the bytes of each."""
+    whole = values.size // BLOCK * BLOCK
+    bounds = [*range(0, whole, PIECE), whole]
+    if whole < values.size:
+        bounds.append(values.size)
+    at = 0
+    for i in range(len(bounds) - 1):
+        piece = values[bounds[i] : bounds[i + 1]]
+        size = codec.encoded_size(piece.size)
+        yield piece, encoded[at : at + size]
+        at += size
 
 
-def _finite(values: Vector) -> None:
-    if not np.isfinite(values).all():
-        raise Undecodable("numbers that are not finite", nonfinite=True)
+class Fp32:
+    """As it is: the array's own bytes, little-endian. The exchange sends them without a copy."""
 
+    name = "fp32"
 
-class Float32:
-    """As it is."""
-
-    name, lossless = "fp32", True
-
-    def size(self, count: int) -> int:
+    def encoded_size(self, count: int) -> int:
         return 4 * count
 
-    def encode(self, values: Vector, out: Bytes) -> None:
+    def encode(self, values: Vector, out: Encoded) -> None:
         out[:] = values.view(np.uint8)
 
-    def decode(self, data: Bytes, out: Vector) -> None:
-        _expect(self, data, out.size)
+    def decode(self, data: Encoded, out: Vector) -> None:
         out.view(np.uint8)[:] = data
-        _finite(out)
 
 
-class Float16:
-    """IEEE 754 half precision, rounded to nearest: relative error 2**-11 above 6e-5, largest value 65504."""
+class Fp16:
+    """IEEE 754 half precision, rounded to nearest: relative error 2**-11 above 6e-5. What is finite but too large
+    becomes the largest half, 65504."""
 
-    name, lossless = "fp16", False
+    name = "fp16"
 
-    def size(self, count: int) -> int:
+    def encoded_size(self, count: int) -> int:
         return 2 * count
 
-    def encode(self, values: Vector, out: Bytes) -> None:
-        halves = np.empty(min(values.size, PIECE), np.float16)
-        for start in range(0, values.size, PIECE):
-            piece = values[start : start + PIECE]
-            half = halves[: piece.size]
+    def encode(self, values: Vector, out: Encoded) -> None:
+        for piece, data in _pieces(values, out, self):
             with np.errstate(over="ignore", invalid="ignore"):
-                half[:] = piece
+                half = piece.astype(np.float16)
             over = np.isinf(half)
             if over.any():
                 over &= np.isfinite(piece)
                 half[over] = np.copysign(np.float16(65504), half[over])
-            out[2 * start : 2 * (start + piece.size)] = half.view(np.uint8)
+            data[:] = half.view(np.uint8)
 
-    def decode(self, data: Bytes, out: Vector) -> None:
-        _expect(self, data, out.size)
-        for start in range(0, out.size, PIECE):
-            piece = out[start : start + PIECE]
-            piece[:] = _aligned(data[2 * start : 2 * (start + piece.size)], np.float16)
-            _finite(piece)
+    def decode(self, data: Encoded, out: Vector) -> None:
+        for piece, part in _pieces(out, data, self):
+            piece[:] = _numbers(part, np.float16)
 
 
-class BFloat16:
-    """The upper half of a float32, rounded to nearest even: relative error 2**-8 over the whole range of float32."""
+class Bf16:
+    """The upper half of a float32, rounded to nearest even: relative error 2**-8 over nearly all of float32's range."""
 
-    name, lossless = "bf16", False
+    name = "bf16"
 
-    def size(self, count: int) -> int:
+    def encoded_size(self, count: int) -> int:
         return 2 * count
 
-    def encode(self, values: Vector, out: Bytes) -> None:
-        for start in range(0, values.size, PIECE):
-            bits = values[start : start + PIECE].view(np.uint32)
+    def encode(self, values: Vector, out: Encoded) -> None:
+        for piece, data in _pieces(values, out, self):
+            bits = piece.view(np.uint32)
             rounded = bits >> np.uint32(16)
             rounded &= np.uint32(1)
             rounded += np.uint32(0x7FFF)
-            with np.errstate(over="ignore"):
-                rounded += bits
+            rounded += bits
             rounded >>= np.uint32(16)
             half = rounded.astype(np.uint16)
-            full = (half & _EXPONENT16) == _EXPONENT16
             given = (bits & np.uint32(0x7F800000)) == np.uint32(0x7F800000)
+            full = (half & _FULL) == _FULL
             if full.any() or given.any():
                 upper = (bits >> np.uint32(16)).astype(np.uint16)
-                half = np.where(given, upper | _QUIET16, np.where(full, upper, half))
-            out[2 * start : 2 * (start + half.size)] = half.view(np.uint8)
+                half = np.where(given, upper | _QUIET, np.where(full, upper, half))
+            data[:] = half.view(np.uint8)
 
-    def decode(self, data: Bytes, out: Vector) -> None:
-        _expect(self, data, out.size)
-        for start in range(0, out.size, PIECE):
-            piece = out[start : start + PIECE]
+    def decode(self, data: Encoded, out: Vector) -> None:
+        for piece, part in _pieces(out, data, self):
             bits = piece.view(np.uint32)
-            bits[:] = _aligned(data[2 * start : 2 * (start + piece.size)], np.uint16)
+            bits[:] = _numbers(part, np.uint16)
             bits <<= np.uint32(16)
-            _finite(piece)
 
 
 class Int8:
-    """Blocks of 4096: a float32 scale, the block's largest magnitude over 127, and a signed byte for each number.
-    Error at most half a scale."""
+    """By block of 4096: a float32 scale, the largest magnitude over 127, then a signed byte for each number. Error at
+    most half a scale."""
 
-    name, lossless = "int8", False
-    block, levels = 4096, 127
+    name, levels = "int8", 127
 
-    def size(self, count: int) -> int:
-        return count + 4 * _blocks(count, self.block)
+    def encoded_size(self, count: int) -> int:
+        return count + 4 * -(-count // BLOCK)
 
-    def encode(self, values: Vector, out: Bytes) -> None:
-        count = values.size
-        scales = np.empty(_blocks(count, self.block), np.float32)
-        codes = out[scales.nbytes :].view(np.int8)
-        for start in range(0, count, PIECE):
-            piece = values[start : start + PIECE]
-            first = start // self.block
-            quantised = _quantise(piece, self.block, self.levels, scales[first:])
-            codes[start : start + piece.size] = quantised
-        out[: scales.nbytes] = scales.view(np.uint8)
+    def encode(self, values: Vector, out: Encoded) -> None:
+        for piece, data in _pieces(values, out, self):
+            rows = piece.reshape(-1, min(piece.size, BLOCK))
+            target = data.reshape(len(rows), -1)
+            scales, codes = _quantise(rows, self.levels)
+            target[:, :4] = scales.view(np.uint8).reshape(-1, 4)
+            target[:, 4:] = codes.view(np.uint8)
 
-    def decode(self, data: Bytes, out: Vector) -> None:
-        _expect(self, data, out.size)
-        scales = _scales(data, _blocks(out.size, self.block), self.levels)
-        codes = data[scales.nbytes :].view(np.int8)
-        for start in range(0, out.size, PIECE):
-            piece = out[start : start + PIECE]
-            piece[:] = codes[start : start + piece.size]
-            _scale(piece, self.block, scales[start // self.block :])
+    def decode(self, data: Encoded, out: Vector) -> None:
+        for piece, part in _pieces(out, data, self):
+            rows = piece.reshape(-1, min(piece.size, BLOCK))
+            source = part.reshape(len(rows), -1)
+            np.multiply(source[:, 4:].view(np.int8), _scales(source[:, :4], self.levels), out=rows)
 
 
 class Int4:
-    """Blocks of 256: a float32 scale, the largest magnitude over 7, and half a byte for each number."""
+    """By block of 256: a float32 scale, the largest magnitude over 7, and half a byte for each number. The 16 scales of
+    4096 numbers stand before them."""
 
-    name, lossless = "int4", False
-    block, levels = 256, 7
+    name, levels, block = "int4", 7, 256
 
-    def size(self, count: int) -> int:
-        return (count + 1) // 2 + 4 * _blocks(count, self.block)
+    def encoded_size(self, count: int) -> int:
+        whole, rest = divmod(count, BLOCK)
+        return whole * self._size(BLOCK) + self._size(rest)
 
-    def encode(self, values: Vector, out: Bytes) -> None:
-        count = values.size
-        scales = np.empty(_blocks(count, self.block), np.float32)
-        codes = out[scales.nbytes :]
-        for start in range(0, count, PIECE):
-            piece = values[start : start + PIECE]
-            raised = np.zeros(piece.size + piece.size % 2, np.uint8)
-            raised[: piece.size] = _quantise(piece, self.block, self.levels, scales[start // self.block :])
-            raised &= np.uint8(0x0F)
-            raised[1::2] <<= np.uint8(4)
-            np.bitwise_or(raised[0::2], raised[1::2], out=codes[start // 2 : start // 2 + raised.size // 2])
-        out[: scales.nbytes] = scales.view(np.uint8)
+    def _size(self, width: int) -> int:
+        return 4 * -(-width // self.block) + (width + 1) // 2
 
-    def decode(self, data: Bytes, out: Vector) -> None:
-        _expect(self, data, out.size)
-        scales = _scales(data, _blocks(out.size, self.block), self.levels)
-        codes = data[scales.nbytes :].view(np.int8)
-        for start in range(0, out.size, PIECE):
-            piece = out[start : start + PIECE]
-            pairs = codes[start // 2 : (start + piece.size + 1) // 2]
-            piece[0::2] = (pairs << np.int8(4)) >> np.int8(4)
-            piece[1::2] = (pairs >> np.int8(4))[: piece.size // 2]
-            _scale(piece, self.block, scales[start // self.block :])
+    def encode(self, values: Vector, out: Encoded) -> None:
+        for piece, data in _pieces(values, out, self):
+            rows, width = -(-piece.size // BLOCK), min(piece.size, BLOCK)
+            blocks = -(-width // self.block)
+            padded = np.zeros((rows * blocks, self.block), np.float32)
+            padded.reshape(rows, -1)[:, :width] = piece.reshape(rows, width)
+            scales, codes = _quantise(padded, self.levels)
+            pairs = codes.view(np.uint8).reshape(rows, -1)[:, : width + width % 2] & np.uint8(0x0F)
+            target = data.reshape(rows, -1)
+            target[:, : 4 * blocks] = scales.view(np.uint8).reshape(rows, -1)
+            np.bitwise_or(pairs[:, 0::2], pairs[:, 1::2] << np.uint8(4), out=target[:, 4 * blocks :])
+
+    def decode(self, data: Encoded, out: Vector) -> None:
+        for piece, part in _pieces(out, data, self):
+            rows, width = -(-piece.size // BLOCK), min(piece.size, BLOCK)
+            blocks = -(-width // self.block)
+            source = part.reshape(rows, -1)
+            pairs = source[:, 4 * blocks :].view(np.int8)
+            padded = np.zeros((rows, blocks * self.block), np.float32)
+            padded[:, 0 : width + width % 2 : 2] = (pairs << np.int8(4)) >> np.int8(4)
+            padded[:, 1 : width + width % 2 : 2] = pairs >> np.int8(4)
+            scaled = padded.reshape(-1, self.block)
+            scaled *= _scales(source[:, : 4 * blocks].reshape(-1, 4), self.levels)
+            piece.reshape(rows, width)[:] = padded[:, :width]
 
 
 class TopK:
-    """Chunks of 4096: the 128 numbers of largest magnitude, each by a 16-bit place and a signed byte, and a float32
-    scale (as in SparseLoCo, arXiv 2508.15706). All others are 0 to whoever decodes."""
+    """By block of 4096: of the 128 numbers of largest magnitude a float32 scale, the places as 16 bits each, and a
+    signed byte each (much as SparseLoCo, arXiv 2508.15706). All others are 0 to whoever decodes."""
 
-    name, lossless = "topk", False
-    block, kept, levels = 4096, 128, 127
+    name, levels, kept = "topk", 127, 128
 
-    def size(self, count: int) -> int:
-        whole, rest = divmod(count, self.block)
+    def encoded_size(self, count: int) -> int:
+        whole, rest = divmod(count, BLOCK)
         return whole * (4 + 3 * self.kept) + (4 + 3 * self._kept(rest) if rest else 0)
 
     def _kept(self, width: int) -> int:
-        return max(1, -(-width * self.kept // self.block))
+        return max(1, -(-width * self.kept // BLOCK))
 
-    def encode(self, values: Vector, out: Bytes) -> None:
-        at = 0
-        for start, rows, width in self._runs(values.size):
+    def encode(self, values: Vector, out: Encoded) -> None:
+        for piece, data in _pieces(values, out, self):
+            rows = piece.reshape(-1, min(piece.size, BLOCK))
+            width = rows.shape[1]
             kept = self._kept(width)
-            piece = values[start : start + rows * width].reshape(rows, width)
-            magnitudes = np.abs(piece)
+            magnitudes = np.abs(rows)  # a NaN sorts last, that is among the largest
             places = np.argpartition(magnitudes, width - kept, axis=1)[:, width - kept :]
             places.sort(axis=1)
-            chosen = np.take_along_axis(piece, places, axis=1)
-            scales = np.empty(rows, np.float32)
-            codes = _quantise(np.ascontiguousarray(chosen).ravel(), kept, self.levels, scales)
-            size = rows * (4 + 3 * kept)
-            target = out[at : at + size]
-            target[: 4 * rows] = scales.view(np.uint8)
-            target[4 * rows : rows * (4 + 2 * kept)] = places.astype("<u2").view(np.uint8).ravel()
-            target[rows * (4 + 2 * kept) :] = codes.view(np.uint8)
-            at += size
+            scales, codes = _quantise(np.take_along_axis(rows, places, axis=1), self.levels)
+            target = data.reshape(len(rows), -1)
+            target[:, :4] = scales.view(np.uint8).reshape(-1, 4)
+            target[:, 4 : 4 + 2 * kept] = places.astype("<u2").view(np.uint8)
+            target[:, 4 + 2 * kept :] = codes.view(np.uint8)
 
-    def decode(self, data: Bytes, out: Vector) -> None:
-        _expect(self, data, out.size)
+    def decode(self, data: Encoded, out: Vector) -> None:
         out.fill(0.0)
-        at = 0
-        for start, rows, width in self._runs(out.size):
+        for piece, part in _pieces(out, data, self):
+            rows = piece.reshape(-1, min(piece.size, BLOCK))
+            width = rows.shape[1]
             kept = self._kept(width)
-            size = rows * (4 + 3 * kept)
-            source = data[at : at + size]
-            scales = _scales(source, rows, self.levels)
-            places = _aligned(source[4 * rows : rows * (4 + 2 * kept)], np.dtype("<u2")).reshape(rows, kept)
-            if (places >= width).any() or (places[:, 1:] <= places[:, :-1]).any():
-                raise Undecodable("places that are not in a chunk, or not in order")
-            chosen = source[rows * (4 + 2 * kept) :].view(np.int8).astype(np.float32)
-            _scale(chosen, kept, scales)
-            piece = out[start : start + rows * width].reshape(rows, width)
-            np.put_along_axis(piece, places.astype(np.int64), chosen.reshape(rows, kept), axis=1)
-            at += size
-
-    def _runs(self, count: int) -> list[tuple[int, int, int]]:
-        """(first element, rows, width) of pieces whose chunks are of one width."""
-        whole = count // self.block * self.block
-        runs = [
-            (start, (min(start + PIECE, whole) - start) // self.block, self.block) for start in range(0, whole, PIECE)
-        ]
-        return [*runs, (whole, 1, count - whole)] if count > whole else runs
+            source = part.reshape(len(rows), -1)
+            scales = _scales(source[:, :4], self.levels)
+            places = _numbers(source[:, 4 : 4 + 2 * kept], np.uint16)
+            lost = (places[:, -1:] >= width) | (places[:, 1:] <= places[:, :-1]).any(axis=1, keepdims=True)
+            scales[lost] = np.nan
+            chosen = source[:, 4 + 2 * kept :].view(np.int8) * scales
+            np.put_along_axis(rows, np.minimum(places, width - 1).astype(np.int64), chosen, axis=1)
 
 
-def _blocks(count: int, block: int) -> int:
-    return -(-count // block)
-
-
-def _quantise(values: Vector, block: int, levels: int, scales: Vector) -> npt.NDArray[np.int8]:
-    """Signed codes of `values`; each block's scale goes to `scales`. A block that is not finite gets the scale NaN."""
-    count, whole = values.size, values.size // block * block
-    work = np.empty(count, np.float32)
-    with np.errstate(invalid="ignore", over="ignore", divide="ignore", under="ignore"):
-        for start, stop, width in ((0, whole, block), (whole, count, count - whole)):
-            if start == stop:
-                continue
-            rows = values[start:stop].reshape(-1, width)
-            target = work[start:stop].reshape(-1, width)
-            largest = np.maximum(rows.max(axis=1), -rows.min(axis=1))
-            scale = np.minimum(largest / np.float32(levels), _largest_scale(levels))
-            scale[~np.isfinite(largest)] = np.nan
-            scales[start // block : start // block + len(rows)] = scale
-            # Not by the reciprocal: that of a scale near 0 is infinite. A block of zeros is divided by 1.
-            np.divide(rows, np.where(scale > 0, scale, np.float32(1.0))[:, None], out=target)
+def _quantise(rows: Vector, levels: int) -> tuple[Vector, npt.NDArray[np.int8]]:
+    """A scale (rows,) for each row of (rows, width), and its signed codes; NaN for a row that is not finite."""
+    with np.errstate(invalid="ignore", under="ignore"):
+        largest = np.maximum(rows.max(axis=1), -rows.min(axis=1))
+        scales = np.minimum(largest / np.float32(levels), _largest_scale(levels))
+        scales[~np.isfinite(largest)] = np.nan
+        # Not by the reciprocal: that of a scale near 0 is infinite. A row of zeros is divided by 1.
+        work = rows / np.where(scales > 0, scales, np.float32(1.0))[:, None]
         np.rint(work, out=work)
         np.clip(work, -levels, levels, out=work)
-        return work.astype(np.int8)
+        return scales, work.astype(np.int8)
 
 
-def _scales(data: Bytes, count: int, levels: int) -> Vector:
-    scales: Vector = _aligned(data[: 4 * count], np.float32)
-    if not np.isfinite(scales).all():
-        raise Undecodable("a scale that is not finite", nonfinite=True)
-    if (scales < 0).any() or (scales > _largest_scale(levels)).any():
-        raise Undecodable("a scale that is no block's")
-    return scales
+def _scales(data: Encoded, levels: int) -> Vector:
+    """(rows, 4) bytes as scales (rows, 1); NaN for those that are no block's."""
+    scales: Vector = _numbers(data, np.float32)
+    with np.errstate(invalid="ignore"):
+        return np.where((scales >= 0) & (scales <= _largest_scale(levels)), scales, np.float32(np.nan))
 
 
 def _largest_scale(levels: int) -> np.float32:
@@ -317,33 +275,21 @@ def _largest_scale(levels: int) -> np.float32:
     return np.float32(np.finfo(np.float32).max / np.float32(levels + 2))
 
 
-def _scale(piece: Vector, block: int, scales: Vector) -> None:
-    """Multiply each block of `piece` by its scale."""
-    whole = piece.size // block * block
-    rows = piece[:whole].reshape(-1, block)
-    rows *= scales[: len(rows), None]
-    if whole < piece.size:
-        piece[whole:] *= scales[len(rows)]
+def _numbers(data: Encoded, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """Bytes as numbers, wherever they begin; a copy."""
+    return np.ascontiguousarray(data).copy().view(dtype)
 
 
-def _aligned(data: Bytes, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """Bytes as numbers, wherever they begin."""
-    if data.ctypes.data % 4 or not data.flags.c_contiguous:
-        data = data.copy()
-    return data.view(dtype)
-
-
-_ALL: tuple[Codec, ...] = (Float32(), Float16(), BFloat16(), Int8(), Int4(), TopK())
+_ALL: tuple[Codec, ...] = (Fp32(), Fp16(), Bf16(), Int8(), Int4(), TopK())
 CODECS: Mapping[str, Codec] = {codec.name: codec for codec in _ALL}
 """By name, the most exact first."""
 
 
 class Feedback:
-    """What this sender still owes: e <- e + g - Q(e + g), by element of the whole vector.
+    """What this sender still owes: e <- e + g - Q(e + g), for the whole vector.
 
-    It belongs to the sender, not to a view: whoever leaves or owns which slice, what has not been said is said with
-    the next message. Until a round is known to be done its errors are only noted; a void round leaves the debt as it
-    was.
+    It belongs to the sender, not to a view: whoever leaves, or owns which slice, what has not been said is said with
+    the next message. Until a round is known to be done its errors are only noted; a void round leaves the debt as it was.
 
     Args:
         size: length of the vector.
@@ -351,31 +297,26 @@ class Feedback:
 
     def __init__(self, size: int) -> None:
         self.residual: Vector = np.zeros(size, np.float32)
-        self._noted: dict[int, Vector] = {}
+        self._noted: Vector | None = None
 
-    def encode(self, codec: Codec, values: Vector, start: int, out: Bytes) -> Vector:
-        """Write `values`, elements from `start` on, and what is owed of them; returns what a receiver will decode.
-
-        Raises:
-            Undecodable: a value is not finite.
-        """
-        owed = self.residual[start : start + values.size] + values
-        codec.encode(owed, out)
-        said = np.empty_like(owed)
-        codec.decode(out, said)
-        owed -= said
-        self._noted[start] = owed
-        return said
+    def add(self, codec: Codec, vector: Vector) -> None:
+        """Add what is owed to `vector`, (size,), which is then to be exchanged; note what `codec` leaves out of it."""
+        vector += self.residual
+        data = np.empty(codec.encoded_size(vector.size), np.uint8)
+        codec.encode(vector, data)
+        said = np.empty_like(vector)
+        codec.decode(data, said)
+        np.subtract(vector, said, out=said)
+        self._noted = said
 
     def commit(self) -> None:
-        """The round is done: all that was encoded has been heard."""
-        for start, owed in self._noted.items():
-            self.residual[start : start + owed.size] = owed
-        self._noted.clear()
+        """The round is done: what was said of the vector has been heard."""
+        if self._noted is not None:
+            self.residual, self._noted = self._noted, None
 
     def revoke(self) -> None:
-        """The round is void: nothing that was encoded counts."""
-        self._noted.clear()
+        """The round is void: nothing that was said counts."""
+        self._noted = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -389,7 +330,7 @@ class Speed:
 def measure(codec: Codec, count: int = 1 << 18) -> Speed:
     """Its speed here, over so many numbers: the better of two tries each way."""
     values = np.random.default_rng(0).standard_normal(count, np.float32)
-    data = np.empty(codec.size(count), np.uint8)
+    data = np.empty(codec.encoded_size(count), np.uint8)
     best = [float("inf"), float("inf")]
     for _ in range(2):
         began = time.perf_counter()
@@ -442,4 +383,4 @@ def choose(count: int, bandwidth: float, speeds: Mapping[str, Speed], allowed: S
 
 def _seconds(count: int, bandwidth: float, name: str, speed: Speed | None) -> float:
     coding = 0.0 if speed is None else 2 * 4 * count * (1 / speed.encode + 1 / speed.decode)
-    return 2 * CODECS[name].size(count) / bandwidth + coding
+    return 2 * CODECS[name].encoded_size(count) / bandwidth + coding

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hivenode.training.exchange.codecs import CODECS, Choice, Codec, Feedback, Speed, Undecodable, choose, measure
+from hivenode.training.exchange.codecs import BLOCK, CODECS, Choice, Codec, Feedback, Speed, choose, measure
 
 LENGTHS = [1, 2, 3, 255, 256, 257, 4095, 4096, 4097, 65536, 70001]
 BOUND = {"fp32": 0.0, "fp16": 2**-11, "bf16": 2**-8, "int8": 0.5 / 127, "int4": 0.5 / 7}
@@ -15,7 +15,7 @@ BOUND = {"fp32": 0.0, "fp16": 2**-11, "bf16": 2**-8, "int8": 0.5 / 127, "int4": 
 
 
 def through(codec: Codec, values: np.ndarray) -> np.ndarray:
-    data = np.empty(codec.size(values.size), np.uint8)
+    data = np.empty(codec.encoded_size(values.size), np.uint8)
     codec.encode(values, data)
     out = np.full(values.size, np.nan, np.float32)
     codec.decode(data, out)
@@ -56,7 +56,7 @@ def test_top_k_keeps_the_largest_of_each_chunk(count: int) -> None:
     for start in range(0, count, 4096):
         chunk, kept = values[start : start + 4096], back[start : start + 4096]
         dropped = np.abs(chunk[kept == 0])
-        assert np.count_nonzero(kept) >= (len(chunk) * 128 // 4096 if len(chunk) > 64 else 1)
+        assert np.count_nonzero(kept) >= (len(chunk) * 128 // 4096 - 1)
         if len(dropped):
             assert dropped.max() <= np.abs(chunk[kept != 0]).min()
         assert np.abs(kept - chunk)[kept != 0].max() <= np.abs(chunk).max() / 127
@@ -65,7 +65,7 @@ def test_top_k_keeps_the_largest_of_each_chunk(count: int) -> None:
 @pytest.mark.parametrize("name", CODECS)
 def test_the_same_bytes_are_the_same_bits_wherever_they_lie(name: str) -> None:
     codec, values = CODECS[name], sample(10_001)
-    data = np.empty(codec.size(values.size), np.uint8)
+    data = np.empty(codec.encoded_size(values.size), np.uint8)
     codec.encode(values, data)
     shifted = np.empty(data.size + 1, np.uint8)
     shifted[1:] = data
@@ -75,23 +75,38 @@ def test_the_same_bytes_are_the_same_bits_wherever_they_lie(name: str) -> None:
     assert first.tobytes() == second.tobytes()
 
 
+@pytest.mark.parametrize("name", CODECS)
+def test_pieces_of_whole_blocks_are_the_bytes_of_the_whole(name: str) -> None:
+    codec, values = CODECS[name], sample(5 * BLOCK + 77)
+    whole = np.empty(codec.encoded_size(values.size), np.uint8)
+    codec.encode(values, whole)
+    parts = []
+    for start, stop in ((0, BLOCK), (BLOCK, 4 * BLOCK), (4 * BLOCK, values.size)):
+        part = np.empty(codec.encoded_size(stop - start), np.uint8)
+        codec.encode(values[start:stop], part)
+        parts.append(part)
+    assert np.concatenate(parts).tobytes() == whole.tobytes()
+    assert codec.encoded_size(BLOCK) <= 4 * BLOCK
+
+
 @pytest.mark.parametrize("name", [name for name in CODECS if name != "fp32"])
 def test_with_feedback_the_sum_of_what_arrives_follows_what_was_meant(name: str) -> None:
     codec, rng = CODECS[name], np.random.default_rng(3)
     feedback = Feedback(5000)
     meant, arrived = np.zeros(5000), np.zeros(5000)
+    data, said = np.empty(codec.encoded_size(5000), np.uint8), np.empty(5000, np.float32)
     largest = 0.0
     for number in range(400):
         gradient = rng.standard_normal(5000, np.float32)
-        data = np.empty(codec.size(3000), np.uint8)
-        if number % 7 == 3:  # a round that comes to nothing is given again
-            feedback.encode(codec, gradient[:3000], 0, data)
-            feedback.revoke()
-        for low, high in ((0, 3000), (3000, 5000)) if number % 2 else ((0, 2000), (2000, 5000)):
-            data = np.empty(codec.size(high - low), np.uint8)
-            arrived[low:high] += feedback.encode(codec, gradient[low:high], low, data)
-        feedback.commit()
         meant += gradient
+        if number % 7 == 3:  # a round that comes to nothing is given again
+            feedback.add(codec, gradient.copy())
+            feedback.revoke()
+        feedback.add(codec, gradient)
+        codec.encode(gradient, data)  # as the exchange does it
+        codec.decode(data, said)
+        feedback.commit()
+        arrived += said
         largest = max(largest, float(np.abs(feedback.residual).max()))
     # What is missing is the debt, no more; and the debt has not grown with the rounds.
     assert np.allclose(meant - arrived, feedback.residual, atol=1e-2)
@@ -100,46 +115,45 @@ def test_with_feedback_the_sum_of_what_arrives_follows_what_was_meant(name: str)
 
 @pytest.mark.parametrize("name", CODECS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_is_refused_as_such(name: str, bad: float) -> None:
-    codec, values = CODECS[name], sample(5000)
+def test_what_is_not_finite_is_not_hidden(name: str, bad: float) -> None:
+    values = sample(5000)
     values[4500] = bad
-    data = np.empty(codec.size(5000), np.uint8)
-    codec.encode(values, data)
-    with pytest.raises(Undecodable) as caught:
-        codec.decode(data, np.empty(5000, np.float32))
-    assert caught.value.nonfinite
+    back = through(CODECS[name], values)
+    assert np.isfinite(back[:4096]).all()
+    assert not np.isfinite(back[4096:]).all()
 
 
 @settings(deadline=None, derandomize=True, database=None, max_examples=200)
-@given(st.sampled_from(list(CODECS)), st.integers(1, 600), st.randoms(use_true_random=False))
-def test_hostile_bytes_are_refused_or_finite(name: str, count: int, random: object) -> None:
+@given(st.sampled_from(list(CODECS)), st.integers(1, 9000), st.randoms(use_true_random=False))
+def test_hostile_bytes_harm_nothing(name: str, count: int, random: object) -> None:
     codec = CODECS[name]
-    data = np.frombuffer(random.randbytes(codec.size(count)), np.uint8)  # type: ignore[attr-defined]
-    out = np.empty(count, np.float32)
-    try:
-        codec.decode(data, out)
-    except Undecodable:
-        return
-    assert np.isfinite(out).all()
+    data = np.frombuffer(random.randbytes(codec.encoded_size(count)), np.uint8)  # type: ignore[attr-defined]
+    around = np.full(count + 2, 7.0, np.float32)
+    codec.decode(data, around[1:-1])
+    assert around[0] == around[-1] == 7.0
 
 
-@pytest.mark.parametrize("name", CODECS)
-def test_bytes_of_another_length_are_refused(name: str) -> None:
-    codec = CODECS[name]
-    for size in (codec.size(100) - 1, codec.size(100) + 1, 0):
-        with pytest.raises(Undecodable, match="where"):
-            codec.decode(np.zeros(size, np.uint8), np.empty(100, np.float32))
+@pytest.mark.parametrize("name", ["int8", "int4", "topk"])
+@pytest.mark.parametrize("scale", [np.nan, np.inf, -1.0, 3e38])
+def test_a_scale_that_no_block_has_decodes_to_nan(name: str, scale: float) -> None:
+    codec, values = CODECS[name], sample(300)
+    data = np.empty(codec.encoded_size(300), np.uint8)
+    codec.encode(values, data)
+    data[:4] = np.array([scale], np.float32).view(np.uint8)
+    out = np.empty(300, np.float32)
+    codec.decode(data, out)
+    assert np.isnan(out).any()
 
 
-def test_places_outside_of_their_chunk_are_refused() -> None:
+@pytest.mark.parametrize("place", [0, 300, 65535])
+def test_places_outside_of_their_block_or_out_of_order_decode_to_nan(place: int) -> None:
     codec = CODECS["topk"]
-    data = np.empty(codec.size(300), np.uint8)
+    data = np.empty(codec.encoded_size(300), np.uint8)
     codec.encode(sample(300), data)
-    for place in (300, 65535):
-        hostile = data.copy()
-        hostile[4 + 18 : 4 + 20] = np.array([place], "<u2").view(np.uint8)
-        with pytest.raises(Undecodable, match="places"):
-            codec.decode(hostile, np.empty(300, np.float32))
+    data[4 + 18 : 4 + 20] = np.array([place], "<u2").view(np.uint8)
+    out = np.empty(300, np.float32)
+    codec.decode(data, out)
+    assert np.isnan(out).any()
 
 
 FAST = {name: Speed(1e9, 1e9) for name in CODECS}
