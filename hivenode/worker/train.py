@@ -20,12 +20,14 @@ from hivenode.training.checkpoints import State
 from hivenode.training.exchange import Seat
 from hivenode.training.frameworks.model import initial_weights
 from hivenode.training.frameworks.torch_framework import TorchModel
-from hivenode.training.loop import Cancelled, Result, Training
+from hivenode.training.loop import Result, Training
 from hivenode.training.modelfile import ModelCard
-from hivenode.training.optimizers import Optimizer
 from hivenode.training.strategies.collective import Collective
 from hivenode.training.strategies.data_parallel import Together
+from hivenode.training.strategies.group import Cancelled, Group
+from hivenode.training.strategies.making import notes_of, way_of
 from hivenode.training.strategies.single import Alone
+from hivenode.training.strategies.way import Samples
 from hivenode.worker.orders import Orders
 
 THREAD_FLOPS = 2e8
@@ -62,7 +64,7 @@ class TrainingAssignment:
                     pid=os.getpid(),
                     port=collective.port,
                     certificate=collective.certificate,
-                    parameters=len(training.model.weights),
+                    parameters=len(training.way.weights),
                     load_seconds=time.monotonic() - self._started,
                 )
             )
@@ -82,30 +84,32 @@ class TrainingAssignment:
             collective.close()
 
     def _training(self, collective: Collective, orders: Orders, writer: checkpoints.Writer) -> Training:
-        weights = initial_weights(self._layers, self._spec.training.seed)
-        optimizer = Optimizer(self._spec.training, len(weights))
-        step = 0
-        if self._begin.resume is not None:
+        spec, begin = self._spec.training, self._begin
+        weights = initial_weights(self._layers, spec.seed)
+        state = None
+        if begin.resume is not None:
             state = checkpoints.read(
-                Path(self._begin.resume), self._spec, self._layers, limit_bytes=self._limits.memory_bytes
+                Path(begin.resume), self._spec, self._layers, limit_bytes=self._limits.memory_bytes
             )
-            weights, step = state.weights, state.step
-            optimizer.restore(state.slots, state.scalars)
-        vector = np.zeros(len(weights) + 1, np.float32)
-        return Training(
-            me=self._begin.node,
-            shares=self._begin.plan.shares,
-            spec=self._spec.training,
-            model=TorchModel(self._layers, weights, vector[:-1], self._threads()),
-            optimizer=optimizer,
-            vector=vector,
+            weights = state.weights
+        vector = np.zeros(len(weights) + notes_of(spec, len(begin.plan.shares)), np.float32)
+        model = TorchModel(self._layers, weights, vector[: len(weights)], self._threads())
+        group = Group(begin.node, begin.plan.shares, collective, self._channel.send, lambda: orders.cancelled)
+        samples = Samples(self._data, spec)
+        training = Training(
+            spec=spec,
+            group=group,
+            way=way_of(spec, group, samples, model, vector, self._channel.send),
+            model=model,
+            samples=samples,
             data=self._data,
             collective=collective,
             report=self._channel.send,
-            cancelled=lambda: orders.cancelled,
             save=writer.submit,
-            step=step,
         )
+        if state is not None:
+            training.resume(state)
+        return training
 
     def _threads(self) -> int:
         """As many threads as this share of a step can feed, within the limit: on a busy machine, threads that wait for
@@ -118,16 +122,13 @@ class TrainingAssignment:
 
     def _finish(self, training: Training, result: Result, began: float) -> None:
         path = self._directory / "model.safetensors"
-        modelfile.write(path, self._card(result.accuracy), training.model.weights)
-        metrics = {"loss": result.loss}
-        if result.accuracy is not None and result.test_loss is not None:
-            metrics |= {"accuracy": result.accuracy, "test_loss": result.test_loss}
+        modelfile.write(path, self._card(result.accuracy), training.way.weights)
         self._channel.send(
             Finished(
                 step=result.step,
                 path=str(path),
                 seconds=time.monotonic() - began,
-                metrics=metrics,
+                metrics=result.metrics(),
                 lead=training.leads,
             )
         )

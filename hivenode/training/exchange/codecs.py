@@ -289,7 +289,8 @@ class Feedback:
     """What this sender still owes: e <- e + g - Q(e + g), for the whole vector.
 
     It belongs to the sender, not to a view: whoever leaves, or owns which slice, what has not been said is said with
-    the next message. Until a round is known to be done its errors are only noted; a void round leaves the debt as it was.
+    the next message. Until a round is known to be done its errors are only noted; a void round leaves the debt as it
+    was.
 
     Args:
         size: length of the vector.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from hivenode.net.local import Peer
+from hivenode.training.exchange.codecs import Codec
 from hivenode.training.frameworks.model import Vector
 
 
@@ -35,9 +36,15 @@ class Collective(Protocol):
         """Meet the others. Planned nodes missing from `peers` are left out from the start."""
         ...
 
-    def mean(self, vector: Vector, weight: float) -> None:
+    def mean(self, vector: Vector, weight: float, codec: Codec | None = None) -> Vector | None:
         """Replace `vector` by the weighted mean over all members, the same bits on each. `members` may be fewer
         after it.
+
+        Args:
+            codec: of contributions and result, the same on all members; None: float32, nothing is lost.
+
+        Returns:
+            what this member gave, where that came too late to be part of the mean.
 
         Raises:
             MembersChanged: give it again.

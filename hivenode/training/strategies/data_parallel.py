@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hivenode.net.local import Peer
 from hivenode.training.exchange import Exchange, Seat, ViewChanged, WorkerKey
+from hivenode.training.exchange.codecs import Codec
 from hivenode.training.frameworks.model import Vector
 from hivenode.training.strategies.collective import MembersChanged
 
@@ -36,11 +37,18 @@ class Together:
     def connect(self, peers: tuple[Peer, ...]) -> None:
         self._exchange.connect(peers)
 
-    def mean(self, vector: Vector, weight: float) -> None:
+    def mean(self, vector: Vector, weight: float, codec: Codec | None = None) -> Vector | None:
         try:
+            if codec is not None:  # TEMPORARY until the exchange takes codecs
+                import numpy as np
+
+                data = np.empty(codec.encoded_size(vector.size), np.uint8)
+                codec.encode(vector, data)
+                codec.decode(data, vector)
             self._exchange.all_reduce(vector, weight)
         except ViewChanged as changed:
             raise MembersChanged from changed
+        return None
 
     def finish(self) -> None:
         self._exchange.barrier()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hivenode.net.local import Peer
+from hivenode.training.exchange.codecs import Codec
 from hivenode.training.frameworks.model import Vector
 
 
@@ -22,7 +23,7 @@ class Alone:
     def connect(self, peers: tuple[Peer, ...]) -> None:
         """There is nobody to meet."""
 
-    def mean(self, vector: Vector, weight: float) -> None:
+    def mean(self, vector: Vector, weight: float, codec: Codec | None = None) -> None:
         """The mean of one vector is that vector."""
 
     def finish(self) -> None:
