@@ -16,12 +16,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from hivenode.data.info import DataInfo
 from hivenode.errors import InvalidInput
+from hivenode.models.layers import LayerCost, ModelCost
+from hivenode.spec.section import Scalar
 from hivenode.spec.values import Strategy
 
 Kind = Literal["steps", "sums", "trees", "whole"]
 Task = Literal["classification", "regression", "clustering"]
-Value = bool | int | float | str
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +31,14 @@ class Argument:
     """Of an estimator: whole numbers or, with `real`, any from `low` to `high`; or one of `choices`; or a truth value.
     `default` None leaves it to scikit-learn."""
 
-    default: Value | None = None
+    default: Scalar | None = None
     low: float = 0
     high: float = 1e6
     real: bool = False
     choices: tuple[str, ...] = ()
     truth: bool = False
 
-    def check(self, what: str, value: Value) -> Value:
+    def check(self, what: str, value: Scalar) -> Scalar:
         """Raises InvalidInput."""
         if self.truth:
             if isinstance(value, bool):
@@ -72,17 +74,6 @@ class Estimator:
     task: Task
     arguments: Mapping[str, Argument]
     cost: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class EstimatorCost:
-    """As planners take it; see `models.zoo.ModelCost`."""
-
-    source: str
-    parameters: int
-    flops_per_sample: int
-    activation_bytes_per_sample: int
-    layers: tuple[()] = ()
 
 
 def _only(*names: str, default: str | None = None) -> Argument:
@@ -180,7 +171,7 @@ def estimator(source: str) -> tuple[str, Estimator]:
     return name, entry
 
 
-def arguments(source: str, given: Mapping[str, Value]) -> dict[str, Value]:
+def arguments(source: str, given: Mapping[str, Scalar]) -> dict[str, Scalar]:
     """Checked arguments, with defaults. Raises InvalidInput naming the one that is wrong."""
     _, entry = estimator(source)
     values = {name: argument.default for name, argument in entry.arguments.items() if argument.default is not None}
@@ -194,17 +185,17 @@ def arguments(source: str, given: Mapping[str, Value]) -> dict[str, Value]:
     return values
 
 
-def describe(source: str, given: Mapping[str, Value], features: int, outputs: int) -> EstimatorCost:
+def describe(source: str, given: Mapping[str, Scalar], info: DataInfo) -> ModelCost:
     """What learning costs, roughly: trees have no parameters until they are grown. Raises as `arguments`."""
     _, entry = estimator(source)
     values = arguments(source, given)
-    width = int(values.get("n_clusters", outputs))
-    parameters = (features + 1) * width
+    parameters = (info.features + 1) * int(values.get("n_clusters", info.outputs))
     if "hidden" in values:
         hidden, depth = int(values["hidden"]), int(values["depth"])
-        parameters = (features + 1) * hidden + (depth - 1) * (hidden + 1) * hidden + (hidden + 1) * outputs
-    trees = int(values.get("n_estimators", 1))
-    return EstimatorCost(source, parameters, int(2 * parameters * entry.cost * trees), 8 * features)
+        parameters = (info.features + 1) * hidden + (depth - 1) * (hidden + 1) * hidden + (hidden + 1) * info.outputs
+    flops = int(2 * parameters * entry.cost * int(values.get("n_estimators", 1)))
+    kept = 2 * info.sample_bytes
+    return ModelCost(source, parameters, flops, kept, (LayerCost("whole", parameters, flops, kept),))
 
 
 def masked(source: str) -> dict[Strategy, str]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from hivenode.spec.section import Section
 
 Whole = Annotated[int, Field(strict=True, ge=1)]
 CodecName = Literal["fp32", "fp16", "bf16", "int8", "int4", "topk"]
 
 
-class TrainingSpec(BaseModel):
+class TrainingSpec(Section):
     """`batch_size` is the global batch, in samples; each node computes its share of it.
 
     `sync` says what nodes tell each other and when:
@@ -25,8 +27,6 @@ class TrainingSpec(BaseModel):
     `codec` is what the numbers are written in on the wire; lossy ones carry over what they could not say. `auto`
     measures link and codecs in the first exchanges, and then chooses.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
 
     epochs: Annotated[int, Field(strict=True, ge=1, le=100_000)] = 10
     batch_size: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] = 64

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hivenode.data.loading import Dataset
+from hivenode.data.loading import Dataset, Samples
 from hivenode.net.local import FromWorker, Peer, WorkerProgress
 from hivenode.spec.job import JobSpec
 from hivenode.training.checkpoints import State
 from hivenode.training.frameworks import sklearn_fitting as fitting
 from hivenode.training.frameworks.predictors import Floats, nearest, predictor
-from hivenode.training.frameworks.sklearn_learners import flat, score
+from hivenode.training.frameworks.sklearn_learners import Rows, Targets, flat, narrow, score
 from hivenode.training.loop import Result
 from hivenode.training.strategies.collective import Collective
 from hivenode.training.strategies.group import Group
@@ -40,7 +40,6 @@ class Fitting:
     spec: JobSpec
     group: Group
     data: Dataset
-    outputs: int
     collective: Collective
     report: Callable[[FromWorker], None]
     threads: int
@@ -55,7 +54,8 @@ class Fitting:
 
     def state(self) -> State:
         """There is nothing to keep before the end."""
-        return State(self.step, np.zeros(0, np.float32), {}, {})
+        nothing = np.zeros(0, np.float32)
+        return State(self.step, nothing, nothing, {}, {})
 
     def begin(self, peers: tuple[Peer, ...]) -> None:
         """Meet the other members. Raises as `run` does."""
@@ -75,12 +75,18 @@ class Fitting:
         self.group.look_around(0)
         began = time.monotonic()
         spec, data = self.spec, self.data
-        rows, labels = flat(data.train_inputs), data.train_labels
+        rows, labels = _all(data.train)
         if self.trees:
             self.tensors = self._forest(rows, labels, began)
         else:
             self.tensors = fitting.fit(
-                spec.model.source, spec.model.params, rows, labels, self.outputs, spec.training.seed, self.threads
+                spec.model.source,
+                spec.model.params,
+                rows,
+                labels,
+                self.data.info.outputs,
+                spec.training.seed,
+                self.threads,
             )
         self.step = 1
         self.group.finish()
@@ -88,14 +94,14 @@ class Fitting:
         loss = self._loss(rows, labels)[1]
         assert loss is not None
         self._progress(1, 1, loss, len(rows) / seconds)
-        return Result(1, loss, *self._loss(flat(data.test_inputs), data.test_labels), 1.0, len(rows) / seconds, None)
+        return Result(1, loss, *self._loss(*_all(data.test)), 1.0, len(rows) / seconds, None)
 
-    def _loss(self, rows: Floats, labels: np.ndarray) -> tuple[float | None, float | None]:  # type: ignore[type-arg]
+    def _loss(self, rows: Rows, labels: Targets) -> tuple[float | None, float | None]:
         """Accuracy, and the mean loss; None without samples."""
         if not len(rows):
             return None, None
         source, params = self.spec.model.source, self.spec.model.params
-        found = predictor(source, params, self.tensors, rows.shape[1], self.outputs)
+        found = predictor(source, params, self.tensors, rows.shape[1], self.data.info.outputs)
         if "centres" in self.tensors:
             return None, float(nearest(rows, self.tensors["centres"])[1].mean())
         task = "regression" if self.data.info.task == "regression" else "classification"
@@ -104,8 +110,9 @@ class Fitting:
 
     # --- forests ------------------------------------------------------------------------------------------------
 
-    def _forest(self, rows: Floats, labels: np.ndarray, began: float) -> dict[str, Floats]:  # type: ignore[type-arg]
-        source, params = self.spec.model.source, self.spec.model.params
+    def _forest(self, rows: Rows, labels: Targets, began: float) -> dict[str, Floats]:
+        source, params, seed = self.spec.model.source, self.spec.model.params, self.spec.training.seed
+        outputs = self.data.info.outputs
         total = fitting.units_of(params, source)
         grown: dict[int, fitting.Grown] = {}
 
@@ -115,9 +122,7 @@ class Fitting:
             for unit in mine:
                 if unit not in grown:
                     self.group.heed()
-                    grown[unit] = fitting.grow(
-                        source, params, unit, rows, labels, self.outputs, self.spec.training.seed, self.threads
-                    )
+                    grown[unit] = fitting.grow(source, params, unit, rows, labels, outputs, seed, self.threads)
                     speed = len(grown) * fitting.UNIT / max(time.monotonic() - began, 1e-9)
                     self._progress(min(len(grown), len(mine)), len(mine), 0.0, speed)
             return {unit: grown[unit] for unit in mine}
@@ -128,7 +133,7 @@ class Fitting:
             except _Again:
                 self.group.look_around(0)
                 continue
-            return fitting.together([found[unit] for unit in range(total)], self.outputs)
+            return fitting.together([found[unit] for unit in range(total)], outputs)
 
     def _gather(self, grow: Callable[[], Mapping[int, fitting.Grown]]) -> dict[int, fitting.Grown]:
         """Everybody's units: each member's bytes in a place of their own in one vector that is zero elsewhere, whose
@@ -186,3 +191,8 @@ class Fitting:
                 members=self.group.members,
             )
         )
+
+
+def _all(part: Samples) -> tuple[Rows, Targets]:
+    inputs, labels = part.take(np.arange(len(part)))
+    return flat(inputs), narrow(labels)

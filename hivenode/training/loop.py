@@ -15,18 +15,27 @@ from hivenode.data.loading import Dataset
 from hivenode.net.local import FromWorker, Log, Peer, WorkerProgress
 from hivenode.spec.training import TrainingSpec
 from hivenode.training.checkpoints import State
-from hivenode.training.frameworks.model import Inputs, Labels
+from hivenode.training.frameworks.model import Inputs, Labels, Vector
 from hivenode.training.schedules import learning_rate
 from hivenode.training.strategies.collective import Collective
 from hivenode.training.strategies.group import Group
-from hivenode.training.strategies.way import Advance, Samples, Way
+from hivenode.training.strategies.way import Advance, Course, Way
 
 PROGRESS_SECONDS = 0.5
+EVALUATED_SAMPLES = 4096
+"""Of the held-out part, in memory at once."""
+SCORED = ("classification", "language")
+"""Tasks with right and wrong answers."""
 _BEST, _WAITED = "patience.best", "patience.waited"
 
 
-class Evaluates(Protocol):
-    """What can be measured on data held out."""
+class Judged(Protocol):
+    """What the loop needs of a model, beside the way it trains."""
+
+    @property
+    def buffers(self) -> Vector:
+        """See `Model.buffers`."""
+        ...
 
     def evaluate(self, inputs: Inputs, labels: Labels) -> tuple[int, float]:
         """See `Model.evaluate`."""
@@ -103,8 +112,8 @@ class Training:
     spec: TrainingSpec
     group: Group
     way: Way
-    model: Evaluates
-    samples: Samples
+    model: Judged
+    course: Course
     data: Dataset
     collective: Collective
     report: Callable[[FromWorker], None]
@@ -125,10 +134,12 @@ class Training:
     def state(self) -> State:
         """As of the last finished step; not a copy."""
         patience = {_BEST: self._best.hex(), _WAITED: str(self._waited)} if self.spec.patience is not None else {}
-        return State(self.step, self.way.weights, self.way.slots(), {**self.way.scalars(), **patience})
+        return State(
+            self.step, self.way.weights, self.model.buffers, self.way.slots(), {**self.way.scalars(), **patience}
+        )
 
     def resume(self, state: State) -> None:
-        """Go on from there; the weights are the way's already.
+        """Go on from there; weights and buffers are in their places already.
 
         Raises:
             KeyError, ValueError: it is the state of another way.
@@ -155,7 +166,7 @@ class Training:
             JobFailed: training diverged.
             HiveError: this member cannot go on.
         """
-        steps, per_epoch = self.samples.steps, self.samples.steps_per_epoch
+        steps, per_epoch = self.course.steps, self.course.steps_per_epoch
         self.group.look_around(self.step)
         self._meter, self._epoch, whole = _Meter(), _Meter(), _Meter()
         found: tuple[float | None, float | None] | None = None
@@ -169,6 +180,10 @@ class Training:
                 meter.add(advance, self.step - before)
             loss = self._epoch.mean_loss
             ended = self.step // per_epoch > before // per_epoch or self.step == steps
+            every = self.spec.checkpoint_every_steps
+            keeps = self.step // every > before // every and self.step < steps
+            if ended or keeps:
+                self._share_buffers()
             if ended:
                 found = self._evaluate()
                 going = self._improves(found[1])
@@ -176,8 +191,7 @@ class Training:
                 self._epoch = _Meter()
             if ended or time.monotonic() - self._meter.started >= PROGRESS_SECONDS:
                 self._progress(found[0] if ended and found is not None else None)
-            every = self.spec.checkpoint_every_steps
-            if self.leads and self.step // every > before // every and self.step < steps and going:
+            if self.leads and keeps and going:
                 self.save(self.state())
         if found is None:  # resumed after the last step
             found = self._evaluate()
@@ -186,25 +200,40 @@ class Training:
         return Result(self.step, loss, *found, epochs, whole.samples_per_second, self._convergence)
 
     def _evaluate(self) -> tuple[float | None, float | None]:
-        """Accuracy and mean loss on the held-out part. The members' counts are combined, never compared: machines that
-        round differently still agree on the result."""
-        total = len(self.data.test_labels)
+        """Accuracy (where there are right answers) and mean loss on the held-out part. The members' counts are
+        combined, never compared: machines that round differently still agree on the result."""
+        total, info = len(self.data.test), self.data.info
         if total == 0:
             return None, None
         vector = np.zeros(2, np.float32)
 
         def compute() -> float:
             part = self.group.part(total)
-            if part:
-                mine = slice(part.start, part.stop)
-                correct, loss = self.model.evaluate(self.data.test_inputs[mine], self.data.test_labels[mine])
-                vector[:] = correct / len(part), loss / len(part)
-            else:
-                vector.fill(0.0)
+            vector.fill(0.0)
+            for start in range(part.start, part.stop, EVALUATED_SAMPLES):
+                places = np.arange(start, min(start + EVALUATED_SAMPLES, part.stop))
+                vector[:] += self.model.evaluate(*self.data.test.take(places))
+            vector[:] /= max(len(part), 1)
             return float(len(part))
 
         self.group.agree(vector, compute, self.step)
-        return round(float(vector[0]) * total) / total, float(vector[1])
+        answers = total * (info.features if info.task == "language" else 1)
+        accuracy = round(float(vector[0]) * total) / answers if info.task in SCORED else None
+        return accuracy, float(vector[1])
+
+    def _share_buffers(self) -> None:
+        """Replace running statistics by their mean over the members, so that all evaluate and keep the same model."""
+        buffers = self.model.buffers
+        if not buffers.size:
+            return
+        shared = buffers.copy()
+
+        def compute() -> float:
+            shared[:] = buffers
+            return 1.0
+
+        self.group.agree(shared, compute, self.step)
+        buffers[:] = shared
 
     def _improves(self, test_loss: float | None) -> bool:
         """Whether it is worth going on: the same on all members, as the loss is."""
@@ -233,13 +262,13 @@ class Training:
         self._previous = loss
         if self.leads:
             fields: dict[str, str | int | float | bool | None] = {
-                "epoch": -(-self.step // self.samples.steps_per_epoch),
+                "epoch": -(-self.step // self.course.steps_per_epoch),
                 "loss": loss,
                 "accuracy": accuracy,
                 "test_loss": test_loss,
                 "convergence": self._convergence,
                 "samples_per_second": self._epoch.samples_per_second,
-                "learning_rate": learning_rate(self.spec, self.step - 1, self.samples.steps),
+                "learning_rate": learning_rate(self.spec, self.step - 1, self.course.steps),
             }
             self.report(Log(level="info", event="epoch", fields=fields))
 
@@ -248,8 +277,8 @@ class Training:
         self.report(
             WorkerProgress(
                 step=self.step,
-                steps=self.samples.steps,
-                epoch=-(-self.step // self.samples.steps_per_epoch),
+                steps=self.course.steps,
+                epoch=-(-self.step // self.course.steps_per_epoch),
                 epochs=self.spec.epochs,
                 loss=meter.mean_loss,
                 accuracy=accuracy,

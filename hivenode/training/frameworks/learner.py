@@ -19,8 +19,12 @@ class Learner(Protocol):
         """(parameters,); the vector itself, which `adopt` writes to and `learn` changes."""
         ...
 
-    def learn(self, inputs: Inputs, labels: Labels, learning_rate: float) -> float:
-        """One step on these samples, at least one; returns their mean loss, before or after it."""
+    def learn(self, inputs: Inputs, labels: Labels, learning_rate: float, draw: int) -> float:
+        """One step on these samples, at least one; returns their mean loss, before or after it.
+
+        Args:
+            draw: seed of what the model draws itself.
+        """
         ...
 
     def adopt(self, weights: Vector) -> None:
@@ -48,8 +52,8 @@ class GradientLearner:
     def weights(self) -> Vector:
         return self._model.weights
 
-    def learn(self, inputs: Inputs, labels: Labels, learning_rate: float) -> float:
-        loss = self._model.backward(inputs, labels)
+    def learn(self, inputs: Inputs, labels: Labels, learning_rate: float, draw: int) -> float:
+        loss = self._model.backward(inputs, labels, draw=draw)
         if self._spec.clip_norm is not None:
             clip(self._gradient, self._spec.clip_norm)
         self._optimizer.step(self._model.weights, self._gradient, learning_rate)

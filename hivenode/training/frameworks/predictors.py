@@ -1,4 +1,4 @@
-"""What fitted estimators put out, from their arrays alone: plain numpy, so that a model file is never more than numbers.
+"""What fitted estimators put out, from their arrays alone: plain numpy, so that a model file is but numbers.
 
 Arrays are float32. Those of trees hold whole numbers, too (features, nodes), which float32 does exactly below 2**24;
 thresholds are rounded down, which for float32 inputs decides every comparison as the exact one would.
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hivenode.models.estimators import arguments, estimator
-from hivenode.models.estimators import Value
+from hivenode.spec.section import Scalar
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -29,11 +29,12 @@ class Predictor(Protocol):
     """Of a fitted estimator."""
 
     def outputs(self, rows: Floats) -> Doubles:
-        """(samples, outputs) for (samples, features): probabilities of classes, values, or 1 for the nearest cluster."""
+        """(samples, outputs) for (samples, features): probabilities of classes, values, or 1 for the nearest
+        cluster."""
         ...
 
 
-def predictor(source: str, params: Mapping[str, Value], tensors: Tensors, features: int, outputs: int) -> Predictor:
+def predictor(source: str, params: Mapping[str, Scalar], tensors: Tensors, features: int, outputs: int) -> Predictor:
     """The one for an estimator's arrays.
 
     Raises:
@@ -90,10 +91,11 @@ class Linear:
         if self.link == "softmax":
             return softmax(scores)
         if self.link == "hinge":
-            return np.eye(scores.shape[1])[scores.argmax(axis=1)]
+            return np.asarray(np.eye(scores.shape[1])[scores.argmax(axis=1)], np.float64)
         found = _logistic(scores) if self.link == "log_loss" else (np.clip(scores, -1.0, 1.0) + 1.0) / 2.0
         total = found.sum(axis=1, keepdims=True)
-        return np.where(total > 0, found / np.where(total > 0, total, 1.0), 1.0 / found.shape[1])
+        even = 1.0 / found.shape[1]
+        return np.asarray(np.where(total > 0, found / np.where(total > 0, total, 1.0), even), np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,9 +206,7 @@ _ACTIVATIONS: Mapping[str, Any] = {
 }
 
 
-def _network(
-    task: str, values: Mapping[str, Value], tensors: Tensors, features: int, columns: int
-) -> Network:
+def _network(task: str, values: Mapping[str, Scalar], tensors: Tensors, features: int, columns: int) -> Network:
     hidden, depth = int(values["hidden"]), int(values["depth"])
     widths = [features, *[hidden] * depth, columns]
     shapes: dict[str, tuple[int, ...]] = {}

@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from hivenode.data.partition import random_words
 from hivenode.errors import Exhausted
-from hivenode.models.estimators import Value, arguments, estimator
+from hivenode.models.estimators import arguments, estimator
+from hivenode.spec.section import Scalar
 from hivenode.training.frameworks.predictors import MAX_NODES, Floats
 from hivenode.training.frameworks.sklearn_learners import Rows, Targets, build
 
@@ -27,13 +28,11 @@ Grown = dict[str, Floats]
 
 
 def fit(
-    source: str, params: Mapping[str, Value], rows: Rows, labels: Targets, outputs: int, seed: int, threads: int
+    source: str, params: Mapping[str, Scalar], rows: Rows, labels: Targets, outputs: int, seed: int, threads: int
 ) -> dict[str, Floats]:
     """Fit an estimator of kind `whole`, with `threads` threads of joblib where it can use them; its arrays."""
     values = arguments(source, params)
     fitted = build(source, values, seed)
-    if "n_jobs" in fitted.get_params():
-        fitted.set_params(n_jobs=threads)
     with joblib.parallel_backend("threading", n_jobs=threads):
         fitted.fit(rows, labels)
     name, entry = estimator(source)
@@ -50,14 +49,14 @@ def fit(
     return {"coefficients": coefficients, "intercepts": intercepts}
 
 
-def units_of(params: Mapping[str, Value], source: str) -> int:
+def units_of(params: Mapping[str, Scalar], source: str) -> int:
     """Calls of `grow` that a forest takes."""
     return -(-int(arguments(source, params)["n_estimators"]) // UNIT)
 
 
 def grow(
     source: str,
-    params: Mapping[str, Value],
+    params: Mapping[str, Scalar],
     unit: int,
     rows: Rows,
     labels: Targets,
@@ -69,9 +68,7 @@ def grow(
     values = arguments(source, params)
     trees = int(values["n_estimators"])
     own = int(random_words(1, seed, _GROW, unit)[0] >> np.uint64(33))
-    fitted = build(
-        source, values, seed, n_estimators=min(UNIT, trees - unit * UNIT), random_state=own, n_jobs=threads
-    )
+    fitted = build(source, values, seed, n_estimators=min(UNIT, trees - unit * UNIT), random_state=own, n_jobs=threads)
     fitted.fit(rows, labels)
     return _line([tree.tree_ for tree in fitted.estimators_], _columns(fitted, outputs), outputs)
 

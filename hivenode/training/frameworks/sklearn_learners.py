@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from hivenode.data.partition import permutation, uniform
 from hivenode.errors import InvalidInput
-from hivenode.models.estimators import Value, arguments, estimator
+from hivenode.models.estimators import arguments, estimator
+from hivenode.spec.section import Scalar
 from hivenode.training.frameworks.predictors import Floats, Predictor, nearest, predictor
 
 _CENTRES = 9
@@ -32,7 +33,7 @@ class EstimatorLearner(ABC):
         features, outputs: widths of a sample and of what is predicted.
     """
 
-    def __init__(self, source: str, params: Mapping[str, Value], features: int, outputs: int) -> None:
+    def __init__(self, source: str, params: Mapping[str, Scalar], features: int, outputs: int) -> None:
         self._source, self._params = source, dict(params)
         self._values = arguments(source, params)
         self._task = estimator(source)[1].task
@@ -43,12 +44,17 @@ class EstimatorLearner(ABC):
     def weights(self) -> Floats:
         return self._weights
 
+    @property
+    def buffers(self) -> Floats:
+        """There are none."""
+        return np.zeros(0, np.float32)
+
     @abstractmethod
     def tensors(self) -> dict[str, Floats]:
         """The arrays a model file holds, by name."""
 
     @abstractmethod
-    def learn(self, inputs: Rows, labels: Targets, learning_rate: float) -> float: ...
+    def learn(self, inputs: Rows, labels: Targets, learning_rate: float, draw: int) -> float: ...
 
     @abstractmethod
     def adopt(self, weights: Floats) -> None: ...
@@ -61,6 +67,7 @@ class EstimatorLearner(ABC):
 
     def restore(self, slots: Mapping[str, Floats], scalars: Mapping[str, str]) -> None:
         """There is nothing beside the weights."""
+        del slots, scalars
 
     @property
     def predictor(self) -> Predictor:
@@ -85,13 +92,19 @@ def score(task: str, outputs: npt.NDArray[np.float64], labels: Targets) -> tuple
 
 
 def flat(inputs: Rows) -> Rows:
+    """(samples, features)."""
     return inputs.reshape(len(inputs), -1)
+
+
+def narrow(labels: Targets) -> Targets:
+    """Values to predict without their second axis, where there is one of each."""
+    return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
 
 
 class PartialFit(EstimatorLearner):
     """Linear models and networks: `partial_fit` on each batch, by the library itself."""
 
-    def __init__(self, source: str, params: Mapping[str, Value], features: int, outputs: int, seed: int) -> None:
+    def __init__(self, source: str, params: Mapping[str, Scalar], features: int, outputs: int, seed: int) -> None:
         super().__init__(source, params, features, outputs)
         self._estimator = build(source, self._values, seed)
         self._network = source.startswith("sklearn:MLP")
@@ -123,9 +136,11 @@ class PartialFit(EstimatorLearner):
         for array in [a for name in ("ms", "vs", "velocities") for a in getattr(optimizer, name, ())]:
             array.fill(0.0)
 
-    def learn(self, inputs: Rows, labels: Targets, learning_rate: float) -> float:
+    def learn(self, inputs: Rows, labels: Targets, learning_rate: float, draw: int) -> float:
         rows = flat(inputs)
-        self._estimator.partial_fit(rows, np.asarray(labels), **self._classes)
+        self._estimator.partial_fit(
+            rows, labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels, **self._classes
+        )
         start = 0
         for array in self._arrays():
             self._weights[start : start + array.size] = array.ravel()
@@ -158,7 +173,7 @@ class ClusterSums(EstimatorLearner):
     """MiniBatchKMeans (Sculley, WWW 2010): each centre is the mean of the samples that were nearest to it. The weights
     are sums and counts, so that members' weights may be averaged."""
 
-    def __init__(self, source: str, params: Mapping[str, Value], rows: Rows, outputs: int, seed: int) -> None:
+    def __init__(self, source: str, params: Mapping[str, Scalar], rows: Rows, outputs: int, seed: int) -> None:
         super().__init__(source, params, rows.shape[1], outputs)
         count = int(self._values["n_clusters"])
         if count > len(rows):
@@ -174,7 +189,7 @@ class ClusterSums(EstimatorLearner):
         size = prod(self._shape)
         return self._weights[:size].reshape(self._shape), self._weights[size:]
 
-    def learn(self, inputs: Rows, labels: Targets, learning_rate: float) -> float:
+    def learn(self, inputs: Rows, labels: Targets, learning_rate: float, draw: int) -> float:
         rows = flat(inputs)
         closest, distances = nearest(rows, self.tensors()["centres"])
         sums, counts = self._parts()
@@ -193,7 +208,7 @@ class ClusterSums(EstimatorLearner):
 class ClassSums(EstimatorLearner):
     """GaussianNB: counts, sums and sums of squares of each class, which add up exactly over members."""
 
-    def __init__(self, source: str, params: Mapping[str, Value], features: int, outputs: int) -> None:
+    def __init__(self, source: str, params: Mapping[str, Scalar], features: int, outputs: int) -> None:
         super().__init__(source, params, features, outputs)
         self._smoothing = float(self._values.get("var_smoothing", 1e-9))
         self._weights = np.zeros(outputs * (1 + 2 * features), np.float32)
@@ -203,7 +218,7 @@ class ClassSums(EstimatorLearner):
         rest = self._weights[k:].reshape(2, k, d)
         return self._weights[:k], rest[0], rest[1]
 
-    def learn(self, inputs: Rows, labels: Targets, learning_rate: float) -> float:
+    def learn(self, inputs: Rows, labels: Targets, learning_rate: float, draw: int) -> float:
         rows = flat(inputs)
         counts, sums, squares = self._parts()
         counts += np.bincount(labels, minlength=self._outputs).astype(np.float32)
@@ -229,9 +244,7 @@ class ClassSums(EstimatorLearner):
         }
 
 
-def learner(
-    source: str, params: Mapping[str, Value], inputs: Rows, outputs: int, seed: int
-) -> EstimatorLearner:
+def learner(source: str, params: Mapping[str, Scalar], inputs: Rows, outputs: int, seed: int) -> EstimatorLearner:
     """The learner of an estimator of kind `steps` or `sums`.
 
     Args:
@@ -248,7 +261,7 @@ def learner(
             return PartialFit(source, params, rows.shape[1], outputs, seed)
 
 
-def build(source: str, values: Mapping[str, Value], seed: int, **more: object) -> Any:
+def build(source: str, values: Mapping[str, Scalar], seed: int, **more: object) -> Any:
     """The library's own object, from checked arguments."""
     name, entry = estimator(source)
     chosen: dict[str, object] = {**values, **more}
@@ -267,7 +280,7 @@ def _glorot(array: npt.NDArray[Any], seed: int, number: int) -> Floats:
     if array.ndim == 1:
         return np.zeros(array.size, np.float32)
     bound = np.sqrt(6.0 / sum(array.shape))
-    return ((2.0 * uniform(array.size, seed, number) - 1.0) * bound).astype(np.float32)
+    return np.asarray((2.0 * uniform(array.size, seed, number) - 1.0) * bound, np.float32)
 
 
 def _spread(rows: Rows, count: int, seed: int) -> Floats:
@@ -281,4 +294,4 @@ def _spread(rows: Rows, count: int, seed: int) -> Floats:
         reached = np.cumsum(distance)
         places.append(min(int(np.searchsorted(reached, chance * reached[-1], side="right")), len(some) - 1))
         distance = np.minimum(distance, ((some - some[places[-1]]) ** 2).sum(axis=1))
-    return some[places].astype(np.float32)
+    return np.asarray(some[places], np.float32)

@@ -19,16 +19,19 @@ from hivenode.training.frameworks.model import Model, Vector
 from hivenode.training.optimizers import Optimizer
 from hivenode.training.schedules import clip, learning_rate
 from hivenode.training.strategies.group import Group
-from hivenode.training.strategies.way import Advance, Samples
+from hivenode.training.strategies.way import Advance, Course
 from hivenode.training.strategies.wire import Wire
+
+SPEEDS_EVERY = 10
+"""Steps after which members tell each other how fast they are."""
 
 
 class EveryStep:
     """`Way` of synchronous steps.
 
     Args:
-        vector: (parameters + notes,) float32; the model's gradient is a view of its beginning. The notes behind it,
-            the loss and the members' speeds, are reduced along with it where the wire is exact, else by themselves.
+        vector: (parameters + 1,) float32; the model's gradient is a view of all but the last element, which carries
+            the loss, so that both are reduced at once where the wire is exact.
     """
 
     def __init__(
@@ -36,87 +39,84 @@ class EveryStep:
         spec: TrainingSpec,
         group: Group,
         wire: Wire,
-        samples: Samples,
+        course: Course,
         model: Model,
         optimizer: Optimizer,
         vector: Vector,
     ) -> None:
-        self._spec, self._group, self._wire, self._samples = spec, group, wire, samples
+        self._spec, self._group, self._wire, self._course = spec, group, wire, course
         self._model, self._optimizer = model, optimizer
-        self._vector = vector
-        size = len(model.weights)
-        self._gradient, self._notes = vector[:size], vector[size:]
-        self._adaptive = spec.sync == "accumulate"
-        self._sum = np.zeros(size if spec.micro_batch_size is not None else 0, np.float32)
+        self._vector, self._gradient = vector, vector[:-1]
+        self._sum = np.zeros(len(self._gradient) if spec.micro_batch_size is not None else 0, np.float32)
+        self._computed = [0, 0.0]
+        """Samples and seconds since speeds were last told."""
 
     @property
     def weights(self) -> Vector:
         return self._model.weights
 
     def advance(self, step: int, stop: int) -> Advance:
-        batch = self._samples.of(step, step + 1)
-        rate = learning_rate(self._spec, step, self._samples.steps)
-        taken = 0.0
-        counts: list[int] = []
+        rate = learning_rate(self._spec, step, self._course.steps)
+        taken, total = 0.0, 0
+        weight = 0.0
 
         def compute() -> float:
-            nonlocal taken
-            counts[:] = [len(self._group.part(len(batch), member)) for member in self._group.members]
-            part = self._group.part(len(batch))
+            nonlocal taken, total, weight
+            mine, total = self._course.part(step, step + 1)
             began = time.monotonic()
-            self._note(self._backward(batch[part.start : part.stop], step, rate), len(part), began)
-            taken += time.monotonic() - began
-            return float(len(part))
+            self._vector[-1] = self._backward(mine, step, rate)
+            seconds = time.monotonic() - began
+            taken += seconds
+            self._computed = [self._computed[0] + len(mine), self._computed[1] + seconds]
+            weight = float(len(mine))
+            return weight
 
         if self._wire.exact:
             self._wire.agree(self._vector, compute, step)
         else:
             self._wire.agree(self._gradient, compute, step)
-            self._agree_on_notes(float(len(self._group.part(len(batch)))), step)
-        loss = float(self._notes[0])
-        self._samples.check(loss, step, rate)
-        if self._adaptive and len(counts) == len(self._group.members):
-            self._group.read_speeds(self._notes[1:], counts)
+            self._agree_on_loss(weight, step)
+        loss = float(self._vector[-1])
+        self._course.check(loss, step, rate)
         if self._spec.clip_norm is not None:
             clip(self._gradient, self._spec.clip_norm)
         self._optimizer.step(self._model.weights, self._gradient, rate)
-        return Advance(step + 1, loss, len(batch), taken)
+        if self._spec.sync == "accumulate" and self._course.movable and step % SPEEDS_EVERY == 0:
+            self._group.share_speeds(int(self._computed[0]), float(self._computed[1]), step + 1)
+            self._computed = [0, 0.0]
+        return Advance(step + 1, loss, total, taken)
 
     def _backward(self, mine: Indices, step: int, rate: float) -> float:
         """Fill the gradient with that of these samples; returns their mean loss."""
         if not len(mine):
-            self._vector.fill(0.0)
+            self._gradient.fill(0.0)
             return 0.0
         width = self._spec.micro_batch_size or len(mine)
         if width >= len(mine):
-            loss = self._model.backward(*self._samples.take(mine))
-            self._samples.check(loss, step, rate)
+            loss = self._model.backward(*self._course.take(mine), draw=self._course.draw(step))
+            self._course.check(loss, step, rate)
             return loss
         self._sum.fill(0.0)
         total = 0.0
-        for start in range(0, len(mine), width):
+        for turn, start in enumerate(range(0, len(mine), width)):
             micro = mine[start : start + width]
-            loss = self._model.backward(*self._samples.take(micro))
-            self._samples.check(loss, step, rate)
+            loss = self._model.backward(*self._course.take(micro), draw=self._course.draw(step, turn))
+            self._course.check(loss, step, rate)
             total += loss * len(micro)
             self._gradient *= np.float32(len(micro) / len(mine))
             self._sum += self._gradient
         self._gradient[:] = self._sum
         return total / len(mine)
 
-    def _note(self, loss: float, samples: int, began: float) -> None:
-        self._notes[0] = loss
-        if self._adaptive:
-            self._group.write_speed(self._notes[1:], samples, time.monotonic() - began)
+    def _agree_on_loss(self, weight: float, step: int) -> None:
+        own, loss = self._vector[-1], np.zeros(1, np.float32)
 
-    def _agree_on_notes(self, weight: float, step: int) -> None:
-        own = self._notes.copy()
-
-        def again() -> float:
-            self._notes[:] = own
+        def tell() -> float:
+            loss[0] = own
             return weight
 
-        self._group.agree(self._notes, again, step)
+        self._group.agree(loss, tell, step)
+        self._vector[-1] = loss[0]
 
     def slots(self) -> Mapping[str, Vector]:
         return self._optimizer.slots()

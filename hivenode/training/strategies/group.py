@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from hivenode.data.partition import member_range
 from hivenode.net.local import FromWorker, ViewChanged
 from hivenode.spec.values import Share
@@ -31,6 +33,7 @@ class Group:
     Attributes:
         planned: ids of all planned nodes, in rank order.
         members: of those still there.
+        weights: share of each planned node, in any unit.
     """
 
     def __init__(
@@ -44,7 +47,7 @@ class Group:
         self.me = me
         self.planned = tuple(share.node for share in sorted(shares, key=lambda share: share.rank))
         self.members = self.planned
-        self._weights = {share.node: share.weight for share in shares}
+        self.weights = {share.node: share.weight for share in shares}
         self._collective = collective
         self._report = report
         self._cancelled = cancelled
@@ -56,7 +59,7 @@ class Group:
 
     def part(self, total: int, member: str | None = None) -> range:
         """A member's (this one's) part of `range(total)`; the members' parts cover it exactly."""
-        return member_range(total, self.members, self._weights, member or self.me)
+        return member_range(total, self.members, self.weights, member or self.me)
 
     def agree(
         self,
@@ -111,30 +114,26 @@ class Group:
         if lost:
             self._report(ViewChanged(step=step, members=members, lost=lost))
 
-    # --- shares by speed ------------------------------------------------------------------------------------------
-
-    def write_speed(self, slots: Vector, samples: int, seconds: float) -> None:
-        """Put how fast this member computes into its place among the `planned`, to be averaged by samples."""
-        slots.fill(0.0)
-        slots[self.planned.index(self.me)] = samples / max(seconds, 1e-9)
-
-    def read_speeds(self, slots: Vector, counts: Sequence[int]) -> None:
-        """Divide what follows by these speeds, half and half with what was known: the same on all members.
+    def share_speeds(self, samples: int, seconds: float, step: int) -> None:
+        """Divide what follows by how fast the members compute, half and half with what was known. Each puts its speed
+        in a place of its own, so that the mean holds all of them, the same on every member.
 
         Args:
-            slots: the mean of what all members wrote.
-            counts: samples by member, the weights of that mean.
+            samples, seconds: what this member has computed, and how long that took; without samples its share stays.
         """
-        total = sum(counts)
-        speeds = {
-            member: float(slots[self.planned.index(member)]) * total / count
-            for member, count in zip(self.members, counts, strict=True)
-            if count > 0
-        }
-        known = sum(self._weights[member] for member in speeds)
-        measured = sum(speeds.values())
-        if not measured > 0.0:
+        if len(self.planned) < 2:
             return
+        told = np.zeros(len(self.planned), np.float32)
+
+        def tell() -> float:
+            told.fill(0.0)
+            told[self.planned.index(self.me)] = samples / max(seconds, 1e-9)
+            return 1.0
+
+        self.agree(told, tell, step)
+        speeds = {member: float(told[self.planned.index(member)]) for member in self.members}
+        speeds = {member: speed for member, speed in speeds.items() if speed > 0.0}
+        known, measured = sum(self.weights[member] for member in speeds), sum(speeds.values())
         for member, speed in speeds.items():
             fresh = known * speed / measured
-            self._weights[member] = KEPT_OF_OLD * self._weights[member] + (1.0 - KEPT_OF_OLD) * fresh
+            self.weights[member] = KEPT_OF_OLD * self.weights[member] + (1.0 - KEPT_OF_OLD) * fresh

@@ -21,7 +21,7 @@ from hivenode.training.frameworks.model import Vector
 from hivenode.training.optimizers import Outer
 from hivenode.training.schedules import learning_rate
 from hivenode.training.strategies.group import Group
-from hivenode.training.strategies.way import Advance, Samples
+from hivenode.training.strategies.way import Advance, Course
 from hivenode.training.strategies.wire import Wire
 
 OUTER = "outer"
@@ -30,6 +30,8 @@ OUTER = "outer"
 
 class LocalSteps:
     """`Way` of rounds.
+
+    Exchanges after every step where the job does not ask for local ones.
 
     Args:
         equal: every member counts the same in the mean, however many samples it had: for weights that are sums.
@@ -40,18 +42,18 @@ class LocalSteps:
         spec: TrainingSpec,
         group: Group,
         wire: Wire,
-        samples: Samples,
+        course: Course,
         learner: Learner,
         outer: Outer,
         *,
         equal: bool = False,
     ) -> None:
-        self._spec, self._group, self._wire, self._samples = spec, group, wire, samples
+        self._spec, self._group, self._wire, self._course = spec, group, wire, course
         self._learner, self._outer = learner, outer
         self._equal = equal
+        self._every = spec.sync_every if spec.sync == "local" else 1
         self._base = learner.weights.copy()
         self._back = np.zeros_like(self._base)
-        self._notes = np.zeros(1 + len(group.planned), np.float32)
         self._width = max(1, spec.batch_size // len(group.planned))
 
     @property
@@ -59,9 +61,9 @@ class LocalSteps:
         return self._base
 
     def advance(self, step: int, stop: int) -> Advance:
-        stop = min(stop, step + self._spec.sync_every)
-        indices = self._samples.of(step, stop)
-        parts = self._divide(indices)
+        stop = min(stop, step + self._every)
+        parts = {member: self._course.part(step, stop, member)[0] for member in self._group.members}
+        total = sum(map(len, parts.values()))
         due = parts[self._group.me]
         losses, count, taken = 0.0, 0, 0.0
 
@@ -80,21 +82,19 @@ class LocalSteps:
         self._wire.agree(self._back, compute, step)
         self._outer.step(self._base, self._back)
         self._learner.adopt(self._base)
-        loss = self._agree_on_notes(losses, count, taken, stop, [len(parts[m]) for m in self._group.members])
-        self._samples.check(loss, stop - 1, self._spec.learning_rate)
-        return Advance(stop, loss, len(indices), taken)
-
-    def _divide(self, indices: Indices) -> dict[str, Indices]:
-        parts = {}
-        for member in self._group.members:
-            part = self._group.part(len(indices), member)
-            parts[member] = indices[part.start : part.stop]
-        return parts
+        loss = self._agree_on_loss(losses, count, stop)
+        self._course.check(loss, stop - 1, self._spec.learning_rate)
+        if self._course.movable:
+            self._group.share_speeds(count, taken, stop)
+        return Advance(stop, loss, total, taken)
 
     def _inherit(self, parts: dict[str, Indices]) -> Indices:
-        """Divide what lost members had to do among those who are left; returns this one's part of it."""
+        """Divide what lost members had to do among those who are left; returns this one's part of it. Nothing, where
+        samples lie with those who train on them."""
         lost = [member for member in parts if member not in self._group.members]
         left = np.concatenate([parts.pop(member) for member in lost])
+        if not self._course.movable:
+            left = left[:0]
         ranges = split(len(left), [1.0] * len(self._group.members))
         for member, part in zip(self._group.members, ranges, strict=True):
             parts[member] = np.concatenate([parts[member], left[part.start : part.stop]])
@@ -106,28 +106,24 @@ class LocalSteps:
         if not len(mine):
             return 0.0
         total, steps = 0.0, max(1, int(len(mine) / self._width + 0.25))
-        for number, batch in enumerate(np.array_split(mine, steps)):
+        for turn, batch in enumerate(np.array_split(mine, steps)):
             self._group.heed()
-            at = step + (stop - step) * number // steps
-            rate = learning_rate(self._spec, at, self._samples.steps)
-            loss = self._learner.learn(*self._samples.take(batch), rate)
-            self._samples.check(loss, at, rate)
+            at = step + (stop - step) * turn // steps
+            rate = learning_rate(self._spec, at, self._course.steps)
+            loss = self._learner.learn(*self._course.take(batch), rate, self._course.draw(step, turn))
+            self._course.check(loss, at, rate)
             total += loss * len(batch)
         return total
 
-    def _agree_on_notes(self, losses: float, count: int, taken: float, step: int, counts: list[int]) -> float:
-        """Everybody's mean loss; and their speeds, by which the next round is divided."""
-        before = self._group.members
+    def _agree_on_loss(self, losses: float, count: int, step: int) -> float:
+        loss = np.zeros(1, np.float32)
 
         def tell() -> float:
-            self._notes[0] = losses / max(count, 1)
-            self._group.write_speed(self._notes[1:], count, taken)
+            loss[0] = losses / max(count, 1)
             return float(count)
 
-        self._group.agree(self._notes, tell, step)
-        if self._group.members == before:
-            self._group.read_speeds(self._notes[1:], counts)
-        return float(self._notes[0])
+        self._group.agree(loss, tell, step)
+        return float(loss[0])
 
     def slots(self) -> Mapping[str, Vector]:
         momentum = {OUTER: self._outer.velocity} if self._outer.velocity.size else {}

@@ -10,10 +10,11 @@ from typing import Protocol
 import numpy as np
 
 from hivenode.data.loading import Dataset
-from hivenode.data.partition import Batches, Indices
+from hivenode.data.partition import Batches, Indices, Mixed, Order, Ranged
 from hivenode.errors import JobFailed
 from hivenode.spec.training import TrainingSpec
 from hivenode.training.frameworks.model import Inputs, Labels, Vector
+from hivenode.training.strategies.group import Group
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +57,17 @@ class Way(Protocol):
         ...
 
 
-class Samples:
-    """The training part of the data in the order of a run's steps."""
+class Course:
+    """Which samples are trained on in which step of a run, and by whom."""
 
-    def __init__(self, data: Dataset, spec: TrainingSpec) -> None:
-        self._data = data
-        self._spec = spec
-        self._batches = Batches(len(data.train_labels), spec.batch_size, spec.seed)
-        self._order: tuple[int, Indices] | None = None
+    def __init__(self, data: Dataset, spec: TrainingSpec, group: Group) -> None:
+        self._data, self._spec, self._group = data, spec, group
+        batches = Batches(len(data.train), spec.batch_size, spec.seed)
+        self._order: Order = Ranged(batches) if data.ranges else Mixed(batches)
 
     @property
     def steps_per_epoch(self) -> int:
-        return self._batches.steps_per_epoch
+        return self._order.steps_per_epoch
 
     @property
     def steps(self) -> int:
@@ -75,18 +75,28 @@ class Samples:
         whole = self._spec.epochs * self.steps_per_epoch
         return whole if self._spec.max_steps is None else min(whole, self._spec.max_steps)
 
-    def of(self, step: int, stop: int) -> Indices:
-        """The global batches of the steps from `step` to before `stop`, one after the other."""
-        found = []
-        for number in range(step, stop):
-            epoch = number // self.steps_per_epoch
-            if self._order is None or self._order[0] != epoch:
-                self._order = epoch, self._batches.order(epoch)
-            found.append(self._batches.of_step(self._order[1], number))
-        return found[0] if len(found) == 1 else np.concatenate(found)
+    @property
+    def movable(self) -> bool:
+        """Whether any member could train on any sample."""
+        return not self._data.ranges
 
-    def take(self, indices: Indices) -> tuple[Inputs, Labels]:
-        return self._data.train_inputs[indices], self._data.train_labels[indices]
+    def part(self, step: int, stop: int, member: str | None = None) -> tuple[Indices, int]:
+        """A member's (this one's) samples of the steps from `step` to before `stop`, and how many all members have."""
+        group, found, total = self._group, list[Indices](), 0
+        for number in range(step, stop):
+            mine, count = self._order.part(number, group.members, group.weights, member or group.me)
+            found.append(mine)
+            total += count
+        return found[0] if len(found) == 1 else np.concatenate(found), total
+
+    def take(self, places: Indices) -> tuple[Inputs, Labels]:
+        """Inputs and labels of samples."""
+        return self._data.train.take(places)
+
+    def draw(self, step: int, turn: int = 0) -> int:
+        """Seed of what a model draws by itself in a step: a function of the job, the step and the member."""
+        rank = self._group.members.index(self._group.me)
+        return (self._spec.seed * 1_000_003 + step * 4099 + turn * 524_287 + rank) % 2**63
 
     def check(self, loss: float, step: int, learning_rate: float) -> None:
         """Raises JobFailed for a loss that is not finite, in the step after `step` finished ones."""
