@@ -48,6 +48,19 @@ class NonFinite(JobFailed):
         self.view = view
 
 
+class Absurd(JobFailed):
+    """A worker contributed values far larger than the others'; it is out, and the round is void. As `NonFinite`."""
+
+    def __init__(self, node: str, number: int, view: View | None) -> None:
+        super().__init__(
+            f"Worker {node} contributed values far larger than the others' to round {number}.",
+            fix="Check that worker's data and memory, or lower the learning rate.",
+        )
+        self.node = node
+        self.round = number
+        self.view = view
+
+
 class Mismatch(Corrupted):
     """Two workers hold different bits as the result of one round.
 

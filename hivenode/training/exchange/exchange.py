@@ -13,12 +13,15 @@ from hivenode.errors import Conflict, InvalidInput, Unavailable
 from hivenode.net.local import Peer
 from hivenode.training.exchange.attempt import Attempt, State
 from hivenode.training.exchange.clock import now
+from hivenode.training.exchange.codecs import Codec, Fp32
+from hivenode.training.exchange.deadlines import Deadlines
 from hivenode.training.exchange.effects import Phase
 from hivenode.training.exchange.engine import Engine, Pace
-from hivenode.training.exchange.errors import Excluded, Mismatch, NonFinite, ViewChanged
+from hivenode.training.exchange.errors import Absurd, Excluded, Mismatch, NonFinite, ViewChanged
 from hivenode.training.exchange.group import Group
 from hivenode.training.exchange.keys import WorkerKey
 from hivenode.training.exchange.meeting import Meeting, listen
+from hivenode.training.exchange.membership import BLAMED
 from hivenode.training.exchange.messages import Reason
 from hivenode.training.exchange.reduction import Vector, digest_of
 from hivenode.training.exchange.views import RankView, View
@@ -31,6 +34,7 @@ _WHY = {
     Reason.unknown: "it was not on everybody's list of workers",
     Reason.malformed: "it sent bytes that are not of the protocol",
     Reason.nonfinite: "it contributed values that are not finite",
+    Reason.absurd: "it contributed values far larger than the others'",
     Reason.left: "it had left",
     Reason.paused: "it stood still for longer than they wait, and nobody is left to ask",
     Reason.behind: "it fell behind",
@@ -60,18 +64,26 @@ class Reduced:
         contributors: node ids whose vectors are in the mean, in rank order.
         total_weight: sum of their weights.
         view: the view in force now; the next share is to be computed for it.
+        late: this worker's contribution, untouched, when it came too late to be in the mean; it is to be kept for the
+            next round, such as added to what is then contributed.
+        owed: first element, and what the codec took from the mean there (the mean minus what everybody got), in this
+            worker's slice; None without a codec.
     """
 
     round: int
     contributors: tuple[str, ...]
     total_weight: float
     view: View
+    late: Vector | None = None
+    owed: tuple[int, Vector] | None = None
 
 
 class Exchange:
     """Averages vectors with the other workers of a job, directly, with no server; survives the death of any.
 
-    All members make the same calls in the same order. Results are bit-identical on all members of a view, whoever
+    All members make the same calls in the same order. A round waits for all members until those that have not called
+    are overdue by what was usual of them; who comes later has the mean of the others, and may take part in the next.
+    Results are bit-identical on all members of a view, whoever
     dies whenever: a round is done for all survivors or void for all of them. A network that falls apart leaves one
     view in each part. One thread may call; `lost`, `view` and `close` are safe from any.
 
@@ -84,7 +96,10 @@ class Exchange:
         courtesy_seconds: how much later than a lower rank a higher one gives the other up, so that a broken link
             between two costs one of them, not both.
         chunk_bytes: size of a frame of numbers; at most 1 MiB.
-        shares: node id -> relative size of its slice (say, bandwidth), equal on all workers; all alike if absent.
+        deadline_seconds: the least that the last is waited for after the first has called a round, whatever was usual.
+        first_deadline_seconds: the same for the first few rounds, of which nothing is known.
+        norm_limit: a contribution whose norm is so many times the median of all is refused; None takes any.
+        shares: node id -> relative size of its slice; None (usual) follows what the links are measured to carry.
         on_view: told of each view, in order, from an internal thread; must return soon and not call the exchange.
 
     Raises:
@@ -98,14 +113,19 @@ class Exchange:
         *,
         silence_seconds: float = 3.0,
         connect_seconds: float = 15.0,
-        heartbeat_seconds: float = 0.5,
+        heartbeat_seconds: float = 0.25,
         courtesy_seconds: float = 0.25,
+        deadline_seconds: float = 2.0,
+        first_deadline_seconds: float = 30.0,
+        norm_limit: float | None = None,
         chunk_bytes: int = 512 * 1024,
         shares: Mapping[str, float] | None = None,
         on_view: Callable[[View], None] | None = None,
     ) -> None:
         self._me, self._key, self._connect, self._shares = me, key, connect_seconds, shares
         self._pace = Pace(silence_seconds, heartbeat_seconds, courtesy_seconds, chunk_bytes)
+        self._deadline_seconds = (deadline_seconds, first_deadline_seconds)
+        self._norm_limit = norm_limit
         self._on_view = on_view
         self._listener = listen(me.host, me.ports)
         self.port: int = self._listener.getsockname()[1]
@@ -118,7 +138,7 @@ class Exchange:
     def _build(self, shares: Mapping[int, float] | None) -> Engine:
         on_view = self._on_view
         return Engine(
-            Group(self._me.rank, list(self._nodes), shares),
+            Group(self._me.rank, list(self._nodes), Deadlines(*self._deadline_seconds), shares, self._norm_limit),
             self._pace,
             None if on_view is None else lambda view: on_view(self._named(view)),
         )
@@ -186,18 +206,21 @@ class Exchange:
                 if name == node and rank != self._me.rank:
                     self._engine.apply(self._engine.group.accuse(rank, Reason.told))
 
-    def all_reduce(self, vector: Vector, weight: float) -> Reduced:
-        """Replace the vector by `sum(w_i * x_i) / sum(w_i)` over the members of the view, computed in float32 in rank
-        order; by zeros when all weights are zero. With one member it stays as it is.
+    def all_reduce(self, vector: Vector, weight: float, codec: Codec | None = None) -> Reduced:
+        """Replace the vector by `sum(w_i * x_i) / sum(w_i)` over the members that were in time, computed in float32 in
+        rank order; by zeros when all weights are zero. With one contributor it stays as it is.
 
         Args:
             vector: float32, one-dimensional, contiguous, writable; as long on all members. Not written to unless the
                 round is done, so it is intact after an exception.
             weight: finite and not negative, such as the number of samples.
+            codec: by which the numbers travel, the same on all members; None for float32 as it is. Contributions, the
+                own included, and the mean are taken as decoded.
 
         Raises:
             ViewChanged: nothing was reduced; compute the share for the new view and call again.
-            NonFinite: somebody contributed NaN or infinity, and is out; otherwise as `ViewChanged`.
+            NonFinite, Absurd: somebody contributed NaN or infinity, or far too much, and is out; otherwise as
+                `ViewChanged`.
             Excluded: the others go on without this worker.
             Mismatch: a peer holds other bits as the result of an earlier round.
             InvalidInput: the vector or weight is not as described, or not of one length on all members.
@@ -214,28 +237,38 @@ class Exchange:
             )
         if not (math.isfinite(weight) and weight >= 0.0):
             raise InvalidInput(f"The weight {weight} is not a finite number from 0 up.", fix="Pass a sample count.")
+        norm = -1.0
+        if self._norm_limit is not None:
+            norm = float(np.linalg.norm(vector))
+            norm = norm if math.isfinite(norm) else -1.0
         with self._engine.lock:
             self._wait_stable()
             if self._current() != self._acknowledged:
                 self._raise_changed(None)
-            attempt = self._run(vector, weight)
+            attempt = self._run(vector, weight, None if isinstance(codec, Fp32) else codec, norm)
             if attempt.state is not State.complete:
                 self._wait_stable()
                 self._raise_changed(attempt)
+        late = vector.copy() if attempt.late else None
         digest = digest_of(attempt.result, copy_to=vector)
         with self._engine.lock:
-            self._engine.apply(self._engine.group.digested(attempt, digest))
+            self._digested(attempt, digest)
             self._check_mismatch()
             return Reduced(
                 attempt.number,
-                tuple(self._nodes[rank] for rank in attempt.view.ranks),
+                tuple(self._nodes[rank] for rank in attempt.contributors),
                 attempt.total_weight,
                 self._acknowledge() if self._engine.group.phase is Phase.stable else self._acknowledged,
+                late,
+                None if attempt.owed is None or attempt.late else (attempt.low, attempt.owed),
             )
 
+    def _digested(self, attempt: Attempt, digest: int) -> None:
+        self._engine.perform(self._engine.apply(self._engine.group.digested(attempt, digest, now())))
+
     def barrier(self) -> None:
-        """Return once all members have called it, in whatever view that comes to be; then all hold the results of
-        all rounds before it, and have compared them.
+        """Return once all members that are in time have called it, in whatever view that comes to be; then all members
+        hold the results of all rounds before it, and have compared them.
 
         Raises:
             Excluded, Mismatch: as for `all_reduce`.
@@ -246,6 +279,7 @@ class Exchange:
                 self._wait_stable()
                 attempt = self._run(empty, 0.0)
                 if attempt.state is State.complete:
+                    self._digested(attempt, digest_of(empty))
                     self._check_mismatch()
                     return
 
@@ -266,9 +300,11 @@ class Exchange:
 
     # --- rounds (lock held) ----------------------------------------------------------------------------------
 
-    def _run(self, vector: Vector, weight: float) -> Attempt:
-        attempt, effects = self._engine.group.begin(vector, weight)
-        self._engine.perform(self._engine.apply(effects))
+    def _run(self, vector: Vector, weight: float, codec: Codec | None = None, norm: float = -1.0) -> Attempt:
+        engine = self._engine
+        engine.waiting_since = now()
+        attempt, effects = engine.group.begin(vector, weight, engine.waiting_since, codec, norm, engine.rates())
+        engine.perform(engine.apply(effects))
         self._engine.changed.wait_for(
             lambda: (
                 self._over()
@@ -277,14 +313,15 @@ class Exchange:
                 or self._engine.group.mismatch is not None
             )
         )
+        engine.waiting_since = None
         if attempt.state is not State.complete:
-            self._engine.settle()
+            engine.settle()
             self._check(attempt.number)
             self._check_mismatch()
         if attempt.disagreement is not None:
             node = self._nodes[attempt.disagreement]
             raise InvalidInput(
-                f"Worker {node} came to round {attempt.number} with a vector of another length or cut otherwise.",
+                f"Worker {node} came to round {attempt.number} with a vector of another length, or another codec.",
                 fix="All workers must run the same model with the same settings.",
             )
         return attempt
@@ -308,8 +345,8 @@ class Exchange:
             raise Unavailable("The exchange was closed.", fix="Start another attempt.")
         verdict = self._engine.group.verdict
         if self._engine.group.phase is Phase.out and verdict is not None:
-            if verdict.reason is Reason.nonfinite:
-                raise NonFinite(self._me.node, verdict.round or number, None)
+            if verdict.reason in BLAMED:
+                raise _blame(verdict.reason)(self._me.node, verdict.round or number, None)
             raise Excluded(f"The other workers go on without {self._me.node}: {_WHY[verdict.reason]}.")
 
     def _check_mismatch(self) -> None:
@@ -332,6 +369,11 @@ class Exchange:
         before, dropped = self._acknowledged, list(self._engine.dropped)
         view = self._acknowledge()
         for accusation in dropped:
-            if accusation.reason is Reason.nonfinite and attempt is not None:
-                raise NonFinite(self._nodes[accusation.rank], accusation.round or attempt.number, view)
+            if accusation.reason in BLAMED and attempt is not None:
+                blame = _blame(accusation.reason)
+                raise blame(self._nodes[accusation.rank], accusation.round or attempt.number, view)
         raise ViewChanged(view, tuple(node for node in before.members if node not in view.members))
+
+
+def _blame(reason: Reason) -> type[NonFinite] | type[Absurd]:
+    return Absurd if reason is Reason.absurd else NonFinite

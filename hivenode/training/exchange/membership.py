@@ -25,6 +25,9 @@ from hivenode.training.exchange.effects import Effect, Entered, Phase, Send
 from hivenode.training.exchange.messages import FIRST, Accusation, Flush, Install, Reason, ViewId
 from hivenode.training.exchange.views import RankView
 
+BLAMED = (Reason.nonfinite, Reason.absurd)
+"""Reasons that lie in what a member contributed."""
+
 
 class Membership(ABC):
     """One member's side of agreeing on views.
@@ -153,7 +156,7 @@ class Membership(ABC):
         """Enter the next view; `ending` when a member is known to have stopped taking part in it already."""
         old = self.view
         # Who put out a member for its numbers closes its links too: its loss may be the first that others see.
-        known = self._accused | {a.rank: a for a in install.accused if a.reason is Reason.nonfinite}
+        known = self._accused | {a.rank: a for a in install.accused if a.reason in BLAMED}
         dropped = tuple(
             known.get(rank, Accusation(rank, install.view.leader, Reason.told))
             for rank in old.ranks
@@ -197,7 +200,7 @@ class Membership(ABC):
         out = {accusation.rank for accusation in accusations}
         self._reports[sender] = (tuple(rank for rank in flush.members if rank not in out), flush.completed)
         for accusation in accusations:
-            if accusation.reason is Reason.nonfinite and accusation.rank in self._accused:
+            if accusation.reason in BLAMED and accusation.rank in self._accused:
                 self._accused[accusation.rank] = accusation
         if any(a.rank in self.view.ranks and a.rank not in self._accused for a in accusations):
             return effects + self._accuse(accusations)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hivenode.training.exchange.attempt import State
 from hivenode.training.exchange.effects import Bulk, Malformed, Phase
 from hivenode.training.exchange.group import Group
 from hivenode.training.exchange.messages import Begin, Reason
@@ -148,8 +149,10 @@ def test_who_contributes_nan_is_out_and_named() -> None:
     guilty = world.members[1]
     honest_step = guilty.step
 
-    def step() -> list[object]:
-        effects = honest_step()
+    def step(moment: float) -> list[object]:
+        if guilty.attempt is not None:
+            return honest_step(moment)  # type: ignore[return-value]
+        effects = honest_step(moment)
         if guilty.attempt is not None:
             guilty.attempt.vector[4] = np.nan
         return effects  # type: ignore[return-value]
@@ -169,7 +172,7 @@ def test_who_contributes_nan_is_out_and_named() -> None:
 def test_results_that_differ_are_noticed_by_both() -> None:
     world = World(2, rounds=1, count=4, rng=random.Random(1))
     original = world.members[1].group.digested
-    world.members[1].group.digested = lambda attempt, digest: original(attempt, digest ^ 1)  # type: ignore[method-assign]
+    world.members[1].group.digested = lambda attempt, digest, now: original(attempt, digest ^ 1, now)  # type: ignore[method-assign]
     world.run()
     assert [world.members[rank].group.mismatch for rank in (0, 1)] == [(1, 1), (0, 1)]
 
@@ -199,7 +202,7 @@ def test_alone_after_standing_still_means_left_out() -> None:
 def test_numbers_nobody_may_send_are_malformed() -> None:
     world = World(2, rounds=1, count=8, rng=random.Random(3))
     group = world.members[0].group
-    while group.attempt is None:
+    while group.attempt is None or group.attempt.state is not State.active:
         world.step()
     view, number = group.view.id, group.attempt.number
     assert group.landing(1, Bulk.part, view, number + 1, 0, 2) is None
@@ -207,4 +210,4 @@ def test_numbers_nobody_may_send_are_malformed() -> None:
         with pytest.raises(Malformed):
             group.landing(1, kind, view, number, start, count)
     with pytest.raises(Malformed):
-        group.receive(1, Begin(view, number, 8, float("nan"), 0))
+        group.receive(1, Begin(view, number + 1, 8, "", float("nan"), -1.0, {}), 0.0)
