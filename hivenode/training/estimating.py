@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
+import msgspec
 import numpy as np
 import sklearn.cluster
 import sklearn.ensemble
@@ -51,6 +53,8 @@ def estimating(
     model, info = spec.model, data.info
     _, entry = estimator(model.source)
     check(model, info)
+    if entry.task == "clustering":  # whatever else the data could be for
+        data = replace(data, info=msgspec.structs.replace(info, task="clustering"))
     if entry.kind in ("trees", "whole"):
         fitting = Fitting(spec, group, data, collective, report, threads, entry.kind == "trees")
         return Prepared(fitting, Layout({}), lambda: EstimatorModel(model, info, fitting.tensors))

@@ -133,48 +133,50 @@ class Fitting:
             except _Again:
                 self.group.look_around(0)
                 continue
-            return fitting.together([found[unit] for unit in range(total)], outputs)
+            if len(found) == total:  # else somebody was late, and will be there the next time
+                return fitting.together([found[unit] for unit in range(total)], outputs)
 
     def _gather(self, grow: Callable[[], Mapping[int, fitting.Grown]]) -> dict[int, fitting.Grown]:
-        """Everybody's units: each member's bytes in a place of their own in one vector that is zero elsewhere, whose
-        mean times the number of members is all of them. So it is as safe as any exchange: all have it, or none.
+        """The units of all who were in time: each member's bytes in a place of their own in one vector that is zero
+        elsewhere, whose mean times the number of contributors is all of them. So it is as safe as any exchange: all
+        have it, or none.
 
         16 bits travel in each float32, for which a mean over any number of members is exact enough.
         """
-        group = self.group
-        lengths = np.zeros(len(group.planned), np.float32)
+        group, place = self.group, self.group.planned.index(self.group.me)
+        planned = len(group.planned)
+        lengths = np.zeros(2 * planned, np.float32)
         words = np.zeros(0, np.uint16)
 
         def tell() -> float:
             nonlocal words
             words = fitting.pack(grow()).view(np.uint16)
             lengths.fill(0.0)
-            lengths[group.planned.index(group.me)] = -(-len(words) // _LENGTHS)
+            lengths[place], lengths[planned + place] = 1.0, -(-len(words) // _LENGTHS)
             return 1.0
 
-        group.agree(lengths, tell, 0)
-        count = len(group.members)
-        blocks = np.rint(lengths * count).astype(np.int64)
+        in_time = group.agree(lengths, tell, 0).late is None
+        blocks = _restored(lengths, planned).astype(np.int64)
         ends = np.cumsum(blocks) * _LENGTHS
-        place = group.planned.index(group.me)
-        start = int(ends[place]) - int(blocks[place]) * _LENGTHS
-        vector = np.zeros(int(ends[-1]), np.float32)
+        start = planned + int(ends[place]) - int(blocks[place]) * _LENGTHS
+        vector = np.zeros(planned + int(ends[-1]), np.float32)
 
         def give() -> float:
-            vector[start : start + len(words)] = words
+            vector[place] = 1.0
+            if in_time:
+                vector[start : start + len(words)] = words
             return 1.0
 
         def void() -> None:
             raise _Again
 
-        before = group.members
         group.agree(vector, give, 0, void=void)
-        vector *= np.float32(len(before))
-        whole = np.rint(vector).astype(np.uint16)
+        whole = _restored(vector, planned).astype(np.uint16)
         found: dict[int, fitting.Grown] = {}
-        for number, blocked in enumerate(blocks):
-            own = whole[int(ends[number]) - int(blocked) * _LENGTHS : int(ends[number])]
-            found |= fitting.unpack(own.view(np.float32))
+        for end, blocked in zip(ends.tolist(), blocks.tolist(), strict=True):
+            own = whole[end - blocked * _LENGTHS : end].view(np.float32)
+            if own.size and own[0] > 0:
+                found |= fitting.unpack(own)
         return found
 
     def _progress(self, step: int, steps: int, loss: float, speed: float) -> None:
@@ -196,3 +198,8 @@ class Fitting:
 def _all(part: Samples) -> tuple[Rows, Targets]:
     inputs, labels = part.take(np.arange(len(part)))
     return flat(inputs), narrow(labels)
+
+
+def _restored(mean: Floats, planned: int) -> Floats:
+    """What members put behind their `planned` marks of presence, each by itself, from the mean of all of it."""
+    return np.asarray(np.rint(mean[planned:] * np.rint(1.0 / mean[:planned].max())), np.float32)

@@ -319,6 +319,14 @@ class Feedback:
         """The round is void: nothing that was said counts."""
         self._noted = None
 
+    def carry(self, vector: Vector) -> None:
+        """Nothing of the vector was heard: all of it, which holds what was owed before, is owed now."""
+        self.residual, self._noted = vector.copy(), None
+
+    def owe(self, start: int, values: Vector, factor: float) -> None:
+        """Take on what is missing of the mean from element `start` on, `factor` times as much as of a contribution."""
+        self.residual[start : start + values.size] += values * np.float32(factor)
+
 
 @dataclass(frozen=True, slots=True)
 class Speed:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,6 +92,8 @@ class KerasModel:
         self.vector = np.zeros(self._layout.size + 1, np.float32)
         self._network, self._places, self._statistics = _build(layers)
         self._slopes = views(self.vector[:-1], self._layout.parameters)
+        self._step, self._forward = _compiled(self._network, task, [place.variable for place in self._places])
+        self._drawing = [layer.seed_generator for layer in self._network.layers if hasattr(layer, "seed_generator")]
 
     @property
     def layout(self) -> Layout:
@@ -111,9 +113,9 @@ class KerasModel:
 
     def backward(self, inputs: Inputs, labels: Labels, draw: int = 0) -> float:
         self._load()
-        keras.utils.set_random_seed(draw % 2**32)
-        variables = [place.variable for place in self._places]
-        loss, slopes = _slopes(lambda: self._losses(self._network(inputs, training=True), labels), variables)
+        for number, drawing in enumerate(self._drawing):
+            drawing.state.assign(np.array([draw % 2**32, number], np.uint32))
+        loss, slopes = self._step(inputs, labels)
         for place, slope in zip(self._places, slopes, strict=True):
             for name in place.names:
                 self._slopes[name][...] = place.back(slope)
@@ -123,21 +125,17 @@ class KerasModel:
         return loss
 
     def evaluate(self, inputs: Inputs, labels: Labels) -> tuple[int, float]:
-        self._load()
         correct, total = 0, 0.0
-        for start in range(0, len(inputs), EVALUATION_BATCH):
-            expected = labels[start : start + EVALUATION_BATCH]
-            outputs = self._network(inputs[start : start + EVALUATION_BATCH], training=False)
-            total += float(keras.ops.convert_to_numpy(self._losses(outputs, expected))) * len(expected)
+        for part, outputs in self._parts(inputs):
+            expected = labels[part]
+            total += float(keras.ops.convert_to_numpy(_losses(self._task, outputs, expected))) * len(expected)
             if self._task in ("classification", "language"):
                 correct += int((keras.ops.convert_to_numpy(outputs).argmax(-1) == expected).sum())
         return correct, total
 
     def predict(self, inputs: Inputs) -> Floats:
-        self._load()
         found = []
-        for start in range(0, len(inputs), EVALUATION_BATCH):
-            outputs = self._network(inputs[start : start + EVALUATION_BATCH], training=False)
+        for _, outputs in self._parts(inputs):
             if self._task == "language":
                 outputs = outputs[:, -1]
             if self._task in ("classification", "language"):
@@ -146,12 +144,11 @@ class KerasModel:
             found.append(array.reshape(len(array), -1).astype(np.float32))
         return np.concatenate(found)
 
-    def _losses(self, outputs: Any, labels: Labels) -> Any:
-        """Mean over the samples."""
-        if self._task in ("classification", "language"):
-            return keras.ops.mean(keras.losses.sparse_categorical_crossentropy(labels, outputs, from_logits=True))
-        flat = keras.ops.reshape(outputs, (len(labels), -1))
-        return keras.ops.mean(keras.ops.square(flat - labels.reshape(len(labels), -1)))
+    def _parts(self, inputs: Inputs) -> Iterator[tuple[slice, Any]]:
+        self._load()
+        for start in range(0, len(inputs), EVALUATION_BATCH):
+            part = slice(start, start + EVALUATION_BATCH)
+            yield part, self._forward(inputs[part])
 
     def _load(self) -> None:
         """Bring the variables up to the flat vectors, which whoever trains writes to."""
@@ -165,25 +162,46 @@ class KerasModel:
                 place.variable.assign(place.forth(np.asarray(whole)))
 
 
-def _slopes(loss: Callable[[], Any], variables: Sequence[Any]) -> tuple[float, list[Array]]:
-    """The loss and its gradient by each variable, as the backend differentiates."""
+Step = Callable[[Inputs, Labels], tuple[float, list[Array]]]
+
+
+def _losses(task: Task, outputs: Any, labels: Any) -> Any:
+    """Mean over the samples."""
+    if task in ("classification", "language"):
+        return keras.ops.mean(keras.losses.sparse_categorical_crossentropy(labels, outputs, from_logits=True))
+    return keras.ops.mean(keras.ops.square(outputs - keras.ops.reshape(labels, keras.ops.shape(outputs))))
+
+
+def _compiled(network: Any, task: Task, variables: Sequence[Any]) -> tuple[Step, Callable[[Inputs], Any]]:
+    """The loss and its gradient by each variable, as the backend differentiates; and the outputs."""
     if keras.backend.backend() == "tensorflow":
-        import tensorflow
+        import tensorflow as tf
 
-        with tensorflow.GradientTape() as tape:
-            value = loss()
-        found = tape.gradient(value, [variable.value for variable in variables])
-        return float(value), [_dense(tensorflow, slope) for slope in found]
-    for variable in variables:
-        variable.value.grad = None
-    value = loss()
-    value.backward()
-    return float(value.detach()), [variable.value.grad.numpy() for variable in variables]
+        @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
+        def graph(inputs: Any, labels: Any) -> Any:
+            with tf.GradientTape() as tape:
+                loss = _losses(task, network(inputs, training=True), labels)
+            slopes = tape.gradient(loss, [variable.value for variable in variables])
+            return loss, [tf.convert_to_tensor(slope) for slope in slopes]  # that of an embedding comes by rows
 
+        @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
+        def outputs(inputs: Any) -> Any:
+            return network(inputs, training=False)
 
-def _dense(tensorflow: Any, slope: Any) -> Array:
-    """That of an embedding comes by rows."""
-    return np.asarray(tensorflow.convert_to_tensor(slope).numpy())
+        def step(inputs: Inputs, labels: Labels) -> tuple[float, list[Array]]:
+            loss, slopes = graph(tf.constant(inputs), tf.constant(labels))
+            return float(loss), [slope.numpy() for slope in slopes]
+
+        return step, lambda inputs: outputs(tf.constant(inputs))
+
+    def eager(inputs: Inputs, labels: Labels) -> tuple[float, list[Array]]:
+        for variable in variables:
+            variable.value.grad = None
+        loss = _losses(task, network(inputs, training=True), labels)
+        loss.backward()
+        return float(loss.detach()), [variable.value.grad.numpy() for variable in variables]
+
+    return eager, lambda inputs: network(inputs, training=False)
 
 
 def _build(layers: tuple[Layer, ...]) -> tuple[Any, list[Place], list[Place]]:

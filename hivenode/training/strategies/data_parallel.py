@@ -6,7 +6,7 @@ from hivenode.net.local import Peer
 from hivenode.training.exchange import Exchange, Seat, ViewChanged, WorkerKey
 from hivenode.training.exchange.codecs import Codec
 from hivenode.training.frameworks.model import Vector
-from hivenode.training.strategies.collective import MembersChanged
+from hivenode.training.strategies.collective import Mean, MembersChanged
 
 
 class Together:
@@ -37,18 +37,12 @@ class Together:
     def connect(self, peers: tuple[Peer, ...]) -> None:
         self._exchange.connect(peers)
 
-    def mean(self, vector: Vector, weight: float, codec: Codec | None = None) -> Vector | None:
+    def mean(self, vector: Vector, weight: float, codec: Codec | None = None) -> Mean:
         try:
-            if codec is not None:  # TEMPORARY until the exchange takes codecs
-                import numpy as np
-
-                data = np.empty(codec.encoded_size(vector.size), np.uint8)
-                codec.encode(vector, data)
-                codec.decode(data, vector)
-            self._exchange.all_reduce(vector, weight)
+            reduced = self._exchange.all_reduce(vector, weight, codec)
         except ViewChanged as changed:
             raise MembersChanged from changed
-        return None
+        return Mean(reduced.late, reduced.owed, reduced.total_weight)
 
     def finish(self) -> None:
         self._exchange.barrier()

@@ -11,7 +11,7 @@ from hivenode.net.local import FromWorker, ViewChanged
 from hivenode.spec.values import Share
 from hivenode.training.exchange.codecs import Codec
 from hivenode.training.frameworks.model import Vector
-from hivenode.training.strategies.collective import Collective, MembersChanged
+from hivenode.training.strategies.collective import Collective, Mean, MembersChanged
 
 KEPT_OF_OLD = 0.5
 """Part of a member's old share of speed that is kept when a new one is measured."""
@@ -68,20 +68,17 @@ class Group:
         step: int,
         codec: Codec | None = None,
         void: Callable[[], None] = lambda: None,
-    ) -> Vector | None:
+    ) -> Mean:
         """Have `compute` fill `vector` and return its weight, and replace it by the mean; again while members go.
 
         Args:
             step: finished steps, to say when members were lost.
             void: called before `compute` has to be called again.
-
-        Returns:
-            what this member gave, where that came too late.
         """
         while True:
             weight = compute()
             try:
-                late = self._collective.mean(vector, weight, codec)
+                mean = self._collective.mean(vector, weight, codec)
             except MembersChanged:
                 void()
                 self.look_around(step)
@@ -90,7 +87,7 @@ class Group:
                 self.heed()
                 raise
             self.look_around(step)
-            return late
+            return mean
 
     def finish(self) -> None:
         """See `Collective.finish`."""

@@ -48,27 +48,31 @@ class Wire:
     def agree(self, vector: Vector, compute: Callable[[], float], step: int) -> None:
         """See `Group.agree`. What has not been said before is said along with it."""
         feedback, codec = self._feedback, self._codec
-        began = 0.0
+        began = given = 0.0
 
         def give() -> float:
-            nonlocal began
-            weight = compute()
-            if feedback is not None and codec is not None and weight > 0:
-                feedback.add(codec, vector)
-            elif self._debt is not None and weight > 0:
-                np.add(vector[: self._size], self._debt, out=vector[: self._size])
+            nonlocal began, given
+            given = compute()
+            if given > 0:
+                if feedback is not None and codec is not None:
+                    feedback.add(codec, vector)
+                elif self._debt is not None:
+                    vector[: self._size] += self._debt
             began = time.monotonic()
-            return weight
+            return given
 
-        late = self._group.agree(vector, give, step, codec, feedback.revoke if feedback is not None else lambda: None)
-        if feedback is not None:
-            if late is None:
-                feedback.commit()
-            else:
-                feedback.revoke()
-                feedback.residual = late.copy()  # it held the debt
+        void = feedback.revoke if feedback is not None else lambda: None
+        mean = self._group.agree(vector, give, step, codec, void)
+        if feedback is None:
+            if given > 0:
+                self._debt = None if mean.late is None else mean.late[: self._size]
+        elif mean.late is not None:
+            feedback.carry(mean.late)
         else:
-            self._debt = None if late is None else late[: self._size].copy()
+            feedback.commit()
+            if mean.owed is not None:
+                start, owed = mean.owed
+                feedback.owe(start, owed, mean.total_weight / (given or mean.total_weight))
         if self._automatic:
             self._learn(time.monotonic() - began, step)
 
