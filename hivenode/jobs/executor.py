@@ -281,7 +281,7 @@ class Executor:
         work.directory = self._workspace.make(work.job, work.name[0])
         work.handle = await self._host.start(
             "train",
-            work.spec.framework,
+            work.spec.runtime,
             self._limits(),
             lambda message: self._heard(work, message),
             lambda how: self._exited(work, how),

@@ -30,7 +30,7 @@ class Predictor:
 
     Args:
         limits: what one worker may use.
-        framework: the framework that loads the models.
+        framework: the framework that loads the models, or any where it is not installed.
     """
 
     def __init__(self, host: WorkerHost, limits: Callable[[], WorkerLimits], framework: str = "torch") -> None:
@@ -95,9 +95,10 @@ class Predictor:
             serving = self._serving[key] = _Serving()
         async with serving.starting:
             if serving.handle is None:
+                here = self._host.frameworks
                 serving.handle = await self._host.start(
                     "predict",
-                    self._framework,
+                    self._framework if self._framework in here else next(iter(here), self._framework),
                     self._limits(),
                     lambda message: self._heard(serving, message),
                     lambda how: self._exited(key, serving, how),

@@ -7,9 +7,10 @@ import random
 import zlib
 from collections.abc import Awaitable, Callable
 
-from hivenode.data.sources import describe as describe_data
+from hivenode.data import sources
 from hivenode.errors import HiveError, Unavailable
-from hivenode.models.zoo import describe as describe_model
+from hivenode.models import estimators
+from hivenode.models.declared import describe as describe_model
 from hivenode.net.messages import ProfileReply, ProfileRequest, Request, Response
 from hivenode.planning.planner import plan
 from hivenode.planning.profile import ClusterView, NodeProfile
@@ -102,6 +103,11 @@ class Proposer:
 
 def describe(spec: JobSpec) -> Workload:
     """What a job costs, from its declaration alone. Raises InvalidInput for a model or data set that does not exist."""
-    data = describe_data(spec.data.source)
-    model = describe_model(spec.model.source, spec.model.params, data.input_shape, data.classes)
-    return Workload.of(spec, model=model, data=data)
+    data = sources.with_task(sources.lookup(spec.data).info, spec.data.task)
+    masked: dict[Strategy, str] = {}
+    if spec.framework == "sklearn":
+        masked = estimators.masked(spec.model.source)
+    elif spec.framework == "keras":
+        why = "keras models are not cut into stages; torch builds the same model and cuts it"
+        masked = {Strategy.model_parallel: why, Strategy.pipeline_parallel: why}
+    return Workload.of(spec, model=describe_model(spec.model, data), data=data, masked=masked)

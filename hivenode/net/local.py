@@ -27,6 +27,22 @@ class WorkerLimits(msgspec.Struct, frozen=True):
     nice: int
 
 
+class Resources(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What this machine's owner lends to jobs, and what was brought here for this one.
+
+    Attributes:
+        directories: of transformers models, by the name that `hf:NAME` gives.
+        packages: whose factories `python:` may call.
+        private: declarations (JSON) of data that stay here, by the name that `private:NAME` gives.
+        blobs: paths by digest.
+    """
+
+    directories: dict[str, str] = {}
+    packages: tuple[str, ...] = ()
+    private: dict[str, bytes] = {}
+    blobs: dict[str, str] = {}
+
+
 class Begin(_Local, frozen=True, tag="begin"):
     """First message to a training worker."""
 
@@ -44,6 +60,7 @@ class Begin(_Local, frozen=True, tag="begin"):
     """Inclusive port range for that listener; (0, 0) lets the system choose."""
     resume: str | None = None
     """Path of the checkpoint to continue from."""
+    resources: Resources = Resources()
 
 
 class Peer(msgspec.Struct, frozen=True):
@@ -74,7 +91,12 @@ class Predict(_Local, frozen=True, tag="predict"):
     model: str
     """Path of the model file."""
     inputs: list[list[float]]
-    """One flattened float32 sample a row."""
+    """One flattened float32 sample a row, or its tokens."""
+    texts: Annotated[list[str], msgspec.Meta(max_length=4096)] = []
+    """Samples in the place of `inputs`."""
+    continue_tokens: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 0
+    """How far to go on with each sample, of a model that writes text."""
+    resources: Resources = Resources()
 
 
 class Cancel(_Local, frozen=True, tag="cancel"):
@@ -138,6 +160,8 @@ class Predicted(_Local, frozen=True, tag="predicted"):
     """One row of class probabilities (or regression values) a sample."""
     labels: list[str]
     """Name of each output column."""
+    texts: list[str] = []
+    """Continuations, where they were asked for."""
 
 
 class Failed(_Local, frozen=True, tag="failed"):

@@ -15,29 +15,29 @@ from pathlib import Path
 import numpy as np
 
 from hivenode.errors import Corrupted, InvalidInput
-from hivenode.models.zoo import Layer, tensor_shapes
 from hivenode.spec.job import JobSpec
 from hivenode.training import tensorfiles
-from hivenode.training.frameworks.model import Vector, views
-from hivenode.training.modelfile import flatten
+from hivenode.training.frameworks.model import Layout, Vector, flatten, views
 
 FORMAT = "hivenode-checkpoint-1"
-_MODEL, _OPTIMIZER, _SCALAR = "model.", "optimizer.", "optimizer."
+_MODEL, _BUFFER, _OPTIMIZER, _SCALAR = "model.", "buffer.", "optimizer.", "optimizer."
 
 
 @dataclass(frozen=True)
 class State:
-    """A run between two steps. `step` counts finished ones; `slots` and `scalars` are the optimizer's."""
+    """A run between two steps. `step` counts finished ones; `buffers` are running statistics; `slots` and `scalars` are
+    the optimizer's."""
 
     step: int
     weights: Vector
+    buffers: Vector
     slots: Mapping[str, Vector]
     scalars: Mapping[str, str]
 
     def copy(self) -> State:
         """One that training will not change."""
         slots = {name: slot.copy() for name, slot in self.slots.items()}
-        return State(self.step, self.weights.copy(), slots, dict(self.scalars))
+        return State(self.step, self.weights.copy(), self.buffers.copy(), slots, dict(self.scalars))
 
 
 def spec_digest(spec: JobSpec) -> str:
@@ -46,9 +46,10 @@ def spec_digest(spec: JobSpec) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def write(path: Path, state: State, spec: JobSpec, layers: tuple[Layer, ...]) -> None:
+def write(path: Path, state: State, spec: JobSpec, layout: Layout) -> None:
     """The same state gives the same bytes on every member. Raises OSError when it cannot be written."""
-    tensors = {_MODEL + name: tensor for name, tensor in views(state.weights, layers).items()}
+    tensors = {_MODEL + name: tensor for name, tensor in views(state.weights, layout.parameters).items()}
+    tensors |= {_BUFFER + name: tensor for name, tensor in views(state.buffers, layout.buffers).items()}
     tensors |= {_OPTIMIZER + name: slot for name, slot in state.slots.items()}
     metadata = {
         "format": FORMAT,
@@ -61,7 +62,7 @@ def write(path: Path, state: State, spec: JobSpec, layers: tuple[Layer, ...]) ->
     tensorfiles.save(path, tensors, metadata)
 
 
-def read(path: Path, spec: JobSpec, layers: tuple[Layer, ...], limit_bytes: int) -> State:
+def read(path: Path, spec: JobSpec, layout: Layout, limit_bytes: int) -> State:
     """Raises:
     Corrupted: it is not a checkpoint.
     InvalidInput: it is one of a different job.
@@ -75,10 +76,12 @@ def read(path: Path, spec: JobSpec, layers: tuple[Layer, ...], limit_bytes: int)
             fix="Continue with the job it was written by.",
         )
     try:
-        model = {name: tensors.pop(_MODEL + name) for name in tensor_shapes(layers)}
+        model = {name: tensors.pop(_MODEL + name) for name in layout.parameters}
+        buffers = {name: tensors.pop(_BUFFER + name) for name in layout.buffers}
         slots = {name.removeprefix(_OPTIMIZER): np.array(tensor) for name, tensor in tensors.items()}
         scalars = {n.removeprefix(_SCALAR): value for n, value in metadata.items() if n.startswith(_SCALAR)}
-        return State(int(metadata["step"]), flatten(model, layers), slots, scalars)
+        weights, running = flatten(model, layout.parameters), flatten(buffers, layout.buffers)
+        return State(int(metadata["step"]), weights, running, slots, scalars)
     except (KeyError, ValueError) as error:
         raise Corrupted(f"{path.name} is an incomplete checkpoint: {error}.", fix="Use another copy of it.") from error
 

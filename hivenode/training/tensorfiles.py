@@ -22,7 +22,7 @@ from hivenode.errors import Corrupted, Exhausted
 
 Tensor = npt.NDArray[np.float32]
 
-MAX_HEADER_BYTES = 1024 * 1024
+MAX_HEADER_BYTES = 24 * 1024 * 1024
 _METADATA = "__metadata__"
 _ALIGNMENT = 8
 _SIZE = np.dtype("<f4").itemsize

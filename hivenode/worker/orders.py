@@ -9,8 +9,8 @@ import traceback
 from hivenode.errors import HiveError
 from hivenode.net.framing import Channel
 from hivenode.net.local import Cancel, PeerLost, PeersReady
-from hivenode.training.loop import Cancelled
 from hivenode.training.strategies.collective import Collective
+from hivenode.training.strategies.group import Cancelled
 
 EXIT_ORPHANED = 3
 """Exit status of a worker whose daemon closed the channel before the work was done."""

@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from hivenode.data.sources import describe
+from hivenode.data.sources import lookup
 from hivenode.errors import NotFound, Unavailable
 from hivenode.jobs.host import WorkerHandle, WorkerKind
 from hivenode.net.local import (
@@ -87,7 +87,7 @@ class Size:
     @classmethod
     def of(cls, encoded: bytes) -> Size:
         spec = JobSpec.model_validate_json(encoded)
-        every = describe(spec.data.source).samples
+        every = lookup(spec.data).info.samples
         held_out = min(max(round(every * spec.data.test_fraction), 1), every - 1) if spec.data.test_fraction else 0
         training, samples = spec.training, every - held_out
         whole = training.epochs * -(-samples // training.batch_size)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from hivenode.net.local import Peer
 from hivenode.training.exchange import Exchange, Seat, ViewChanged, WorkerKey
+from hivenode.training.exchange.codecs import Codec
 from hivenode.training.frameworks.model import Vector
-from hivenode.training.strategies.collective import MembersChanged
+from hivenode.training.strategies.collective import Mean, MembersChanged
 
 
 class Together:
@@ -36,11 +37,12 @@ class Together:
     def connect(self, peers: tuple[Peer, ...]) -> None:
         self._exchange.connect(peers)
 
-    def mean(self, vector: Vector, weight: float) -> None:
+    def mean(self, vector: Vector, weight: float, codec: Codec | None = None) -> Mean:
         try:
-            self._exchange.all_reduce(vector, weight)
+            reduced = self._exchange.all_reduce(vector, weight, codec)
         except ViewChanged as changed:
             raise MembersChanged from changed
+        return Mean(reduced.late, reduced.owed, reduced.total_weight)
 
     def finish(self) -> None:
         self._exchange.barrier()

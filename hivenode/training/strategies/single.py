@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from hivenode.net.local import Peer
+from hivenode.training.exchange.codecs import Codec
 from hivenode.training.frameworks.model import Vector
+from hivenode.training.strategies.collective import Mean
 
 
 class Alone:
@@ -22,8 +24,9 @@ class Alone:
     def connect(self, peers: tuple[Peer, ...]) -> None:
         """There is nobody to meet."""
 
-    def mean(self, vector: Vector, weight: float) -> None:
+    def mean(self, vector: Vector, weight: float, codec: Codec | None = None) -> Mean:
         """The mean of one vector is that vector."""
+        return Mean(total_weight=weight)
 
     def finish(self) -> None:
         """Nobody else needs the results."""
