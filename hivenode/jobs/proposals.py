@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import zlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from hivenode.data import sources
 from hivenode.errors import HiveError, Unavailable
@@ -73,6 +73,21 @@ class Proposer:
             rng=random.Random(zlib.crc32(salt.encode())),
             runnable=RUNNABLE,
         )
+
+    async def newcomers(self, spec: JobSpec, nodes: Sequence[str]) -> list[str]:
+        """Of these, the workers that could take part in the job and have nothing else to do."""
+        named, workers = set(spec.placement.nodes), self._workers()
+        asked = [node for node in nodes if node in workers]
+        answers = await asyncio.gather(*(self._profile(node) for node in asked))
+        return [
+            profile.node
+            for profile in answers
+            if profile is not None
+            and spec.runtime in profile.frameworks
+            and not profile.paused
+            and not profile.running
+            and (not named or named & {profile.node, profile.name})
+        ]
 
     async def _profile(self, node: str) -> NodeProfile | None:
         try:

@@ -67,10 +67,13 @@ class TrainingAssignment:
                     load_seconds=time.monotonic() - self._started,
                 )
             )
-            peers = orders.wait_for_peers().peers
+            ready = orders.wait_for_peers()
             began = time.monotonic()
             try:
-                training.begin(peers)
+                if ready.joining:
+                    training.join(ready.peers)
+                else:
+                    training.begin(ready.peers)
                 result = training.run()
             except Cancelled:
                 if training.leads and training.step > 0:
