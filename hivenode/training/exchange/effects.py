@@ -15,6 +15,8 @@ from hivenode.training.exchange.views import RankView
 class Phase(Enum):
     forming = "forming"
     """Waiting for links to all the members named, before the first view."""
+    joining = "joining"
+    """Waiting to be let into a view that there is."""
     stable = "stable"
     flush = "flush"
     out = "out"
@@ -29,6 +31,8 @@ class Bulk(IntEnum):
     """Of the sender's slice, to all."""
     fetched = 3
     """Of a whole result, to a member that lacks it."""
+    state = 4
+    """Of a member's part of the state, to a newcomer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +87,13 @@ class Landing:
     """Where arriving numbers go. Hand it back to `Group.arrived` once they are there.
 
     Attributes:
+        attempt: None for a piece of the state.
         view: in which they were announced. A result can be fetched again, to another place, in a later one.
         count: elements.
         target: the bytes go here as they come; None when they are to be decoded to `values` by `codec`.
     """
 
-    attempt: Attempt
+    attempt: Attempt | None
     view: ViewId
     kind: Bulk
     sender: int

@@ -201,7 +201,7 @@ class Engine(Sink):
             link.start()
             if self.closed:
                 link.cut()
-            elif rank in self.group.unlinked:
+            elif rank in self.group.unlinked or (self.group.is_candidate(rank) and rank not in self._links):
                 self._links[rank] = link
                 self.apply(self.group.linked(rank))
             else:
@@ -231,7 +231,9 @@ class Engine(Sink):
             self._note_pause()
             if sender not in self._links or self.closed:
                 return
-            if malformed:
+            if self.group.is_candidate(sender):
+                self._dismiss(sender)
+            elif malformed:
                 self.apply(self.group.accuse(sender, Reason.malformed))
             elif sender > self.group.rank:
                 self.apply(self.group.accuse(sender, Reason.lost))
@@ -239,6 +241,10 @@ class Engine(Sink):
                 # A lower rank is given up a little later than it would give up this one.
                 self._suspects.setdefault(sender, now() + self._pace.courtesy)
                 self._tick.notify_all()
+
+    def _dismiss(self, rank: int) -> None:
+        self.group.dismiss(rank)
+        self._retire(rank)
 
     # --- time ------------------------------------------------------------------------------------------------
 
@@ -283,7 +289,9 @@ class Engine(Sink):
             if self.waiting_since is not None and moment - self.waiting_since > self.group.deadline:
                 patience = min(patience, max(BRISK_SECONDS, BRISK_GAPS * link.gap))
             until = link.heard + patience + (self._pace.courtesy if rank < self.group.rank else 0.0)
-            if until <= moment:
+            if until <= moment and self.group.is_candidate(rank):
+                self._dismiss(rank)
+            elif until <= moment:
                 self.apply(self.group.accuse(rank, Reason.silent))
             elif link.broken_since is not None and moment - link.broken_since > BROKEN_SECONDS:
                 self.apply(self.group.accuse(rank, Reason.lost))

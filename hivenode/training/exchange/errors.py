@@ -14,12 +14,17 @@ class ViewChanged(Exception):
     Attributes:
         view: the view now in force, the same on all its members.
         lost: node ids that were in the caller's last view and are not in this one, in rank order.
+        joined: node ids that were not in the caller's last view and are in this one, in rank order.
     """
 
-    def __init__(self, view: View, lost: tuple[str, ...]) -> None:
-        super().__init__(f"view {view.number} of {len(view.members)} workers, without {', '.join(lost) or 'nobody'}")
+    def __init__(self, view: View, lost: tuple[str, ...], joined: tuple[str, ...] = ()) -> None:
+        super().__init__(
+            f"view {view.number} of {len(view.members)} workers, without {', '.join(lost) or 'nobody'}, "
+            f"with {', '.join(joined) or 'nobody'} new"
+        )
         self.view = view
         self.lost = lost
+        self.joined = joined
 
 
 class Excluded(Unavailable):

@@ -16,7 +16,8 @@ Who takes part, and what becomes of a round when that changes, is membership's.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from statistics import median
 
@@ -27,12 +28,16 @@ from hivenode.training.exchange.attempt import Attempt, Buffers, State
 from hivenode.training.exchange.codecs import BLOCK, Codec
 from hivenode.training.exchange.deadlines import Deadlines
 from hivenode.training.exchange.effects import Bulk, Effect, Landing, Malformed, Phase, Reduce, Send, Transfer
+from hivenode.training.exchange.inheritance import Inheritance, donate
+from hivenode.training.exchange.inheritance import State as Inherited
 from hivenode.training.exchange.membership import Membership
 from hivenode.training.exchange.messages import (
     Accusation,
     Begin,
+    Candidate,
     Completed,
     Control,
+    Donation,
     Fixed,
     Flush,
     Hello,
@@ -49,6 +54,15 @@ BEHIND_SECONDS = 10.0
 BEHIND_DEADLINES = 5.0
 """A member that lacks the last result holds up the others for the greater of the two, from the first call on."""
 
+NEWCOMER_SECONDS = 120.0
+"""How long a newcomer may take over the state, once the others could go on to the second round."""
+
+MAX_EARLY = 4096
+"""Messages."""
+
+MAX_ESTATES = 8
+"""Views that a newcomer is let into, one after the other, before it has the state of one."""
+
 ENOUGH_FOR_NORMS = 3
 """Contributors without which nobody's norm is absurd."""
 
@@ -62,6 +76,7 @@ class Group(Membership):
         deadlines: how long a round waits.
         shares: relative slice sizes by rank, where they are not to follow the measured rates; 1 where absent.
         norm_limit: updates whose norm is larger than the contributors' median by more than this factor are absurd.
+        state_limit: elements of a state that is taken over, at most; None when this member does not come late.
     """
 
     def __init__(
@@ -71,8 +86,9 @@ class Group(Membership):
         deadlines: Deadlines | None = None,
         shares: Mapping[int, float] | None = None,
         norm_limit: float | None = None,
+        state_limit: int | None = None,
     ) -> None:
-        super().__init__(rank, ranks)
+        super().__init__(rank, ranks, joining=state_limit is not None)
         self.attempt: Attempt | None = None
         self.last: Attempt | None = None
         """The last completed attempt; its result is kept for members that lack it."""
@@ -81,10 +97,19 @@ class Group(Membership):
         self.deadlines = deadlines if deadlines is not None else Deadlines(1.0, 30.0)
         self.deadline = self.deadlines.seconds()
         """Seconds the leader last said it would wait."""
-        self._shares, self._norm_limit = shares, norm_limit
+        self._estates: dict[ViewId, Inheritance] = {}
+        """Of a newcomer: what it is given in the view it has come into, or perhaps will be told that it has."""
+        self._came_into: ViewId | None = None
+        self._shares, self._norm_limit, self._state_limit = shares, norm_limit, state_limit
+        self._gift: tuple[Install, tuple[int, ...]] | None = None
+        """How newcomers came in that wait for the state, and who gives it."""
+        self._early: deque[tuple[int, Control]] = deque(maxlen=MAX_EARLY)
+        """What was heard in a view before this member knew that it is in it."""
         self._buffers = Buffers()
         self._fixed = 0
         """The last round that this member has seen fixed in this view."""
+        self._entered = 0
+        """The last round that was completed when this view began."""
         self._missed: tuple[int, int] | None = None
         """A round that goes on or is done without this member, and whom to ask for its result."""
         self._wants: dict[int, Want] = {}
@@ -109,6 +134,8 @@ class Group(Membership):
         codec: Codec | None = None,
         norm: float = -1.0,
         rates: Mapping[int, int] | None = None,
+        *,
+        open: bool = False,
     ) -> tuple[Attempt, list[Effect]]:
         """Take part in the next round. Only in a stable view, with no attempt under way and no leavers.
 
@@ -119,13 +146,14 @@ class Group(Membership):
             codec: the same on all members.
             norm: of the vector; negative if not taken.
             rates: bytes a second lately sent to each member.
+            open: a newcomer may be let in before this round.
         """
         attempt = Attempt(self.rank, self.view, self.completed + 1, vector, weight, codec)
         self.attempt = attempt
         if self._missed is not None:
             return attempt, self._fetch(attempt, self._missed[1])
         name = "" if codec is None else codec.name
-        begin = Begin(self.view.id, attempt.number, attempt.count, name, weight, norm, dict(rates or {}))
+        begin = Begin(self.view.id, attempt.number, attempt.count, name, weight, norm, dict(rates or {}), open)
         if self.leader == self.rank:
             return attempt, self._on_begin(self.rank, begin, now)
         return attempt, [Send(self.leader, begin)]
@@ -179,14 +207,22 @@ class Group(Membership):
         ]
 
     def _patience(self) -> float:
+        if self.newcomers & set(self.holding_up()):
+            return NEWCOMER_SECONDS
         return max(BEHIND_SECONDS, BEHIND_DEADLINES * self.deadlines.seconds())
 
     def _consider(self, now: float) -> list[Effect]:
-        due = self.due()
-        if due is None or (len(self._begins) < len(self.view.ranks) and now < due):
+        due, expected = self.due(), len(self.view.ranks)
+        if due is None:
+            return []
+        if not self.holding_up():
+            expected -= len(self.newcomers - self._begins.keys())  # they do not keep the first round waiting
+        if len(self._begins) < expected and now < due:
             return []
         if behind := self.holding_up():
             return self._accuse([Accusation(rank, self.rank, Reason.behind) for rank in behind])
+        if self.welcome and all(begin.open for begin in self._begins.values()):
+            return self._grow()
         return self._fix()
 
     def _fix(self) -> list[Effect]:
@@ -271,6 +307,14 @@ class Group(Membership):
         self._buffers.clear()
         self._begins, self._late, self._missed, self._fixed = {}, {}, None, install.completed
         self.deadlines.keep(self.view.ranks)
+        self._entered = install.completed
+        for rank in install.joined:
+            self._done[rank] = install.completed
+        donors = tuple(rank for rank in install.members if rank not in install.joined)
+        self._gift = (install, donors) if install.joined and self.rank in donors else None
+        if self.rank in install.joined and self._state_limit is not None:
+            self._came_into = install.view
+            self._estates.setdefault(install.view, Inheritance(donors, self._state_limit))
         effects = list[Effect]()
         if install.completed > self.completed:
             if install.completed != self.completed + 1 or install.source == self.rank:
@@ -305,6 +349,12 @@ class Group(Membership):
             Malformed: nobody who follows the protocol sends this.
         """
         attempt = self.attempt
+        if kind is Bulk.state:
+            estate = self._estates.get(view)
+            if estate is None:
+                return None
+            values = estate.landing(sender, start, count)
+            return Landing(None, view, kind, sender, count, values.view(np.uint8))
         if self.phase is not Phase.stable or attempt is None or view != self.view.id or number != attempt.number:
             return None
         if sender not in self.view.ranks:
@@ -337,7 +387,14 @@ class Group(Membership):
     def arrived(self, landing: Landing) -> list[Effect]:
         """The numbers are where they belong."""
         attempt, count = landing.attempt, landing.count
-        if attempt is not self.attempt or landing.view != self.view.id or self.phase is not Phase.stable:
+        if landing.kind is Bulk.state and landing.view in self._estates:
+            self._estates[landing.view].arrived(landing.sender, count)
+        if (
+            attempt is None
+            or attempt is not self.attempt
+            or landing.view != self.view.id
+            or self.phase is not Phase.stable
+        ):
             return []
         if landing.kind is Bulk.fetched:
             if attempt.state is State.fetching and landing.sender == attempt.source:
@@ -394,6 +451,7 @@ class Group(Membership):
         attempt.state = State.complete
         self.attempt = self._missed = None
         self.completed = attempt.number
+        self.newcomers.discard(self.rank)
         self.doubt = False
         if attempt.view.id == self.view.id:
             # The next round writes to it only once it is fixed, when all members hold this one's result.
@@ -440,6 +498,53 @@ class Group(Membership):
             effects.append(Transfer(rank, Bulk.fetched, self.view.id, last.number, 0, last.result))
         return effects
 
+    # --- newcomers -----------------------------------------------------------------------------------------------
+
+    @property
+    def gift_due(self) -> bool:
+        """Newcomers wait for this member's part of the state as it is now."""
+        return self._gift is not None and self._gift[0].completed == self.completed
+
+    def give(self, state: Inherited) -> list[Effect]:
+        """Give it to them; `state` is as of the last round completed."""
+        gift, self._gift = self._gift, None
+        if gift is None:
+            return []
+        install, donors = gift
+        donation, start, values = donate(state, donors, self.rank, install.view)
+        effects: list[Effect] = []
+        for rank in install.joined:
+            effects.append(Send(rank, donation))
+            if values.size:
+                effects.append(Transfer(rank, Bulk.state, install.view, install.completed, start, values))
+        return effects
+
+    def _flushes_heard(self) -> Iterable[Flush]:
+        return (message for _, message in self._early if isinstance(message, Flush))
+
+    @property
+    def inheritance(self) -> Inheritance | None:
+        """Of a newcomer, the state that it is being given; until `settled`."""
+        return None if self._came_into is None else self._estates.get(self._came_into)
+
+    def settled(self) -> None:
+        """The newcomer has taken its state."""
+        self._estates, self._state_limit = {}, None
+
+    def _unsettled(self) -> bool:
+        return self._state_limit is not None
+
+    def _on_donation(self, sender: int, donation: Donation) -> list[Effect]:
+        if self._state_limit is None:
+            return []
+        estate = self._estates.get(donation.view)
+        if estate is None:
+            if len(self._estates) >= MAX_ESTATES:
+                raise Malformed("a state in too many views")
+            estate = self._estates[donation.view] = Inheritance(donation.donors, self._state_limit)
+        estate.announced(sender, donation)
+        return []
+
     # --- messages --------------------------------------------------------------------------------------------
 
     def receive(self, sender: int, message: Control, now: float) -> list[Effect]:
@@ -450,12 +555,23 @@ class Group(Membership):
         """
         if self.phase is Phase.out:
             return []
+        if self.phase is Phase.joining and not isinstance(message, (Install, Donation)):
+            self._early.append((sender, message))
+            return self._give_up_joining()
         match message:
             case Flush():
                 self._done[sender] = max(self._done.get(sender, 0), message.completed)
                 return self.on_flush(sender, message)
             case Install():
-                return self.on_install(sender, message)
+                effects = self.on_install(sender, message)
+                while self._early and self.phase is not Phase.joining:
+                    effects += self.receive(*self._early.popleft(), now)
+                return effects
+            case Candidate():
+                self.on_candidate(sender, message)
+                return self._consider(now)
+            case Donation():
+                return self._on_donation(sender, message)
             case Leave():
                 return self._on_leave(sender)
             case Begin():
@@ -478,6 +594,8 @@ class Group(Membership):
         self._came(sender, message.round, now)
         if message.round > self._done.get(sender, 0):
             self._done[sender] = message.round
+            if message.round > self._entered:
+                self.newcomers.discard(sender)
         return self._consider(now)
 
     def _on_leave(self, sender: int) -> list[Effect]:

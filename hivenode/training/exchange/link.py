@@ -195,9 +195,9 @@ class Link:
             self._wake.notify_all()
 
     def forget(self, keep: ViewId) -> None:
-        """Drop queued numbers of all views but this one."""
+        """Drop queued numbers of all views but this one, except a newcomer's state."""
         with self._wake:
-            self._bulk = deque(item for item in self._bulk if item[0].view == keep)
+            self._bulk = deque(item for item in self._bulk if item[0].view == keep or item[0].kind is Bulk.state)
 
     def finish(self) -> None:
         """Send the control messages still queued, then end."""

@@ -80,7 +80,7 @@ class Meeting:
         greeting_seconds: float = 5.0,
     ) -> None:
         self._rank, self._listener, self._linked = rank, listener, linked
-        self._deadline, self._greeting = deadline, greeting_seconds
+        self._key, self._deadline, self._greeting = key, deadline, greeting_seconds
         self._higher = [(peer, key.dialling(peer.certificate)) for peer in peers if peer.rank > rank]
         lower = [peer for peer in peers if peer.rank < rank]
         self._lower = {der(peer.certificate): peer.rank for peer in lower}
@@ -98,7 +98,12 @@ class Meeting:
         else:
             self._threads.append(_spawn("exchange-accept", self._accept_all, self._accepting))
         for peer, context in self._higher:
-            self._threads.append(_spawn(f"exchange-dial-{peer.rank}", self._dial, peer, context))
+            self._threads.append(_spawn(f"exchange-dial-{peer.rank}", self._dial, peer, context, self._deadline))
+
+    def admit(self, peer: Peer, deadline: float) -> None:
+        """Dial one more, of a higher rank. Raises ValueError, ssl.SSLError when its certificate cannot be read."""
+        context = self._key.dialling(peer.certificate)
+        self._threads.append(_spawn(f"exchange-dial-{peer.rank}", self._dial, peer, context, deadline))
 
     def close(self) -> None:
         """Stop listening and dialling. Links already handed over stay; a greeting under way ends by its timeout."""
@@ -174,22 +179,22 @@ class Meeting:
 
     # --- dialling --------------------------------------------------------------------------------------------
 
-    def _dial(self, peer: Peer, context: ssl.SSLContext) -> None:
+    def _dial(self, peer: Peer, context: ssl.SSLContext, deadline: float) -> None:
         pause = 0.05
-        while not self._over.is_set() and now() < self._deadline:
+        while not self._over.is_set() and now() < deadline:
             connections: list[ssl.SSLSocket | Incoming] = []
             try:
                 token = secrets.randbits(63)
-                outgoing = context.wrap_socket(self._connect(peer, UPWARD))
+                outgoing = context.wrap_socket(self._connect(peer, UPWARD, deadline))
                 connections.append(outgoing)
-                incoming = Incoming(self._connect(peer, DOWNWARD), context, server_side=False)
+                incoming = Incoming(self._connect(peer, DOWNWARD, deadline), context, server_side=False)
                 connections.append(incoming)
                 for connection, upward in ((outgoing, True), (incoming, False)):
                     if _certificate(connection) != der(peer.certificate):
                         raise Malformed("another certificate than the one given")
                     connection.sendall(write_control(Hello(PROTOCOL, self._rank, upward, token)))
                 # From here on the other side counts the link as made: wait for it as long as there is time.
-                incoming.settimeout(max(0.1, self._deadline - now()))
+                incoming.settimeout(max(0.1, deadline - now()))
                 answer = read_control(incoming)
                 if isinstance(answer, Hello) and answer.token == token and answer.rank == peer.rank:
                     self._hand_over(peer.rank, outgoing, incoming)
@@ -201,8 +206,8 @@ class Meeting:
             self._over.wait(pause)
             pause = min(1.0, pause * 2)
 
-    def _connect(self, peer: Peer, direction: bytes) -> socket.socket:
-        seconds = max(0.1, min(self._greeting, self._deadline - now()))
+    def _connect(self, peer: Peer, direction: bytes, deadline: float) -> socket.socket:
+        seconds = max(0.1, min(self._greeting, deadline - now()))
         raw = socket.create_connection((peer.host, peer.port), seconds)
         try:
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -85,6 +85,8 @@ class Begin(_Control, frozen=True, tag="begin"):
     """Euclidean norm of the vector; negative when it was not taken."""
     rates: Annotated[dict[Rank, Count], msgspec.Meta(max_length=MAX_MEMBERS)]
     """Bytes a second this member could lately send to others; those not measured are missing."""
+    open: bool = False
+    """A newcomer may be let in before this round."""
 
 
 class Fixed(_Control, frozen=True, tag="fixed"):
@@ -130,6 +132,29 @@ class Install(_Control, frozen=True, tag="install"):
     accused: Accusations
     completed: Count
     source: Rank
+    joined: Annotated[tuple[Rank, ...], msgspec.Meta(max_length=MAX_MEMBERS)] = ()
+    """Of `members`, those that are new; they take over the state as of round `completed`."""
+
+
+class Candidate(_Control, frozen=True, tag="candidate"):
+    """To the leader: I have a link to this worker, which wants to join."""
+
+    rank: Rank
+
+
+class Donation(_Control, frozen=True, tag="donation"):
+    """To a newcomer: the numbers of my part of the state follow."""
+
+    view: ViewId
+    """That it came into."""
+    donors: Members
+    """Who gives, ascending; each a part in proportion."""
+    total: Count
+    """Elements of the whole state."""
+    digest: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+    """SHA-256 of this part."""
+    follower: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+    """SHA-256 of the next donor's part, the first's after the last."""
 
 
 class Want(_Control, frozen=True, tag="want"):
@@ -153,7 +178,7 @@ class Leave(_Control, frozen=True, tag="leave"):
     """I am finished, and have sent all I ever will."""
 
 
-Control = Hello | Begin | Fixed | Completed | Flush | Install | Want | Result | Leave
+Control = Hello | Begin | Fixed | Completed | Flush | Install | Candidate | Donation | Want | Result | Leave
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Control] = msgspec.msgpack.Decoder(Control)

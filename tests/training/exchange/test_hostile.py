@@ -15,7 +15,7 @@ import pytest
 from hivenode.net.local import Peer
 from hivenode.training.exchange import WorkerKey
 from hivenode.training.exchange.clock import now
-from hivenode.training.exchange.link import CONTROL, HEADER, HEARTBEAT, MAX_FRAME, MAX_CONTROL
+from hivenode.training.exchange.link import CONTROL, HEADER, HEARTBEAT, MAX_CONTROL, MAX_FRAME
 from hivenode.training.exchange.meeting import MAX_GREETING, Meeting, listen
 from tests.training.exchange.test_exchange import Crew, crew, name, ones  # noqa: F401 (a fixture)
 

@@ -52,40 +52,66 @@ def reference(
 
 
 class Member:
-    def __init__(self, rank: int, ranks: Sequence[int], rounds: int, count: int, codec: Codec | None) -> None:
+    def __init__(
+        self,
+        rank: int,
+        ranks: Sequence[int],
+        rounds: int,
+        count: int,
+        codec: Codec | None,
+        state_limit: int | None = None,
+    ) -> None:
         self.rank, self.rounds, self.count, self.codec = rank, rounds, count, codec
-        self.group = Group(rank, ranks)
+        self.group = Group(rank, ranks, state_limit=state_limit)
         self.attempt: Attempt | None = None
         self.begun: set[tuple[int, tuple[int, ...]]] = set()
         """Rounds called, and the views they were called in."""
         self.results: dict[int, tuple[tuple[int, ...], bytes]] = {}
         """Of each round the contributors and the bits."""
         self.late: set[int] = set()
+        self.inherited: bytes | None = None
         self.reduces: deque[Reduce] = deque()
 
     @property
     def done(self) -> bool:
-        return len(self.results) == self.rounds
+        return self.group.completed == self.rounds and self.attempt is None and self.group.inheritance is None
 
     @property
     def out(self) -> bool:
         return self.group.phase is Phase.out
+
+    @property
+    def disinherited(self) -> bool:
+        """A newcomer that will not have the state, since somebody is lost that was to give it."""
+        inheritance = self.group.inheritance
+        return inheritance is not None and not (
+            inheritance.complete or set(inheritance.donors) <= set(self.group.view.ranks)
+        )
 
     def can_step(self) -> bool:
         if self.out:
             return False
         if self.attempt is not None:
             return self.attempt.state in (State.complete, State.void)
+        if self.group.inheritance is not None and not self.group.inheritance.complete:
+            return self.disinherited
         return not self.done and self.group.phase is Phase.stable
 
     def step(self, moment: float) -> list[Effect]:
         """What a strategy does: take a result, or begin the next round with a share for the present view."""
-        attempt = self.attempt
+        attempt, inheritance = self.attempt, self.group.inheritance
+        if inheritance is not None:
+            assert inheritance.liar() is None
+            self.inherited = inheritance.state.tobytes()
+            self.group.settled()
+            return []
+        if (attempt is None or attempt.state is State.void) and self.group.gift_due:
+            return self.group.give(self.state())
         if attempt is None:
             number, ranks = self.group.completed + 1, self.group.view.ranks
             vector, weight = share(self.rank, number, ranks, self.count)
             self.begun.add((number, ranks))
-            self.attempt, effects = self.group.begin(vector, weight, moment, self.codec)
+            self.attempt, effects = self.group.begin(vector, weight, moment, self.codec, open=True)
             return effects
         self.attempt = None
         assert attempt.vector.tobytes() == share(self.rank, attempt.number, attempt.view.ranks, self.count)[0].tobytes()
@@ -98,6 +124,12 @@ class Member:
         self.results[attempt.number] = (attempt.contributors, attempt.result.tobytes())
         attempt.vector[:] = np.nan  # the caller's to overwrite
         return self.group.digested(attempt, hash(attempt.result.tobytes()) & (2**63 - 1), moment)
+
+    def state(self) -> list[Any]:
+        """What a newcomer has to know: the number of the last round, and its bits."""
+        completed = self.group.completed
+        bits = np.frombuffer(self.results[completed][1], np.uint8) if completed else np.empty(0, np.uint8)
+        return [np.array([completed]), bits]
 
 
 @dataclass
@@ -135,6 +167,7 @@ class Numbers:
 class World:
     """Args:
     hasty: members are late as often as not.
+    newcomer: one more wants to join, and does so whenever the others have links to it.
     """
 
     def __init__(
@@ -146,10 +179,16 @@ class World:
         *,
         hasty: bool = False,
         codec: Codec | None = None,
+        newcomer: bool = False,
     ) -> None:
         self.rng, self.hasty, self.moment = rng, hasty, 0.0
         ranks = list(range(members))
         self.members = {rank: Member(rank, ranks, rounds, count, codec) for rank in ranks}
+        if newcomer:
+            ranks.append(members)
+            self.members[members] = Member(members, ranks, rounds, count, codec, 10**6)
+            for rank in range(members):
+                self.members[rank].group.admit(members)
         self.control: dict[tuple[int, int], deque[Told]] = {}
         self.bulk: dict[tuple[int, int], deque[Numbers]] = {}
         for a in ranks:
@@ -179,7 +218,7 @@ class World:
                 case Send(to, message):
                     self.control[rank, to].append(Told(message))
                 case Transfer(to=to, values=values, codec=codec):
-                    chunk = CHUNK if codec is None else BLOCK
+                    chunk = CHUNK if codec is None and values.size < BLOCK else BLOCK
                     after = self.control[rank, to][-1] if self.control[rank, to] else None
                     for offset in range(0, values.size, chunk):
                         count = min(chunk, values.size - offset)
@@ -244,6 +283,8 @@ class World:
         if kind == "link":
             self.links.remove((a, b))
             self.apply(b, self.members[b].group.linked(a))
+        elif kind == "step" and self.members[a].disinherited:
+            self.kill(a)  # it ends, and may try again as another
         elif kind == "step":
             self.apply(a, self.members[a].step(self.moment))
         elif kind == "reduce":
@@ -279,6 +320,9 @@ class World:
             self.apply(b, self.members[b].group.arrived(landing))
         elif kind == "lost":
             self.cut.add((a, b))
+            if self.members[b].group.is_candidate(a):
+                self.members[b].group.dismiss(a)
+                return
             self.apply(b, self.members[b].group.accuse(a, Reason.lost))
 
     def step(self) -> bool:
@@ -306,8 +350,8 @@ class World:
                 by_view.setdefault(member.group.view.id, []).append(member)
             assert member.group.mismatch is None
         for together in by_view.values():
-            for number in range(1, min(len(m.results) for m in together) + 1):
-                assert len({m.results[number] for m in together}) == 1, f"round {number}"
+            for number in range(1, min(m.group.completed for m in together) + 1):
+                assert len({m.results[number] for m in together if number in m.results}) <= 1, f"round {number}"
         begun = {call for member in self.members.values() for call in member.begun}
         for member in self.survivors:
             for number, (contributors, bits) in member.results.items():
@@ -318,8 +362,11 @@ class World:
                         if called == number and set(contributors) <= set(ranks)
                     )
 
-    def check_all_finish(self) -> None:
+    def check_all_finish(self, but: int | None = None) -> None:
+        """All, or all but one."""
         for member in self.survivors:
+            if member.rank == but:
+                continue
             assert not member.out, f"{member.rank} was put out: {member.group.verdict}"
             assert member.done, f"{member.rank} is stuck in {member.group.phase} {member.group.view}"
         self.check_bits()
