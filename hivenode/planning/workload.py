@@ -88,6 +88,8 @@ class Workload:
     momentum: bool = False
     max_steps: int | None = None
     framework: str = "torch"
+    needs: tuple[str, ...] = ()
+    """What a node has to offer besides the framework."""
 
     @classmethod
     def of(cls, spec: JobSpec, *, model: ModelNumbers, data: DataNumbers) -> Workload:
@@ -108,6 +110,7 @@ class Workload:
             momentum=training.momentum > 0,
             max_steps=training.max_steps,
             framework=spec.runtime,
+            needs=spec.needs,
         )
 
     @property

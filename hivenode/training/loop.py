@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hivenode.data.loading import Dataset
+from hivenode.data.dataset import Dataset
 from hivenode.data.partition import Batches, Mixed, Order, Ranged, member_range
 from hivenode.errors import JobFailed
 from hivenode.net.local import FromWorker, Peer, ViewChanged, WorkerProgress

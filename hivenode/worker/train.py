@@ -6,8 +6,8 @@ import os
 import time
 from pathlib import Path
 
-from hivenode.data.loading import load
 from hivenode.errors import InvalidInput
+from hivenode.models.card import ModelCard
 from hivenode.models.declared import describe
 from hivenode.net.framing import Channel
 from hivenode.net.local import Begin, CheckpointWritten, Finished, Log, Ready, WorkerLimits
@@ -18,12 +18,12 @@ from hivenode.training.checkpoints import State
 from hivenode.training.exchange import Seat
 from hivenode.training.frameworks.making import make
 from hivenode.training.loop import Cancelled, Result, Training
-from hivenode.training.modelfile import ModelCard
 from hivenode.training.optimizers import Optimizer
 from hivenode.training.strategies.collective import Collective
 from hivenode.training.strategies.data_parallel import Together
 from hivenode.training.strategies.single import Alone
 from hivenode.worker.orders import Orders
+from hivenode.worker.pieces import PieceFinder, open_data
 
 THREAD_FLOPS = 2e8
 """A step's work worth one more thread: some 20 ms of it."""
@@ -44,7 +44,8 @@ class TrainingAssignment:
         self._limits = limits
         self._spec = JobSpec.model_validate_json(begin.spec)
         self._directory = Path(begin.directory)
-        self._data = load(self._spec.data)
+        self._pieces = PieceFinder(channel)
+        self._data = open_data(self._spec.data, begin.resources, self._pieces)
         self._made = make(
             self._spec.runtime, self._spec.model, self._data.info, self._spec.training.seed, begin.resources,
             self._threads(),
@@ -54,6 +55,7 @@ class TrainingAssignment:
         """Prepare, wait for the word to begin, train, leave the model."""
         collective = _collective(self._begin)
         orders = Orders(self._channel, collective)
+        self._pieces.orders = orders
         writer = checkpoints.Writer(self._write_checkpoint, self._not_written)
         try:
             training = self._training(collective, orders, writer)
@@ -69,6 +71,7 @@ class TrainingAssignment:
             peers = orders.wait_for_peers().peers
             began = time.monotonic()
             try:
+                self._tell_of_data(training)
                 training.begin(peers)
                 result = training.run()
             except Cancelled:
@@ -105,6 +108,16 @@ class TrainingAssignment:
             save=writer.submit,
             step=step,
         )
+
+    def _tell_of_data(self, training: Training) -> None:
+        """To the job's log, once."""
+        if not training.leads:
+            return
+        for line in self._data.summary:
+            self._channel.send(Log(level="info", event=line))
+        if self._made.afresh:
+            names = ", ".join(self._made.afresh[:20])
+            self._channel.send(Log(level="info", event=f"not among the weights given, so begun afresh: {names}"[:2000]))
 
     def _threads(self) -> int:
         """As many threads as this share of a step can feed, within the limit: on a busy machine, threads that wait for
