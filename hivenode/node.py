@@ -48,11 +48,13 @@ from hivenode.jobs.ledger import Ledger
 from hivenode.jobs.leftovers import Leftovers
 from hivenode.jobs.live import Live
 from hivenode.jobs.predictor import Predictor
+from hivenode.jobs.preparing import Preparer
 from hivenode.jobs.proposals import Proposer
 from hivenode.jobs.results import Results
+from hivenode.jobs.supplies import Supplies
 from hivenode.logs import get_logger
 from hivenode.net.calls import Calls
-from hivenode.net.local import WorkerLimits
+from hivenode.net.local import Resources, WorkerLimits
 from hivenode.net.messages import (
     Ack,
     Call,
@@ -157,6 +159,8 @@ class Ports:
     """Join with a pairing code, of the member at an address or, with "", of one heard nearby."""
     appeal: Callable[[str, str], Awaitable[str]] | None = None
     """Ask for a new certificate without a link: member's id and address."""
+    lends: Callable[[], Resources] = Resources
+    """What the machine's owner lends to jobs: models, packages, private data."""
     fail: Callable[[HiveError], None] | None = None
     """Ask the process to end with an error; None: just to end."""
 
@@ -390,6 +394,20 @@ class Node:
             gone=self._gone,
             changed=self._changed,
         )
+        self.supplies = Supplies(
+            me=self.me, blobs=ports.blobs, keeper=self.keeper, holders=self.holders, lends=ports.lends
+        )
+        self.preparer = Preparer(
+            rooms=ports.workspace,
+            blobs=ports.blobs,
+            keeper=self.keeper,
+            catalogue=self.catalogue,
+            holders=self.holders,
+            append=append,
+            memory_bytes=lambda: ports.limits().memory_bytes,
+            copies=settings.jobs.copies,
+            candidates=self._workers,
+        )
         self.executor = Executor(
             me=self.me,
             node_name=self.name,
@@ -401,6 +419,7 @@ class Node:
             blobs=ports.blobs,
             journal=ports.journal,
             keeper=self.keeper,
+            supplies=self.supplies,
             results=self.results,
             ledger=self.ledger,
             append=append,
@@ -424,7 +443,7 @@ class Node:
             profile=ports.profile,
             job_log=ports.job_log,
         )
-        self.predictor = Predictor(ports.workers, ports.limits)
+        self.predictor = Predictor(ports.workers, ports.limits, ports.lends)
         self.proposer = Proposer(
             me=self.me,
             call=self.call_node,
@@ -465,6 +484,8 @@ class Node:
             holders=self.holders,
             coordinator=self.coordinator,
             proposer=self.proposer,
+            preparer=self.preparer,
+            spawn=self._tasks.spawn,
             predictor=self.predictor,
             keeper=self.keeper,
             blobs=ports.blobs,
@@ -840,7 +861,7 @@ class Node:
 
     def _concerns(self, peer: str, digest: str) -> bool:
         """Whether bytes that a peer speaks of are any business of the hive."""
-        return self.ledger.works(peer) or self.ledger.names(digest)
+        return self.ledger.works(peer) or self.ledger.submits(peer) or self.ledger.names(digest)
 
     def _worker_host(self) -> str:
         """Where this node's workers listen for the others': the host of its first address."""

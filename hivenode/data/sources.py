@@ -87,6 +87,23 @@ _SETS: Mapping[str, Bundled] = {
 }
 
 
+def information(spec: DataSpec) -> DataInfo:
+    """What a declaration alone says: of bundled sets, and of files that were shared. Labels are not among it.
+
+    Raises:
+        InvalidInput: there is no such set, or only the nodes that have it know.
+    """
+    if spec.kind == "sklearn":
+        return with_task(lookup(spec).info, spec.task)
+    known = spec.shared
+    if known is None:
+        raise InvalidInput(f"{spec.source} is not known here.", fix="Submit it through a node that has it.")
+    return DataInfo(
+        known.origin or spec.source, known.samples, known.input_shape, known.outputs, (), known.task,
+        known.vocabulary, known.padding,
+    )  # fmt: skip
+
+
 def with_task(info: DataInfo, task: str) -> DataInfo:
     """The same data for another task. Raises InvalidInput where they do not allow it."""
     if task in ("auto", info.task):

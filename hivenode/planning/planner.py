@@ -112,6 +112,8 @@ def eligible(
             left_out.append(f"{node.label} takes no work ({node.paused.rstrip('.')})")
         elif workload.framework not in node.frameworks:
             left_out.append(f"{node.label} does not have {workload.framework}")
+        elif missing := [need for need in workload.needs if need not in node.offers]:
+            left_out.append(f"{node.label} does not have {missing[0]}")
         elif not (math.isfinite(node.flops) and node.flops > 0):
             left_out.append(f"{node.label} has not measured its speed")
         else:

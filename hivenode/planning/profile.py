@@ -48,6 +48,8 @@ class NodeProfile:
     """Why it takes no work now; empty when it does."""
     name: str = ""
     """Its name for people."""
+    offers: tuple[str, ...] = ()
+    """What it has that not every node has: `private:NAME`, `hf:NAME`, `python:PACKAGE`."""
 
     @property
     def label(self) -> str:

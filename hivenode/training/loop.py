@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from hivenode.data.loading import Dataset
+from hivenode.data.dataset import Dataset
 from hivenode.net.local import FromWorker, Log, Peer, WorkerProgress
 from hivenode.spec.training import TrainingSpec
 from hivenode.training.checkpoints import State
