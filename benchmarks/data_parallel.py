@@ -44,9 +44,8 @@ def main() -> None:
     if options.json:
         print(json.dumps({"parameters": parameters, "samples_per_second": speeds, "ratio": ratio}))
         return
-    print(
-        f"{options.workers} workers, GPT of {parameters:,} parameters, batches of {options.batch}, {os.cpu_count()} cores"
-    )
+    model = f"GPT of {parameters:,} parameters, batches of {options.batch}"
+    print(f"{options.workers} workers, {model}, {os.cpu_count()} cores")
     for label, found in speeds.items():
         print(f"{label:5} {medians[label]:8.1f} samples/s  (from {min(found):.1f} to {max(found):.1f})")
     print(f"ratio {ratio:8.2f}")

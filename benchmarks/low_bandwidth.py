@@ -134,7 +134,7 @@ def ours(
     together.close()
 
 
-def ddp(rank: int, size: int, task: Task, host: str, store: str, steps: int, limit: float, pipe: Connection) -> None:
+def ddp(rank: int, size: int, task: Task, host: str, store: str, steps: int, pipe: Connection) -> None:
     import torch
     import torch.distributed as dist
     from torch.nn import functional

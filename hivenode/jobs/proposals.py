@@ -7,8 +7,10 @@ import random
 import zlib
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from hivenode.data import sources
+from hivenode.data.info import DataInfo
 from hivenode.errors import HiveError, Unavailable
 from hivenode.models import estimators
 from hivenode.models.declared import describe as describe_model
@@ -18,6 +20,7 @@ from hivenode.planning.profile import ClusterView, NodeProfile
 from hivenode.planning.qtable import Experience
 from hivenode.planning.workload import Workload
 from hivenode.spec.job import JobSpec
+from hivenode.spec.model import ModelSpec
 from hivenode.spec.values import Plan, Strategy
 
 PROFILE_SECONDS = 3.0
@@ -118,7 +121,7 @@ def describe(spec: JobSpec) -> Workload:
     """What a job costs, from its declaration alone. Raises InvalidInput for a model or data set that does not exist,
     or one that does not fit the other."""
     data = sources.information(spec.data)
-    return Workload.of(spec, model=describe_model(spec.model, data), data=data, masked=_masked(spec))
+    return _workload(spec, spec.model, data)
 
 
 def _priced(spec: JobSpec, heard: dict[str, ProfileReply]) -> tuple[Workload, dict[str, ProfileReply]]:
@@ -144,7 +147,14 @@ def _priced(spec: JobSpec, heard: dict[str, ProfileReply]) -> tuple[Workload, di
     if model.kind == "hf" and model.source != "hf:config":
         sizes = [offer.parameters for reply in heard.values() for offer in reply.offers if offer.name == model.source]
         model = model.model_copy(update={"parameters": max(sizes, default=0) or None})
-    return Workload.of(spec, model=describe_model(model, data), data=data, masked=_masked(spec)), heard
+    return _workload(spec, model, data), heard
+
+
+def _workload(spec: JobSpec, model: ModelSpec, data: DataInfo) -> Workload:
+    workload = Workload.of(spec, model=describe_model(model, data), data=data, masked=_masked(spec))
+    if spec.framework == "sklearn" and estimators.estimator(model.source)[1].kind in ("trees", "whole"):
+        return replace(workload, batch_size=workload.samples, epochs=1, max_steps=1)  # fitted once, to all there is
+    return workload
 
 
 def _masked(spec: JobSpec) -> dict[Strategy, str]:
