@@ -6,7 +6,7 @@ import asyncio
 import random
 import zlib
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from hivenode.data import sources
@@ -87,6 +87,22 @@ class Proposer:
     def only_nodes_know(spec: JobSpec) -> bool:
         """Whether the cost of a job follows from what some nodes have, and not from its declaration."""
         return spec.data.kind == "private" or (spec.model.kind == "hf" and spec.model.source != "hf:config")
+
+    async def newcomers(self, spec: JobSpec, nodes: Sequence[str]) -> list[str]:
+        """Of these, the workers that could take part in the job and have nothing else to do."""
+        named, workers = set(spec.placement.nodes), self._workers()
+        asked = [node for node in nodes if node in workers]
+        answers = await asyncio.gather(*(self._ask(node) for node in asked))
+        return [
+            node
+            for node, reply in zip(asked, answers, strict=True)
+            if reply is not None
+            and spec.runtime in reply.frameworks
+            and not reply.paused
+            and not reply.running
+            and set(spec.needs) <= {offer.name for offer in reply.offers}
+            and (not named or named & {node, self._name(node)})
+        ]
 
     async def _ask(self, node: str) -> ProfileReply | None:
         try:

@@ -76,6 +76,14 @@ class PeersReady(_Local, frozen=True, tag="peers"):
     already and are left out of the first view."""
 
     peers: tuple[Peer, ...]
+    joining: bool = False
+    """They train already: join them, and take over their state."""
+
+
+class PeerJoining(_Local, frozen=True, tag="peer_joining"):
+    """One more worker wants to take part."""
+
+    peer: Peer
 
 
 class PeerLost(_Local, frozen=True, tag="peer_lost"):
@@ -129,11 +137,12 @@ class WorkerProgress(_Local, frozen=True, tag="progress"):
 
 
 class ViewChanged(_Local, frozen=True, tag="view"):
-    """The workers agreed to go on without `lost`, from `step`."""
+    """The workers agreed to go on without `lost` and with `joined`, from `step`."""
 
     step: int
     members: tuple[NodeId, ...]
     lost: tuple[NodeId, ...]
+    joined: tuple[NodeId, ...] = ()
 
 
 class CheckpointWritten(_Local, frozen=True, tag="checkpoint"):
@@ -196,5 +205,5 @@ class Brought(_Local, frozen=True, tag="brought"):
     fix: Sentence = ""
 
 
-ToWorker = Begin | PeersReady | PeerLost | Predict | Cancel | Brought
+ToWorker = Begin | PeersReady | PeerJoining | PeerLost | Predict | Cancel | Brought
 FromWorker = Need | Ready | WorkerProgress | ViewChanged | CheckpointWritten | Finished | Predicted | Failed | Log

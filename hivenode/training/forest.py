@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hivenode.data.dataset import Dataset, Samples
+from hivenode.errors import InvalidInput
 from hivenode.net.local import FromWorker, Peer, WorkerProgress
 from hivenode.spec.job import JobSpec
 from hivenode.training.checkpoints import State
@@ -64,6 +65,12 @@ class Fitting:
         except Exception:
             self.group.heed()
             raise
+
+    def join(self, peers: tuple[Peer, ...]) -> None:
+        """Trees that are being grown are divided already."""
+        raise InvalidInput(
+            f"A job that fits {self.spec.model.source} cannot be joined while it runs.", fix="Nothing to do."
+        )
 
     def run(self) -> Result:
         """Fit, and put together what the members have grown.

@@ -15,13 +15,18 @@ from hivenode.data.dataset import Dataset
 from hivenode.net.local import FromWorker, Log, Peer, WorkerProgress
 from hivenode.spec.training import TrainingSpec
 from hivenode.training.checkpoints import State
+from hivenode.training.exchange.inheritance import State as Arrays
 from hivenode.training.frameworks.model import Inputs, Labels, Vector
+from hivenode.training.handover import HEADER_ELEMENTS, Header, pack, unpack
 from hivenode.training.schedules import learning_rate
 from hivenode.training.strategies.collective import Collective
 from hivenode.training.strategies.group import Group
 from hivenode.training.strategies.way import Advance, Course, Way
 
 PROGRESS_SECONDS = 0.5
+GATE_STEPS = 10
+"""Steps after which newcomers may come in (with running statistics, which differ between members, whenever these have
+been averaged)."""
 EVALUATED_SAMPLES = 4096
 """Of the held-out part, in memory at once."""
 SCORED = ("classification", "language")
@@ -122,7 +127,7 @@ class Training:
     save: Callable[[State], None]
     step: int = 0
     _meter: _Meter = field(init=False)
-    _epoch: _Meter = field(init=False)
+    _epoch: _Meter = field(init=False, default_factory=_Meter)
     _previous: float | None = field(init=False, default=None)
     _convergence: float | None = field(init=False, default=None)
     _best: float = field(init=False, default=math.inf)
@@ -135,10 +140,8 @@ class Training:
 
     def state(self) -> State:
         """As of the last finished step; not a copy."""
-        patience = {_BEST: self._best.hex(), _WAITED: str(self._waited)} if self.spec.patience is not None else {}
-        return State(
-            self.step, self.way.weights, self.model.buffers, self.way.slots(), {**self.way.scalars(), **patience}
-        )
+        scalars = {**self.way.scalars(), **self._patience()}
+        return State(self.step, self.way.weights, self.model.buffers, self.way.slots(), scalars)
 
     def resume(self, state: State) -> None:
         """Go on from there; weights and buffers are in their places already.
@@ -160,6 +163,50 @@ class Training:
             self.group.heed()
             raise
 
+    def join(self, peers: tuple[Peer, ...]) -> None:
+        """Meet members that train already, and take over their state. Raises as `run` does."""
+        slots, _ = self.way.shared()
+        size = self.way.weights.size + self.model.buffers.size + sum(slot.size for slot in slots.values())
+        try:
+            taken = unpack(self.collective.join(peers, size + HEADER_ELEMENTS))
+        except Exception:
+            self.group.heed()
+            raise
+        header = taken.header
+        self.group.inherit(header.planned, header.shares)
+        self.way.wire.inherit(header.codec)
+        self.way.inherit(taken.weights, taken.slots, header.scalars)
+        self.model.buffers[:] = taken.buffers
+        if self.spec.patience is not None:
+            self._best, self._waited = float.fromhex(header.patience[_BEST]), int(header.patience[_WAITED])
+        self._epoch = _Meter(samples=header.samples, loss=header.loss)
+        self.step = header.step
+
+    def _gate(self) -> None:
+        """Let newcomers in. Members have everything in common here but the state of what they learn by themselves."""
+        if self.way.wire.settled and self.course.movable:
+            self.group.gate(self._hand_over, self.step)
+
+    def _hand_over(self) -> Arrays:
+        slots, scalars = self.way.shared()
+        header = Header(
+            step=self.step,
+            planned=self.group.planned,
+            shares=self.group.weights,
+            codec=self.way.wire.codec,
+            scalars=scalars,
+            patience=self._patience(),
+            loss=self._epoch.loss,
+            samples=self._epoch.samples,
+            weights=0,
+            buffers=0,
+            slots=(),
+        )
+        return pack(header, self.way.weights, self.model.buffers, slots)
+
+    def _patience(self) -> dict[str, str]:
+        return {_BEST: self._best.hex(), _WAITED: str(self._waited)} if self.spec.patience is not None else {}
+
     def run(self) -> Result:
         """Train to the end.
 
@@ -170,7 +217,8 @@ class Training:
         """
         steps, per_epoch = self.course.steps, self.course.steps_per_epoch
         self.group.look_around(self.step)
-        self._meter, self._epoch, whole = _Meter(), _Meter(), _Meter()
+        self._gate()
+        self._meter, whole = _Meter(), _Meter()
         found: tuple[float | None, float | None] | None = None
         loss, going = 0.0, self._waited < (self.spec.patience or math.inf)
         while self.step < steps and going:
@@ -195,6 +243,9 @@ class Training:
                 self._progress(found[0] if ended and found is not None else None)
             if self.leads and keeps and going:
                 self.save(self.state())
+            shared = ended or keeps if self.model.buffers.size else self.step // GATE_STEPS > before // GATE_STEPS
+            if shared and going and self.step < steps:
+                self._gate()
         if found is None:  # resumed after the last step
             found = self._evaluate()
         self.group.finish()

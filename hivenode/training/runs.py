@@ -30,6 +30,10 @@ class Run(Protocol):
         """Meet the other members. Raises as `run` does."""
         ...
 
+    def join(self, peers: tuple[Peer, ...]) -> None:
+        """Meet members that have begun already. Raises as `run` does, InvalidInput when it cannot be joined."""
+        ...
+
     def run(self) -> Result:
         """To the end. Raises Cancelled, HiveError."""
         ...

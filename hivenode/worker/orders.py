@@ -8,7 +8,7 @@ import traceback
 
 from hivenode.errors import HiveError
 from hivenode.net.framing import Channel
-from hivenode.net.local import Brought, Cancel, PeerLost, PeersReady
+from hivenode.net.local import Brought, Cancel, PeerJoining, PeerLost, PeersReady
 from hivenode.training.strategies.collective import Collective
 from hivenode.training.strategies.group import Cancelled
 
@@ -68,6 +68,8 @@ class Orders:
                         with self._changed:
                             self._brought = message
                             self._changed.notify()
+                    case PeerJoining(peer=peer):
+                        self._collective.admit(peer)
                     case PeerLost(node=node):
                         self._collective.lost(node)
                     case Cancel(reason=reason):

@@ -70,11 +70,14 @@ class TrainingAssignment:
                     load_seconds=time.monotonic() - self._started,
                 )
             )
-            peers = orders.wait_for_peers().peers
+            ready = orders.wait_for_peers()
             began = time.monotonic()
             try:
                 self._tell_of_data(training)
-                training.begin(peers)
+                if ready.joining:
+                    training.join(ready.peers)
+                else:
+                    training.begin(ready.peers)
                 result = training.run()
             except Cancelled:
                 if training.leads and training.step > 0:

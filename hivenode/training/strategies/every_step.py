@@ -55,6 +55,17 @@ class EveryStep:
     def weights(self) -> Vector:
         return self._model.weights
 
+    @property
+    def wire(self) -> Wire:
+        return self._wire
+
+    def shared(self) -> tuple[Mapping[str, Vector], dict[str, str]]:
+        return self.slots(), self.scalars()
+
+    def inherit(self, weights: Vector, slots: Mapping[str, Vector], scalars: dict[str, str]) -> None:
+        self._model.weights[:] = weights
+        self.restore(slots, scalars)
+
     def advance(self, step: int, stop: int) -> Advance:
         rate = learning_rate(self._spec, step, self._course.steps)
         taken, total = 0.0, 0

@@ -10,6 +10,7 @@ from hivenode.data.partition import member_range
 from hivenode.net.local import FromWorker, ViewChanged
 from hivenode.spec.values import Share
 from hivenode.training.exchange.codecs import Codec
+from hivenode.training.exchange.inheritance import State
 from hivenode.training.frameworks.model import Vector
 from hivenode.training.strategies.collective import Collective, Mean, MembersChanged
 
@@ -89,6 +90,25 @@ class Group:
             self.look_around(step)
             return mean
 
+    def gate(self, state: Callable[[], State], step: int) -> None:
+        """Let in who wants to join; see `Collective.gate`."""
+        while True:
+            try:
+                self._collective.gate(state)
+            except MembersChanged:
+                self.look_around(step)
+                continue
+            except Exception:
+                self.heed()
+                raise
+            self.look_around(step)
+            return
+
+    def inherit(self, planned: tuple[str, ...], weights: dict[str, float]) -> None:
+        """A newcomer takes over what the others know of each other; itself it adds as they do."""
+        self.planned = self.members = planned
+        self.weights = dict(weights)
+
     def finish(self) -> None:
         """See `Collective.finish`."""
         try:
@@ -104,12 +124,18 @@ class Group:
             raise Cancelled(reason) from None
 
     def look_around(self, step: int) -> None:
-        """Take note of who is there, and tell the daemon who is not."""
+        """Take note of who is there, and tell the daemon who is not or is new. A newcomer's share is the mean of all
+        that were ever planned, which all know alike."""
         members = self._collective.members
         lost = tuple(node for node in self.members if node not in members)
+        joined = tuple(node for node in members if node not in self.members)
+        usual = sum(self.weights[node] for node in self.planned) / len(self.planned)
+        for node in joined:
+            self.weights.setdefault(node, usual)
+        self.planned += tuple(node for node in joined if node not in self.planned)
         self.members = members
-        if lost:
-            self._report(ViewChanged(step=step, members=members, lost=lost))
+        if lost or joined:
+            self._report(ViewChanged(step=step, members=members, lost=lost, joined=joined))
 
     def share_speeds(self, samples: int, seconds: float, step: int) -> None:
         """Divide what follows by how fast the members compute, half and half with what was known. Each puts its speed

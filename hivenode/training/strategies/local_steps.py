@@ -60,6 +60,19 @@ class LocalSteps:
     def weights(self) -> Vector:
         return self._base
 
+    @property
+    def wire(self) -> Wire:
+        return self._wire
+
+    def shared(self) -> tuple[Mapping[str, Vector], dict[str, str]]:
+        return {OUTER: self._outer.velocity} if self._outer.velocity.size else {}, {}
+
+    def inherit(self, weights: Vector, slots: Mapping[str, Vector], scalars: dict[str, str]) -> None:
+        self._base[:] = weights
+        self._learner.adopt(self._base)
+        if self._outer.velocity.size:
+            self._outer.velocity[:] = slots[OUTER]
+
     def advance(self, step: int, stop: int) -> Advance:
         stop = min(stop, step + self._every)
         parts = {member: self._course.part(step, stop, member)[0] for member in self._group.members}

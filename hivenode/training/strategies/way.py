@@ -15,6 +15,7 @@ from hivenode.errors import JobFailed
 from hivenode.spec.training import TrainingSpec
 from hivenode.training.frameworks.model import Inputs, Labels, Vector
 from hivenode.training.strategies.group import Group
+from hivenode.training.strategies.wire import Wire
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,19 @@ class Way(Protocol):
     @property
     def weights(self) -> Vector:
         """As of the last finished step, the same on all members."""
+        ...
+
+    @property
+    def wire(self) -> Wire:
+        """By which its large vectors travel."""
+        ...
+
+    def shared(self) -> tuple[Mapping[str, Vector], dict[str, str]]:
+        """Of `slots` and `scalars`, what is the same on all members."""
+        ...
+
+    def inherit(self, weights: Vector, slots: Mapping[str, Vector], scalars: dict[str, str]) -> None:
+        """Take over, from the other members, the weights and what they share. Raises KeyError, ValueError."""
         ...
 
     def advance(self, step: int, stop: int) -> Advance:

@@ -45,6 +45,21 @@ class Wire:
         """Whether numbers arrive as they are."""
         return self._codec is None
 
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is left to be chosen."""
+        return not self._automatic
+
+    @property
+    def codec(self) -> str:
+        return "fp32" if self._codec is None else self._codec.name
+
+    def inherit(self, codec: str) -> None:
+        """Of a newcomer: use what the others have settled on."""
+        self._automatic, self._codec, self._feedback = (), None, None
+        if codec != "fp32":
+            self._use(CODECS[codec])
+
     def agree(self, vector: Vector, compute: Callable[[], float], step: int) -> None:
         """See `Group.agree`. What has not been said before is said along with it."""
         feedback, codec = self._feedback, self._codec
