@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.metadata
 import importlib.util
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 from hivenode.errors import HiveError, Unavailable
 from hivenode.jobs.forked import ForkServer, HostLimits
@@ -16,6 +18,8 @@ from hivenode.jobs.host import WorkerHandle, WorkerKind
 from hivenode.net.local import FromWorker, WorkerLimits
 
 SUPPORTED = ("torch", "transformers")
+CONCERNED = ("torch", "transformers", "peft", "scikit-learn", "keras", "tensorflow")
+"""Distributions whose versions other nodes are told."""
 
 
 class ForkWorkers:
@@ -36,6 +40,15 @@ class ForkWorkers:
     def frameworks(self) -> tuple[str, ...]:
         """Frameworks installed on this machine, found without importing them."""
         return tuple(name for name in SUPPORTED if importlib.util.find_spec(name) is not None)
+
+    @cached_property
+    def versions(self) -> dict[str, str]:
+        """Of what jobs may need and is installed, found without importing it."""
+        found = {}
+        for name in CONCERNED:
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                found[name] = importlib.metadata.version(name)[:64]
+        return found
 
     def prewarm(self, frameworks: Sequence[str]) -> None:
         """Begin to start the servers of these frameworks, so that the first job need not wait for an import. One

@@ -90,6 +90,8 @@ class Workload:
     framework: str = "torch"
     needs: tuple[str, ...] = ()
     """What a node has to offer besides the framework."""
+    libraries: tuple[str, ...] = ()
+    """What has to be installed on it besides the framework."""
 
     @classmethod
     def of(cls, spec: JobSpec, *, model: ModelNumbers, data: DataNumbers) -> Workload:
@@ -111,6 +113,7 @@ class Workload:
             max_steps=training.max_steps,
             framework=spec.runtime,
             needs=spec.needs,
+            libraries=spec.libraries,
         )
 
     @property
