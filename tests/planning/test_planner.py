@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hivenode.errors import InvalidInput, Unavailable
 from hivenode.planning.breakdown import coordination, subtasks
 from hivenode.planning.explain import explain, to_text
-from hivenode.planning.planner import EXPLORED_WITHIN, expected_seconds, experience_of, plan
+from hivenode.planning.planner import EXPLORED_WITHIN, eligible, expected_seconds, experience_of, plan
 from hivenode.planning.profile import ClusterView, NodeProfile
 from hivenode.planning.qtable import Experience
 from hivenode.planning.workload import Workload
@@ -115,7 +115,8 @@ def test_nodes_whose_framework_is_of_another_version_do_not_work_with_the_others
     view = cluster(*(node(n, 100 + 900 * (n == 2), versions={"torch": text}) for n, text in enumerate(versions)))
     made = planned(workload(), view)
     assert node(2).node not in {share.node for share in made.shares}
-    assert "node2 has torch 2.9.0 and others 2.13" in " ".join(c.reason for c in made.candidates)
+    _, left_out = eligible(workload(), PlacementSpec(), view)
+    assert left_out == ["node2 has torch 2.9.0 and others 2.13"]
 
 
 def test_nothing_feasible_says_why_for_each_strategy_and_what_to_do() -> None:
