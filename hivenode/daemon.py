@@ -448,4 +448,5 @@ class _Daemon:
             frameworks=workers.frameworks,
             running=0,
             offers=await self._lender.offers(LENDING_SECONDS),
+            versions=workers.versions,
         )

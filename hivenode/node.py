@@ -83,9 +83,11 @@ from hivenode.net.transport import LinkEnd, Transport
 from hivenode.planning.qtable import Experience
 from hivenode.spec.events import (
     AttemptEnded,
+    BlobHeld,
     CheckpointSaved,
     JobCancelled,
     JobGivenUp,
+    JobSubmitted,
     ModelRegistered,
     NodeAdmitted,
     SealClosed,
@@ -114,6 +116,9 @@ FEED_FANOUT = 4
 """Links to which events heard from another are passed on, where there are links to some members only."""
 LOOK_FURTHER_SECONDS = 10.0
 """How long a node that reaches nobody tries the same members."""
+
+TIDIED_AFTER = JobSubmitted | CheckpointSaved | AttemptEnded | JobCancelled | JobGivenUp | BlobHeld
+"""Events that change which blobs are needed."""
 
 log = get_logger("node")
 
@@ -289,7 +294,7 @@ class Node:
         self._measure_lag(asyncio.get_running_loop().time())
         self._tasks.spawn(self._keep_assessing(), "node: standing")
         self._tasks.spawn(self._look_further(), "node: look further")
-        self._tasks.spawn(self.results.tidy(), "node: tidy")
+        self._tasks.spawn(self._tidy(), "node: tidy")
         self._tasks.spawn(Leftovers(ports.blobs, self._names).run(), "node: leftovers")
 
     async def stop(self) -> None:
@@ -395,7 +400,13 @@ class Node:
             changed=self._changed,
         )
         self.supplies = Supplies(
-            me=self.me, blobs=ports.blobs, keeper=self.keeper, holders=self.holders, lends=ports.lends
+            me=self.me,
+            blobs=ports.blobs,
+            keeper=self.keeper,
+            holders=self.holders,
+            ledger=self.ledger,
+            append=append,
+            lends=ports.lends,
         )
         self.preparer = Preparer(
             rooms=ports.workspace,
@@ -611,8 +622,8 @@ class Node:
             for peer in [node for node in admitted if node in links] or links[:1]:
                 self.membership.link_up(peer)  # statements of a node unknown until now were dropped: ask again
         self.executor.ledger_changed()
-        if any(isinstance(body, CheckpointSaved | AttemptEnded | JobCancelled | JobGivenUp) for body in bodies):
-            self._tasks.spawn(self.results.tidy(), "node: tidy")
+        if any(isinstance(body, TIDIED_AFTER) for body in bodies):
+            self._tasks.spawn(self._tidy(), "node: tidy")
         touched = dict.fromkeys(job for body in bodies if (job := getattr(body, "job", "")))
         for job in touched:
             if job in self.ledger.jobs:
@@ -635,7 +646,7 @@ class Node:
         for peer in self._ports.transport.links:
             self.membership.link_up(peer)
         self.executor.ledger_changed()
-        self._tasks.spawn(self.results.tidy(), "node: tidy")
+        self._tasks.spawn(self._tidy(), "node: tidy")
         self._changed.notify()
 
     def _leads(self) -> Epoch | None:
@@ -857,11 +868,17 @@ class Node:
             or bool(self.holders.of(digest))
             or (seal is not None and seal.digest == digest)
             or self.keeper.touched(digest)
+            or self.supplies.names(digest)
         )
 
     def _concerns(self, peer: str, digest: str) -> bool:
         """Whether bytes that a peer speaks of are any business of the hive."""
         return self.ledger.works(peer) or self.ledger.submits(peer) or self.ledger.names(digest)
+
+    async def _tidy(self) -> None:
+        """Delete what jobs that have ended left here."""
+        await self.results.tidy()
+        await self.supplies.tidy()
 
     def _worker_host(self) -> str:
         """Where this node's workers listen for the others': the host of its first address."""

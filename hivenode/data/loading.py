@@ -19,7 +19,7 @@ def load(spec: DataSpec) -> Dataset:
     known = sources.lookup(spec)
     rows, labels = bundled.values(spec)
     info = sources.with_task(known.info, spec.task)
-    tokenizer = Characters(PRINTABLE).dump() if info.vocabulary else ""
+    tokenizer = Characters(PRINTABLE).dump() if spec.name in ("descriptions", "topics") else ""
     if known.scaling == "unit":
         rows = rows / known.raw_maximum
     return divide(info, rows, labels, spec, tokenizer, standardise=known.scaling == "standard")

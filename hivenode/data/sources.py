@@ -78,6 +78,9 @@ _SETS: Mapping[str, Bundled] = {
             "unit",
             raw_maximum=16.0,
         ),
+        Bundled(  # each pixel a word: its grey value, 0 to 16, and one more for padding
+            DataInfo("sklearn:digit_tokens", 1797, (64,), 10, tuple("0123456789"), "classification", 18), "none"
+        ),
         _table("breast_cancer", 569, 30, ("malignant", "benign")),
         _table("wine", 178, 13, ("class_0", "class_1", "class_2")),
         _table("iris", 150, 4, ("setosa", "versicolor", "virginica")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import subprocess
 import sys
@@ -158,17 +159,19 @@ class Preparer:
     async def _shared(self, data: DataSpec, *, keep: bool) -> DataSpec:
         if not keep:
             manifest = await prepare(data, None, self._memory_bytes())
-            return _resolved(data, manifest, BlobRef("0" * 64, 1))
+            return shared(data, manifest, BlobRef("0" * 64, 1))
         directory = self._rooms.make("data", 0)
         try:
             manifest = await prepare(data, directory, self._memory_bytes())
+            listed = msgspec.json.encode(manifest)
+            self._keeper.touch(hashlib.sha256(listed).hexdigest())  # an ended job may have had the same data
             for shard in manifest.shards:
                 await self._blobs.put_file(Path(directory, shard.digest), move=True)
         finally:
             self._rooms.remove(directory)
-        ref = await self._blobs.put_bytes(msgspec.json.encode(manifest))
+        ref = await self._blobs.put_bytes(listed)
         await self._append(BlobHeld(digest=ref.digest, size=ref.size))
-        return _resolved(data, manifest, ref)
+        return shared(data, manifest, ref)
 
     async def spread(self, spec: JobSpec) -> None:
         """Have other nodes keep the data and weights of a job that was just submitted."""
@@ -207,14 +210,14 @@ class Preparer:
         return True
 
 
-def _resolved(data: DataSpec, manifest: Manifest, ref: BlobRef) -> DataSpec:
+def shared(data: DataSpec, manifest: Manifest, ref: BlobRef) -> DataSpec:
     info = manifest.info
-    shared = SharedData(
+    made = SharedData(
         size=ref.size, samples=info.samples, input_shape=info.input_shape, outputs=info.outputs, task=info.task,
         vocabulary=info.vocabulary, padding=info.padding, origin=f"{data.kind}:{Path(data.name).name}"[:256],
     )  # fmt: skip
     return DataSpec(
-        source=f"shared:{ref.digest}", test_fraction=data.test_fraction, seed=data.seed, task=data.task, shared=shared
+        source=f"shared:{ref.digest}", test_fraction=data.test_fraction, seed=data.seed, task=data.task, shared=made
     )
 
 

@@ -123,6 +123,7 @@ class Proposer:
             paused=reply.paused,
             name=self._name(node),
             offers=tuple(offer.name for offer in reply.offers),
+            versions=reply.versions,
         )
 
     def _view(self, profiles: tuple[NodeProfile, ...]) -> ClusterView:

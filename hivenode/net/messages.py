@@ -401,6 +401,8 @@ class ProfileReply(_Message, frozen=True, tag="profile"):
     paused: Sentence = ""
     """Why it takes no work now; empty when it does."""
     offers: Annotated[tuple[Offer, ...], msgspec.Meta(max_length=128)] = ()
+    versions: Annotated[dict[Name, Name], msgspec.Meta(max_length=32)] = {}
+    """Of what jobs may need and is installed."""
 
 
 class Failure(_Message, frozen=True, tag="failure"):

@@ -96,6 +96,8 @@ class Workload:
     framework: str = "torch"
     needs: tuple[str, ...] = ()
     """What a node has to offer besides the framework."""
+    libraries: tuple[str, ...] = ()
+    """What has to be installed on it besides the framework."""
     sync_every: int = 1
     """Steps between two exchanges."""
     wire: float = 1.0
@@ -130,6 +132,7 @@ class Workload:
             max_steps=training.max_steps,
             framework=spec.runtime,
             needs=spec.needs,
+            libraries=spec.libraries,
             sync_every=training.sync_every if training.sync == "local" else 1,
             wire=WIRE[training.codec],
             masked=masked or {},

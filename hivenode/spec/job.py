@@ -68,6 +68,16 @@ class JobSpec(Section):
         return runtime(self.model.source, self.framework)
 
     @property
+    def libraries(self) -> tuple[str, ...]:
+        """What has to be installed on a node besides the framework."""
+        found: list[str] = [self.framework] if self.runtime != self.framework else []
+        if self.model.lora is not None:
+            found.append("peft")
+        if self.data.kind == "sklearn":
+            found.append("scikit-learn")
+        return tuple(found)
+
+    @property
     def needs(self) -> tuple[str, ...]:
         """What a node must have that not every node has: data, a model, a package."""
         found = []

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hivenode.errors import InvalidInput, Unavailable
 from hivenode.planning.breakdown import coordination, subtasks
 from hivenode.planning.explain import explain, to_text
-from hivenode.planning.planner import EXPLORED_WITHIN, expected_seconds, experience_of, plan
+from hivenode.planning.planner import EXPLORED_WITHIN, eligible, expected_seconds, experience_of, plan
 from hivenode.planning.profile import ClusterView, NodeProfile
 from hivenode.planning.qtable import Experience
 from hivenode.planning.workload import Workload
@@ -93,6 +93,30 @@ def test_paused_lacking_and_excluded_nodes_take_no_part() -> None:
     assert "node1 takes no work (on battery)" in reasons
     assert "node2 does not have torch" in reasons
     assert "node3 is left out" in reasons
+
+
+def test_who_lacks_a_library_or_what_the_job_is_about_is_never_chosen() -> None:
+    job = replace(workload(), needs=("private:xrays",), libraries=("peft",))
+    has = {"versions": {"torch": "2.13.0+cpu", "peft": "0.21.2"}, "offers": ("private:xrays",)}
+    view = cluster(
+        node(0, **has),
+        node(1, 1000, **{**has, "versions": {"torch": "2.13.0"}}),
+        node(2, 1000, **{**has, "offers": ()}),
+    )
+    made = planned(job, view)
+    assert {share.node for share in made.shares} == {node(0).node}
+    reasons = " ".join(c.reason for c in made.candidates)
+    assert "node1 does not have peft" in reasons
+    assert "node2 does not have private:xrays" in reasons
+
+
+def test_nodes_whose_framework_is_of_another_version_do_not_work_with_the_others() -> None:
+    versions = ["2.13.0+cpu", "2.13.1", "2.9.0", ""]
+    view = cluster(*(node(n, 100 + 900 * (n == 2), versions={"torch": text}) for n, text in enumerate(versions)))
+    made = planned(workload(), view)
+    assert node(2).node not in {share.node for share in made.shares}
+    _, left_out = eligible(workload(), PlacementSpec(), view)
+    assert left_out == ["node2 has torch 2.9.0 and others 2.13"]
 
 
 def test_nothing_feasible_says_why_for_each_strategy_and_what_to_do() -> None:
