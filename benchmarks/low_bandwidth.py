@@ -7,8 +7,8 @@ Characters of the texts bundled with scikit-learn, AdamW. DDP over gloo trains f
 on the held-out part is what the others have to reach: ours with int8 after every step, and with int8 local steps
 (DiLoCo). All start from the same weights, take the same batches, have the same learning rate and one thread a node, and
 are judged every few steps on the same samples; judging does not count. The model is scaled down to what lets DDP's run
-last about two minutes, with a step's arithmetic of all nodes sharing this machine's cores. Traffic of ours is encrypted,
-gloo's is not.
+last about two minutes, with a step's arithmetic of all nodes sharing this machine's cores. Traffic of ours is
+encrypted, gloo's is not.
 """
 
 from __future__ import annotations
@@ -62,10 +62,14 @@ class Task:
 
 
 class Judge:
-    """Seconds of training alone, and losses on the held-out part by them. Says 'stop' once a loss is reached."""
+    """Seconds of training alone, and losses on the held-out part by them.
 
-    def __init__(self, evaluate: Callable[[], float], goal: float, limit: float) -> None:
-        self._evaluate, self._goal, self._limit = evaluate, goal, limit
+    Args:
+        evaluate: the loss, the same on all nodes; each works on its part of it.
+    """
+
+    def __init__(self, evaluate: Callable[[], float], goal: float) -> None:
+        self._evaluate, self._goal = evaluate, goal
         self._began = time.monotonic()
         self._judging = 0.0
         self.course: list[tuple[float, float]] = []
@@ -76,12 +80,13 @@ class Judge:
         seconds = now - self._began - self._judging
         self.course.append((seconds, self._evaluate()))
         self._judging += time.monotonic() - now
-        return self.course[-1][1] > self._goal and seconds < self._limit
+        return self.course[-1][1] > self._goal
 
 
 def ours(
-    rank: int, size: int, task: Task, host: str, way: Mapping[str, object], goal: float, limit: float, pipe: Connection
+    rank: int, size: int, task: Task, host: str, way: Mapping[str, object], goal: float, steps: int, pipe: Connection
 ) -> None:
+    """Trains until the goal or for so many steps."""
     from hivenode.training.exchange import Seat
     from hivenode.training.frameworks.making import make
     from hivenode.training.strategies.data_parallel import Together
@@ -101,29 +106,35 @@ def ours(
     trains = way_of(spec, group, course, made.model, made.vector, quiet)
     pipe.send((host, together.port, together.certificate))
     together.connect(tuple(Peer(name(r), r, *endpoint) for r, endpoint in enumerate(pipe.recv()) if r != rank))
-    held_out = data.test.take(np.arange(min(JUDGED, len(data.test))))
-    group.agree(np.zeros(1, np.float32), lambda: 1.0, 0)
-    judge = Judge(lambda: made.model.evaluate(*held_out)[1] / len(held_out[0]), goal, limit)
-    step = samples = judged = 0
-    going = np.ones(1, np.float32)
-    while going[0]:
-        advance = trains.advance(step, step + task.judge_every)
-        step, samples = advance.step, samples + advance.samples
-        if step - judged >= task.judge_every:
-            judged = step
-            on = judge.look() if rank == 0 else True
+    held_out = part_of(data, rank, size)
+    loss = np.zeros(1, np.float32)
 
-            def vote(on: bool = on) -> float:
-                going[0] = float(on)
-                return 1.0 if rank == 0 else 0.0
+    def evaluate() -> float:
+        own = made.model.evaluate(*held_out)[1] / len(held_out[0])
 
-            group.agree(going, vote, step)
+        def tell() -> float:
+            loss[0] = own
+            return 1.0
+
+        group.agree(loss, tell, step)
+        return float(loss[0])
+
+    step = samples = 0
+    evaluate()
+    judge = Judge(evaluate, goal)
+    while step < steps:
+        due = (step // task.judge_every + 1) * task.judge_every
+        while step < due:
+            advance = trains.advance(step, due)
+            step, samples = advance.step, samples + advance.samples
+        if not judge.look():
+            break
     pipe.send((judge.course, samples, len(made.model.weights)))
     together.finish()
     together.close()
 
 
-def ddp(rank: int, size: int, task: Task, host: str, store: str, steps: int, limit: float, pipe: Connection) -> None:
+def ddp(rank: int, size: int, task: Task, host: str, store: str, steps: int, pipe: Connection) -> None:
     import torch
     import torch.distributed as dist
     from torch.nn import functional
@@ -151,15 +162,17 @@ def ddp(rank: int, size: int, task: Task, host: str, store: str, steps: int, lim
     trained = DistributedDataParallel(module)
     optimizer = torch.optim.AdamW(trained.parameters(), lr=task.learning_rate, weight_decay=0.0)
     batches = Batches(len(data.train), task.batch, 0)
-    held_out = data.test.take(np.arange(min(JUDGED, len(data.test))))
+    held_out = part_of(data, rank, size)
 
     def evaluate() -> float:
         made.model.weights[:] = torch.cat([p.detach().flatten() for p in module.parameters()]).numpy()
-        return made.model.evaluate(*held_out)[1] / len(held_out[0])
+        loss = torch.tensor(made.model.evaluate(*held_out)[1] / len(held_out[0]))
+        dist.all_reduce(loss)
+        return float(loss) / size
 
     names = [name(each) for each in range(size)]
-    dist.barrier()
-    judge = Judge(evaluate, -1.0, limit)
+    evaluate()
+    judge = Judge(evaluate, -1.0)
     samples = step = 0
     order, epoch = batches.order(0), 0
     while step < steps:
@@ -174,11 +187,17 @@ def ddp(rank: int, size: int, task: Task, host: str, store: str, steps: int, lim
         functional.cross_entropy(outputs.transpose(1, 2), torch.from_numpy(labels)).backward()
         optimizer.step()
         step, samples = step + 1, samples + len(batch)
-        if rank == 0 and step % task.judge_every == 0:
+        if step % task.judge_every == 0:
             judge.look()
     pipe.send((judge.course, samples, len(made.model.weights)))
     dist.barrier()
     dist.destroy_process_group()
+
+
+def part_of(data: Dataset, rank: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """A node's part of what all are judged on."""
+    count = min(JUDGED, len(data.test)) // size
+    return data.test.take(np.arange(rank * count, (rank + 1) * count))
 
 
 def name(rank: int) -> str:
@@ -261,13 +280,14 @@ def main() -> None:
     parser.add_argument("--rate", default="100mbit", help="out of each node, as tc has it; none for loopback")
     parser.add_argument("--steps", type=int, default=100, help="of DDP")
     parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--layers", type=int, default=3)
+    parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--sync-every", type=int, default=20)
-    parser.add_argument("--limit", type=float, default=180.0, help="seconds any of them may take")
+    parser.add_argument("--most", type=int, default=6, help="steps that ours may take, over those of DDP")
+    parser.add_argument("--judge-every", type=int, default=10)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    task = Task(options.width, options.layers, options.batch, 0.001, options.sync_every)
+    task = Task(options.width, options.layers, options.batch, 0.001, options.judge_every)
     ways: dict[str, dict[str, object]] = {
         "every step, int8": {"codec": "int8"},
         "local, int8": {"sync": "local", "sync_every": options.sync_every, "codec": "int8"},
@@ -276,7 +296,7 @@ def main() -> None:
     with lines(options.nodes, options.rate) as places:
         with tempfile.TemporaryDirectory() as directory:
             store = os.path.join(directory, "store")
-            course, samples, parameters = together(places, ddp, task, store, options.steps, options.limit, meet=False)
+            course, samples, parameters = together(places, ddp, task, store, options.steps, meet=False)
         goal = min(loss for _, loss in course)
         base = reached(course, goal)
         results["ddp"] = {
@@ -286,7 +306,7 @@ def main() -> None:
             "samples_per_second": samples / course[-1][0],
         }
         for label, way in ways.items():
-            course, samples, _ = together(places, ours, task, way, goal, options.limit, meet=True)
+            course, samples, _ = together(places, ours, task, way, goal, options.most * options.steps, meet=True)
             seconds = reached(course, goal)
             results[label] = {
                 "seconds": seconds,

@@ -21,15 +21,18 @@ from hivenode.hive.election import MAX_STEP
 from hivenode.jobs.host import WorkerHandle, WorkerHost
 from hivenode.jobs.ledger import AttemptName, Ledger
 from hivenode.jobs.results import Append, Results
+from hivenode.jobs.supplies import Supplies
 from hivenode.logs import get_logger
 from hivenode.net.local import (
     Begin,
+    Brought,
     Cancel,
     CheckpointWritten,
     Failed,
     Finished,
     FromWorker,
     Log,
+    Need,
     Peer,
     PeerJoining,
     PeerLost,
@@ -140,6 +143,7 @@ class Executor:
         blobs: BlobStore,
         journal: Journal,
         keeper: Keeper,
+        supplies: Supplies,
         results: Results,
         ledger: Ledger,
         append: Append,
@@ -161,6 +165,7 @@ class Executor:
         self._blobs = blobs
         self._journal = journal
         self._keeper = keeper
+        self._supplies = supplies
         self._results = results
         self._ledger = ledger
         self._append = append
@@ -289,6 +294,7 @@ class Executor:
         if order.resume is not None:
             await self._keeper.obtain(order.resume, order.resume_holders)
             resume = str(self._blobs.path(order.resume.digest))
+        resources = await self._supplies.gather(work.spec, work.plan, self._submitter(work.job))
         work.directory = self._workspace.make(work.job, work.name[0])
         work.handle = await self._host.start(
             "train",
@@ -311,6 +317,7 @@ class Executor:
                 host=self._worker_host(),
                 ports=self._ports,
                 resume=resume,
+                resources=resources,
             )
         )
         try:
@@ -326,6 +333,19 @@ class Executor:
             host = f"[{host}]" if ":" in host else host
             work.endpoint = Endpoint(self._me, work.rank, f"{host}:{ready.port}", ready.certificate)
             work.state = "prepared"
+
+    async def _bring(self, work: Work, wish: Need) -> None:
+        try:
+            paths = await self._supplies.more(work.spec, work.plan, self._submitter(work.job), wish.blobs)
+            answer = Brought(paths=paths)
+        except HiveError as error:
+            answer = Brought(paths={}, error=error.sentence[:2000], fix=error.fix[:2000])
+        if work.handle is not None:
+            work.handle.send(answer)
+
+    def _submitter(self, job: str) -> str:
+        known = self._ledger.jobs.get(job)
+        return known.submitter if known is not None else ""
 
     # --- what workers say ---------------------------------------------------------------------------------------
 
@@ -355,6 +375,8 @@ class Executor:
                     self._results.checkpoint(work.job, work.name, message.step, Path(message.path), work.members),
                     "job: checkpoint",
                 )
+            case Need():
+                self._tasks.spawn(self._bring(work, message), "job: data")
             case Finished():
                 work.finished, work.step = message, message.step
                 self._tasks.spawn(self._conclude(work, message), "job: conclude")

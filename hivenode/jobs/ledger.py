@@ -249,6 +249,10 @@ class Ledger:
         """Whether a node has a part in an attempt of an open job."""
         return any(node in attempt.nodes for job in self.jobs.values() if job.open for attempt in job.attempts.values())
 
+    def submits(self, node: str) -> bool:
+        """Whether an open job is a node's wish, which may have data and weights that go with it."""
+        return any(job.open and job.submitter == node for job in self.jobs.values())
+
     def names(self, digest: str) -> bool:
         """Whether a blob is a checkpoint, or what an attempt goes on from, or a model of any job."""
         return any(

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.metadata
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 
 from hivenode.errors import HiveError, Unavailable
 from hivenode.jobs.forked import ForkServer, HostLimits
@@ -22,6 +24,8 @@ SUPPORTED: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "sklearn": (("sklearn",),),
 }
 """By framework the packages it takes, all of one of these."""
+CONCERNED = ("torch", "transformers", "peft", "scikit-learn", "keras", "tensorflow")
+"""Distributions whose versions other nodes are told."""
 
 
 class ForkWorkers:
@@ -42,6 +46,15 @@ class ForkWorkers:
     def frameworks(self) -> tuple[str, ...]:
         """Frameworks installed on this machine, found without importing them."""
         return tuple(name for name, ways in SUPPORTED.items() if any(all(map(_installed, way)) for way in ways))
+
+    @cached_property
+    def versions(self) -> dict[str, str]:
+        """Of what jobs may need and is installed, found without importing it."""
+        found = {}
+        for name in CONCERNED:
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                found[name] = importlib.metadata.version(name)[:64]
+        return found
 
     def prewarm(self, frameworks: Sequence[str]) -> None:
         """Begin to start the servers of these frameworks, so that the first job need not wait for an import. One

@@ -5,8 +5,9 @@ from __future__ import annotations
 from hivenode.data.info import DataInfo
 from hivenode.errors import InvalidInput
 from hivenode.models import estimators, hub, zoo
-from hivenode.models.layers import Layer, LayerCost, ModelCost, cost, line, spelled
+from hivenode.models.layers import Layer, LayerCost, ModelCost, cost, line
 from hivenode.spec.model import ModelSpec
+from hivenode.spec.shapes import spelled
 
 GUESSED_PARAMETERS = 1_000_000
 """Of a model that cannot be looked into and does not say."""

@@ -15,9 +15,9 @@ from typing import Literal
 
 from hivenode.errors import InvalidInput
 from hivenode.spec.section import Scalar
+from hivenode.spec.shapes import Shape, spelled
 
 FLOAT_BYTES = 4
-Shape = tuple[int, ...]
 Start = Literal["fan", "unit", "small", "zero", "one"]
 """First values of a tensor: uniform of variance 2 / fan-in (He, arXiv 1502.01852, eq. 10), of variance 1 / fan-in
 (LeCun), or of deviation 0.02 (as GPT-2 and BERT); 0; 1."""
@@ -216,11 +216,6 @@ def nearest(name: str, known: list[str], prefix: str = "") -> str:
     if near:
         return f"Did you mean '{prefix}{near[0]}'?"
     return f"Valid names are {', '.join(prefix + valid for valid in known)}."
-
-
-def spelled(shape: Shape) -> str:
-    """A shape for people: 1x8x8."""
-    return "x".join(map(str, shape)) or "nothing"
 
 
 ACTIVATIONS = ("none", "relu", "gelu", "tanh", "sigmoid")

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from hivenode.spec.values import JobId, Name, NodeId, Plan, Sentence
+from hivenode.spec.values import BlobRef, JobId, Name, NodeId, Plan, Sentence
 
 MAX_LOCAL_FRAME = 1024 * 1024
 
@@ -191,5 +191,19 @@ class Log(_Local, frozen=True, tag="log"):
     fields: Annotated[dict[str, str | int | float | bool | None], msgspec.Meta(max_length=32)] = {}
 
 
-ToWorker = Begin | PeersReady | PeerJoining | PeerLost | Predict | Cancel
-FromWorker = Ready | WorkerProgress | ViewChanged | CheckpointWritten | Finished | Predicted | Failed | Log
+class Need(_Local, frozen=True, tag="need"):
+    """The worker wants these pieces of its data."""
+
+    blobs: Annotated[tuple[BlobRef, ...], msgspec.Meta(max_length=256)]
+
+
+class Brought(_Local, frozen=True, tag="brought"):
+    """The answer: their paths by digest, or why they cannot be had."""
+
+    paths: dict[str, str]
+    error: Sentence = ""
+    fix: Sentence = ""
+
+
+ToWorker = Begin | PeersReady | PeerJoining | PeerLost | Predict | Cancel | Brought
+FromWorker = Need | Ready | WorkerProgress | ViewChanged | CheckpointWritten | Finished | Predicted | Failed | Log

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import msgspec
 
+from hivenode.data.info import DataInfo
 from hivenode.spec.values import BlobRef, Digest, Epoch, JobId, Name, NodeId, Plan, Sentence
 
 MAX_FRAME = 128 * 1024
@@ -369,6 +370,21 @@ class ProfileRequest(_Message, frozen=True, tag="profile_req"):
     pass
 
 
+class Offer(msgspec.Struct, frozen=True):
+    """Something that only some nodes have: `private:NAME`, `hf:NAME` or `python:PACKAGE`.
+
+    Attributes:
+        info: of data, without the names of the outputs.
+        same: a digest that nodes which may work together have in common; "" where it does not matter.
+        parameters: of a model.
+    """
+
+    name: Annotated[str, msgspec.Meta(max_length=128)]
+    info: DataInfo | None = None
+    same: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    parameters: Count = 0
+
+
 class ProfileReply(_Message, frozen=True, tag="profile"):
     """What a node has measured of itself, for the planner."""
 
@@ -384,6 +400,9 @@ class ProfileReply(_Message, frozen=True, tag="profile"):
     """Assignments it is working on."""
     paused: Sentence = ""
     """Why it takes no work now; empty when it does."""
+    offers: Annotated[tuple[Offer, ...], msgspec.Meta(max_length=128)] = ()
+    versions: Annotated[dict[Name, Name], msgspec.Meta(max_length=32)] = {}
+    """Of what jobs may need and is installed."""
 
 
 class Failure(_Message, frozen=True, tag="failure"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from collections.abc import Collection, Sequence
 
 from hivenode.errors import HiveError, InvalidInput, Unavailable
@@ -112,13 +113,41 @@ def eligible(
             left_out.append(f"{node.label} takes no work ({node.paused.rstrip('.')})")
         elif workload.framework not in node.frameworks:
             left_out.append(f"{node.label} does not have {workload.framework}")
+        elif missing := [*_lacking(workload.libraries, node.versions), *_lacking(workload.needs, node.offers)]:
+            left_out.append(f"{node.label} does not have {missing[0]}")
         elif not (math.isfinite(node.flops) and node.flops > 0):
             left_out.append(f"{node.label} has not measured its speed")
         else:
             nodes.append(node)
+    nodes, others = _alike(workload.framework, nodes)
+    left_out += others
     known = {name for node in cluster.profiles for name in (node.node, node.name)}
     left_out.extend(f"{name}, named in placement.nodes, does not answer" for name in sorted(wanted - known))
     return nodes, left_out
+
+
+def _lacking(wanted: Sequence[str], there: Collection[str]) -> list[str]:
+    return [name for name in wanted if name not in there]
+
+
+def _alike(framework: str, nodes: list[NodeProfile]) -> tuple[list[NodeProfile], list[str]]:
+    """Nodes with the framework's version that most have (of equally many, the newest), and clauses on the others:
+    versions differ in what they compute, and in what they can build."""
+    found = {node.node: version(node.versions.get(framework, "")) for node in nodes}
+    counted = Counter(number for number in found.values() if number)
+    if len(counted) < 2:
+        return nodes, []
+    usual = max(counted, key=lambda number: (counted[number], number))
+    odd = [node for node in nodes if found[node.node] and found[node.node] != usual]
+    spelled = ".".join(map(str, usual))
+    clauses = [f"{n.label} has {framework} {n.versions[framework]} and others {spelled}" for n in odd]
+    return [node for node in nodes if node not in odd], clauses
+
+
+def version(text: str) -> tuple[int, ...]:
+    """Major and minor number; () if there are none."""
+    parts = text.split(".")[:2]
+    return tuple(map(int, parts)) if len(parts) == 2 and all(part.isdecimal() for part in parts) else ()
 
 
 def experience_of(job: str, attempt: int, plan: Plan, measured_seconds: float) -> ExperienceRecorded:

@@ -94,6 +94,10 @@ class Workload:
     momentum: bool = False
     max_steps: int | None = None
     framework: str = "torch"
+    needs: tuple[str, ...] = ()
+    """What a node has to offer besides the framework."""
+    libraries: tuple[str, ...] = ()
+    """What has to be installed on it besides the framework."""
     sync_every: int = 1
     """Steps between two exchanges."""
     wire: float = 1.0
@@ -127,6 +131,8 @@ class Workload:
             momentum=training.momentum > 0,
             max_steps=training.max_steps,
             framework=spec.runtime,
+            needs=spec.needs,
+            libraries=spec.libraries,
             sync_every=training.sync_every if training.sync == "local" else 1,
             wire=WIRE[training.codec],
             masked=masked or {},

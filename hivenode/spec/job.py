@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from hivenode.errors import InvalidInput
 from hivenode.spec.data import DataSpec
-from hivenode.spec.model import ModelSpec
+from hivenode.spec.model import ModelSpec, runtime
 from hivenode.spec.section import Section
 from hivenode.spec.training import TrainingSpec as TrainingSpec
 from hivenode.spec.values import Strategy
@@ -65,7 +65,29 @@ class JobSpec(Section):
     @property
     def runtime(self) -> str:
         """What a node has to have installed to build the model."""
-        return "transformers" if self.model.kind == "hf" else self.framework
+        return runtime(self.model.source, self.framework)
+
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        """What has to be installed on a node besides the framework."""
+        found: list[str] = [self.framework] if self.runtime != self.framework else []
+        if self.model.lora is not None:
+            found.append("peft")
+        if self.data.kind == "sklearn":
+            found.append("scikit-learn")
+        return tuple(found)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What a node must have that not every node has: data, a model, a package."""
+        found = []
+        if self.data.kind == "private":
+            found.append(self.data.source)
+        if self.model.kind == "hf" and self.model.source != "hf:config":
+            found.append(self.model.source)
+        if self.model.kind == "python":
+            found.append("python:" + self.model.name.partition(":")[0].partition(".")[0])
+        return tuple(found)
 
 
 def read_job(path: Path) -> JobSpec:
@@ -77,6 +99,20 @@ def read_job(path: Path) -> JobSpec:
     """
     data = read_toml(path, "job file", missing_fix="Check the path; configs/jobs/ has examples.")
     return parse_job(data, where=str(path))
+
+
+MAX_ENCODED = 65_536
+
+
+def encoded(spec: JobSpec) -> bytes:
+    """As JSON. Raises InvalidInput when it is too long to be stated."""
+    said = spec.model_dump_json().encode()
+    if len(said) > MAX_ENCODED:
+        raise InvalidInput(
+            f"The declaration has {len(said)} bytes; at most {MAX_ENCODED} are passed on.",
+            fix="Shorten model.config, model.layers or data.features.",
+        )
+    return said
 
 
 def parse_job(data: object, *, where: str = "the job") -> JobSpec:

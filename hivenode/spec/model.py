@@ -12,6 +12,11 @@ MAX_CONFIG_BYTES = 32_768
 KINDS = ("zoo", "layers", "hf", "sklearn", "catalog", "python")
 
 
+def runtime(source: str, framework: str = "torch") -> str:
+    """What a node has to have installed to build a model: transformers, or what the job names."""
+    return "transformers" if source.startswith("hf:") else framework
+
+
 class LoraSpec(Section):
     """Low-rank adapters (arXiv 2106.09685) beside chosen matrices of an `hf:` model; all else stays as it is."""
 

@@ -12,8 +12,8 @@ import sklearn.ensemble
 import sklearn.linear_model
 import sklearn.neural_network  # noqa: F401 - loaded once, before workers are forked
 
+from hivenode.data.dataset import Dataset
 from hivenode.data.info import DataInfo
-from hivenode.data.loading import Dataset
 from hivenode.errors import InvalidInput
 from hivenode.models.estimators import arguments, estimator
 from hivenode.net.local import FromWorker

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hivenode.data.loading import Dataset, Samples
+from hivenode.data.dataset import Dataset, Samples
 from hivenode.errors import InvalidInput
 from hivenode.net.local import FromWorker, Peer, WorkerProgress
 from hivenode.spec.job import JobSpec

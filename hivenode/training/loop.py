@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from hivenode.data.loading import Dataset
+from hivenode.data.dataset import Dataset
 from hivenode.net.local import FromWorker, Log, Peer, WorkerProgress
 from hivenode.spec.training import TrainingSpec
 from hivenode.training.checkpoints import State
@@ -54,7 +54,7 @@ class Result:
 
     Attributes:
         epochs: passes over the data, the last perhaps not whole.
-        samples_per_second: all members together.
+        samples_per_second: all members together; `tokens_per_second` likewise, of text.
         convergence: by how much of itself the loss fell in the last epoch; None in the first.
     """
 
@@ -65,6 +65,7 @@ class Result:
     epochs: float
     samples_per_second: float
     convergence: float | None
+    tokens_per_second: float | None = None
 
     def metrics(self) -> dict[str, float]:
         """By name, those that there are."""
@@ -74,6 +75,7 @@ class Result:
             "test_loss": self.test_loss,
             "epochs": self.epochs,
             "samples_per_second": self.samples_per_second,
+            "tokens_per_second": self.tokens_per_second,
             "convergence": self.convergence,
         }
         return {name: value for name, value in found.items() if value is not None}
@@ -247,8 +249,9 @@ class Training:
         if found is None:  # resumed after the last step
             found = self._evaluate()
         self.group.finish()
-        epochs = self.step / per_epoch
-        return Result(self.step, loss, *found, epochs, whole.samples_per_second, self._convergence)
+        speed, info = whole.samples_per_second, self.data.info
+        tokens = speed * info.features if info.vocabulary else None
+        return Result(self.step, loss, *found, self.step / per_epoch, speed, self._convergence, tokens)
 
     def _evaluate(self) -> tuple[float | None, float | None]:
         """Accuracy (where there are right answers) and mean loss on the held-out part. The members' counts are

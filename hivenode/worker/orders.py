@@ -8,7 +8,7 @@ import traceback
 
 from hivenode.errors import HiveError
 from hivenode.net.framing import Channel
-from hivenode.net.local import Cancel, PeerJoining, PeerLost, PeersReady
+from hivenode.net.local import Brought, Cancel, PeerJoining, PeerLost, PeersReady
 from hivenode.training.strategies.collective import Collective
 from hivenode.training.strategies.group import Cancelled
 
@@ -31,6 +31,7 @@ class Orders:
         self._changed = threading.Condition()
         self._peers: PeersReady | None = None
         self._reason: str | None = None
+        self._brought: Brought | None = None
         threading.Thread(target=self._listen, name="orders", daemon=True).start()
 
     @property
@@ -46,6 +47,15 @@ class Orders:
                 raise Cancelled(self._reason or "")
             return self._peers
 
+    def wait_for_data(self) -> Brought:
+        """The answer to a `Need`. Raises Cancelled instead if the work is called off."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._brought is not None or self._reason is not None)
+            brought, self._brought = self._brought, None
+            if brought is None:
+                raise Cancelled(self._reason or "")
+            return brought
+
     def _listen(self) -> None:
         try:
             while (message := self._channel.receive()) is not None:
@@ -53,6 +63,10 @@ class Orders:
                     case PeersReady():
                         with self._changed:
                             self._peers = message
+                            self._changed.notify()
+                    case Brought():
+                        with self._changed:
+                            self._brought = message
                             self._changed.notify()
                     case PeerJoining(peer=peer):
                         self._collective.admit(peer)

@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from hivenode.data import text
 from hivenode.errors import Corrupted, InvalidInput
-from hivenode.models.layers import spelled
 from hivenode.net.framing import Channel
 from hivenode.net.local import Predict, Predicted, WorkerLimits
+from hivenode.spec.shapes import spelled
 from hivenode.training import modelfile
 from hivenode.training.frameworks.estimator_model import EstimatorModel, labels
 from hivenode.training.frameworks.making import make, serving

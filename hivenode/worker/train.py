@@ -6,8 +6,8 @@ import os
 import time
 from pathlib import Path
 
-from hivenode.data.loading import load
 from hivenode.errors import InvalidInput
+from hivenode.models.card import ModelCard
 from hivenode.models.declared import describe
 from hivenode.net.framing import Channel
 from hivenode.net.local import Begin, CheckpointWritten, Finished, Log, Ready, WorkerLimits
@@ -19,7 +19,6 @@ from hivenode.training.exchange import Seat
 from hivenode.training.frameworks.making import make
 from hivenode.training.frameworks.model import Layout
 from hivenode.training.loop import Result, Training
-from hivenode.training.modelfile import ModelCard
 from hivenode.training.runs import Prepared, Run
 from hivenode.training.strategies.collective import Collective
 from hivenode.training.strategies.data_parallel import Together
@@ -28,6 +27,7 @@ from hivenode.training.strategies.making import way_of
 from hivenode.training.strategies.single import Alone
 from hivenode.training.strategies.way import Course
 from hivenode.worker.orders import Orders
+from hivenode.worker.pieces import PieceFinder, open_data
 
 THREAD_FLOPS = 2e8
 """A step's work worth one more thread: some 20 ms of it."""
@@ -48,12 +48,15 @@ class TrainingAssignment:
         self._limits = limits
         self._spec = JobSpec.model_validate_json(begin.spec)
         self._directory = Path(begin.directory)
-        self._data = load(self._spec.data)
+        self._pieces = PieceFinder(channel)
+        self._data = open_data(self._spec.data, begin.resources, self._pieces)
+        self._afresh: tuple[str, ...] = ()
 
     def run(self) -> None:
         """Prepare, wait for the word to begin, train, leave the model."""
         collective = _collective(self._begin)
         orders = Orders(self._channel, collective)
+        self._pieces.orders = orders
         writer = checkpoints.Writer(self._write_checkpoint, self._not_written)
         try:
             self._prepared = self._prepare(collective, orders, writer)
@@ -70,6 +73,7 @@ class TrainingAssignment:
             ready = orders.wait_for_peers()
             began = time.monotonic()
             try:
+                self._tell_of_data(training)
                 if ready.joining:
                     training.join(ready.peers)
                 else:
@@ -96,7 +100,7 @@ class TrainingAssignment:
                 spec, group, self._data, collective, report, writer.submit, self._saved, self._limits.threads
             )
         made = make(spec.runtime, spec.model, self._data.info, spec.training.seed, begin.resources, self._threads())
-        self._declared, model = made.declared, made.model
+        self._declared, self._afresh, model = made.declared, made.afresh, made.model
         state = self._saved(model.layout)
         if state is not None:
             model.weights[:], model.buffers[:] = state.weights, state.buffers
@@ -121,6 +125,16 @@ class TrainingAssignment:
         if self._begin.resume is None:
             return None
         return checkpoints.read(Path(self._begin.resume), self._spec, layout, limit_bytes=self._limits.memory_bytes)
+
+    def _tell_of_data(self, training: Run) -> None:
+        """To the job's log, once."""
+        if not training.leads:
+            return
+        for line in self._data.summary:
+            self._channel.send(Log(level="info", event=line))
+        if self._afresh:
+            names = ", ".join(self._afresh[:20])
+            self._channel.send(Log(level="info", event=f"not among the weights given, so begun afresh: {names}"[:2000]))
 
     def _threads(self) -> int:
         """As many threads as this share of a step can feed, within the limit: on a busy machine, threads that wait for

@@ -90,6 +90,18 @@ class Member:
         assert len(found) >= count, f"no {kind.__name__}: {self.heard[-3:]} {self.exits}"
         return found[count - 1]
 
+    async def expect_any(self, kind: type[M], count: int, *others: type[FromWorker]) -> FromWorker:
+        """The `count`th message of a kind, or the first of one of the others; fails as `expect` does."""
+        async with self._changed:
+            await self._changed.wait_for(
+                lambda: len(self.all(kind)) >= count or any(self.all(other) for other in others) or self.exits
+            )
+        if len(found := self.all(kind)) >= count:
+            return found[count - 1]
+        instead = [message for other in others for message in self.all(other)]
+        assert instead, f"no {kind.__name__}: {self.heard[-3:]} {self.exits}"
+        return instead[0]
+
     async def exit(self) -> str:
         async with self._changed:
             await self._changed.wait_for(lambda: self.exits)

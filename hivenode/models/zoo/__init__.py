@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from hivenode.data.info import DataInfo
 from hivenode.errors import InvalidInput
-from hivenode.models.layers import Layer, Param, arguments, line, nearest, spelled
+from hivenode.models.layers import Layer, Param, arguments, line, nearest
 from hivenode.spec.data import Task
 from hivenode.spec.section import Scalar
+from hivenode.spec.shapes import spelled
 
 Declared = dict[str, Scalar]
 Arguments = Mapping[str, int]

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from hivenode.data.partition import uniform
-from hivenode.models.layers import Shape, Tensor
+from hivenode.models.layers import Tensor
+from hivenode.spec.shapes import Shape
 
 Vector = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float32]

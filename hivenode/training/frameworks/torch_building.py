@@ -14,9 +14,9 @@ from torch import nn
 from hivenode.data.info import DataInfo
 from hivenode.errors import Corrupted, InvalidInput, Unavailable
 from hivenode.models.declared import layers_of
-from hivenode.models.layers import spelled
 from hivenode.net.local import Resources
 from hivenode.spec.model import ModelSpec
+from hivenode.spec.shapes import spelled
 from hivenode.training.frameworks.making import Made
 from hivenode.training.frameworks.model import Floats, views
 from hivenode.training.frameworks.torch_framework import Built, TorchModel, from_layers

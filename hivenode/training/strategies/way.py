@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from hivenode.data.loading import Dataset
+from hivenode.data.dataset import Dataset
 from hivenode.data.partition import Batches, Indices, Mixed, Order, Ranged
 from hivenode.errors import JobFailed
 from hivenode.spec.training import TrainingSpec
