@@ -48,11 +48,13 @@ from hivenode.jobs.ledger import Ledger
 from hivenode.jobs.leftovers import Leftovers
 from hivenode.jobs.live import Live
 from hivenode.jobs.predictor import Predictor
+from hivenode.jobs.preparing import Preparer
 from hivenode.jobs.proposals import Proposer
 from hivenode.jobs.results import Results
+from hivenode.jobs.supplies import Supplies
 from hivenode.logs import get_logger
 from hivenode.net.calls import Calls
-from hivenode.net.local import WorkerLimits
+from hivenode.net.local import Resources, WorkerLimits
 from hivenode.net.messages import (
     Ack,
     Call,
@@ -81,9 +83,11 @@ from hivenode.net.transport import LinkEnd, Transport
 from hivenode.planning.qtable import Experience
 from hivenode.spec.events import (
     AttemptEnded,
+    BlobHeld,
     CheckpointSaved,
     JobCancelled,
     JobGivenUp,
+    JobSubmitted,
     ModelRegistered,
     NodeAdmitted,
     SealClosed,
@@ -112,6 +116,9 @@ FEED_FANOUT = 4
 """Links to which events heard from another are passed on, where there are links to some members only."""
 LOOK_FURTHER_SECONDS = 10.0
 """How long a node that reaches nobody tries the same members."""
+
+TIDIED_AFTER = JobSubmitted | CheckpointSaved | AttemptEnded | JobCancelled | JobGivenUp | BlobHeld
+"""Events that change which blobs are needed."""
 
 log = get_logger("node")
 
@@ -157,6 +164,8 @@ class Ports:
     """Join with a pairing code, of the member at an address or, with "", of one heard nearby."""
     appeal: Callable[[str, str], Awaitable[str]] | None = None
     """Ask for a new certificate without a link: member's id and address."""
+    lends: Callable[[], Resources] = Resources
+    """What the machine's owner lends to jobs: models, packages, private data."""
     fail: Callable[[HiveError], None] | None = None
     """Ask the process to end with an error; None: just to end."""
 
@@ -285,7 +294,7 @@ class Node:
         self._measure_lag(asyncio.get_running_loop().time())
         self._tasks.spawn(self._keep_assessing(), "node: standing")
         self._tasks.spawn(self._look_further(), "node: look further")
-        self._tasks.spawn(self.results.tidy(), "node: tidy")
+        self._tasks.spawn(self._tidy(), "node: tidy")
         self._tasks.spawn(Leftovers(ports.blobs, self._names).run(), "node: leftovers")
 
     async def stop(self) -> None:
@@ -390,6 +399,26 @@ class Node:
             gone=self._gone,
             changed=self._changed,
         )
+        self.supplies = Supplies(
+            me=self.me,
+            blobs=ports.blobs,
+            keeper=self.keeper,
+            holders=self.holders,
+            ledger=self.ledger,
+            append=append,
+            lends=ports.lends,
+        )
+        self.preparer = Preparer(
+            rooms=ports.workspace,
+            blobs=ports.blobs,
+            keeper=self.keeper,
+            catalogue=self.catalogue,
+            holders=self.holders,
+            append=append,
+            memory_bytes=lambda: ports.limits().memory_bytes,
+            copies=settings.jobs.copies,
+            candidates=self._workers,
+        )
         self.executor = Executor(
             me=self.me,
             node_name=self.name,
@@ -401,6 +430,7 @@ class Node:
             blobs=ports.blobs,
             journal=ports.journal,
             keeper=self.keeper,
+            supplies=self.supplies,
             results=self.results,
             ledger=self.ledger,
             append=append,
@@ -424,7 +454,7 @@ class Node:
             profile=ports.profile,
             job_log=ports.job_log,
         )
-        self.predictor = Predictor(ports.workers, ports.limits)
+        self.predictor = Predictor(ports.workers, ports.limits, ports.lends)
         self.proposer = Proposer(
             me=self.me,
             call=self.call_node,
@@ -465,6 +495,8 @@ class Node:
             holders=self.holders,
             coordinator=self.coordinator,
             proposer=self.proposer,
+            preparer=self.preparer,
+            spawn=self._tasks.spawn,
             predictor=self.predictor,
             keeper=self.keeper,
             blobs=ports.blobs,
@@ -590,8 +622,8 @@ class Node:
             for peer in [node for node in admitted if node in links] or links[:1]:
                 self.membership.link_up(peer)  # statements of a node unknown until now were dropped: ask again
         self.executor.ledger_changed()
-        if any(isinstance(body, CheckpointSaved | AttemptEnded | JobCancelled | JobGivenUp) for body in bodies):
-            self._tasks.spawn(self.results.tidy(), "node: tidy")
+        if any(isinstance(body, TIDIED_AFTER) for body in bodies):
+            self._tasks.spawn(self._tidy(), "node: tidy")
         touched = dict.fromkeys(job for body in bodies if (job := getattr(body, "job", "")))
         for job in touched:
             if job in self.ledger.jobs:
@@ -614,7 +646,7 @@ class Node:
         for peer in self._ports.transport.links:
             self.membership.link_up(peer)
         self.executor.ledger_changed()
-        self._tasks.spawn(self.results.tidy(), "node: tidy")
+        self._tasks.spawn(self._tidy(), "node: tidy")
         self._changed.notify()
 
     def _leads(self) -> Epoch | None:
@@ -836,11 +868,17 @@ class Node:
             or bool(self.holders.of(digest))
             or (seal is not None and seal.digest == digest)
             or self.keeper.touched(digest)
+            or self.supplies.names(digest)
         )
 
     def _concerns(self, peer: str, digest: str) -> bool:
         """Whether bytes that a peer speaks of are any business of the hive."""
-        return self.ledger.works(peer) or self.ledger.names(digest)
+        return self.ledger.works(peer) or self.ledger.submits(peer) or self.ledger.names(digest)
+
+    async def _tidy(self) -> None:
+        """Delete what jobs that have ended left here."""
+        await self.results.tidy()
+        await self.supplies.tidy()
 
     def _worker_host(self) -> str:
         """Where this node's workers listen for the others': the host of its first address."""

@@ -31,6 +31,10 @@ def values(spec: DataSpec) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         ) from None
     if spec.name in ("descriptions", "topics"):
         return _language(spec) if spec.name == "descriptions" else _topics(spec)
+    if spec.name == "digit_tokens":
+        digits = datasets.load_digits()
+        _expect(spec, digits.data.shape == (info.samples, info.features))
+        return digits.data.astype(np.int64) + 1, digits.target.astype(np.int64)
     loaded = getattr(datasets, f"load_{spec.name}")()
     rows = np.asarray(loaded.data, dtype=np.float64)
     if info.task == "regression":

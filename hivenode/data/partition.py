@@ -145,9 +145,13 @@ class Ranged:
         return range(count * place // steps, count * (place + 1) // steps)
 
 
-def uniform(count: int, seed: int, number: int) -> Iterator[npt.NDArray[np.float64]]:
-    """Numbers in [0, 1) for the initial values of tensor `number`, in blocks, since they take several times the memory
-    of the tensor; 53 random bits each, exact on every machine."""
+def uniform(count: int, seed: int, number: int) -> npt.NDArray[np.float64]:
+    """Numbers in [0, 1) for the initial values of tensor `number`; 53 random bits each, exact on every machine."""
+    return np.concatenate([*uniform_blocks(count, seed, number), np.zeros(0)])
+
+
+def uniform_blocks(count: int, seed: int, number: int) -> Iterator[npt.NDArray[np.float64]]:
+    """The same in blocks, since they take several times the memory of the tensor."""
     source = np.random.Philox(key=[seed, _WEIGHTS << 48 | number])
     for start in range(0, count, _BLOCK):
         words = source.random_raw(min(_BLOCK, count - start))

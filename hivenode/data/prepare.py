@@ -1,12 +1,14 @@
-"""Reads a file and cuts it into pieces, in a process of its own: `python -m hivenode.data.prepare DIRECTORY`.
+"""Reads a file and cuts it into pieces, in a process of its own: `python -m hivenode.data.prepare BYTES [DIRECTORY]`.
 
 The declaration comes in as JSON on standard input; the manifest, or the error, goes out as JSON on standard output. So
-that the daemon need not wait, import what reads files, or hold them.
+that the daemon need not wait, import what reads files, or hold them. BYTES are the memory it may take; without a
+DIRECTORY nothing is cut.
 """
 
 from __future__ import annotations
 
 import json
+import resource
 import sys
 from pathlib import Path
 
@@ -18,11 +20,12 @@ from hivenode.errors import Exhausted, HiveError
 from hivenode.spec.data import DataSpec
 
 
-def main(directory: Path) -> int:
+def main(memory_bytes: int, directory: Path | None) -> int:
     """Exit status: 0 with a manifest, 1 with an error, each as one JSON object."""
+    resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
     try:
         dataset = read(DataSpec.model_validate_json(sys.stdin.buffer.read()))
-        manifest = shards.write(dataset, dataset.summary, directory)
+        manifest = shards.described(dataset) if directory is None else shards.write(dataset, directory)
     except HiveError as error:
         print(json.dumps({"error": error.to_dict()}))
         return 1
@@ -35,4 +38,4 @@ def main(directory: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(int(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else None))

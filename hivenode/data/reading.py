@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from hivenode.data import loading, readers
-from hivenode.data.loading import Dataset
+from hivenode.data import dataset, loading, readers
+from hivenode.data.dataset import Dataset
 from hivenode.errors import InvalidInput
 from hivenode.spec.data import FILES, DataSpec
 
@@ -23,4 +23,4 @@ def read(spec: DataSpec) -> Dataset:
     raw = readers.read(spec)
     if raw.info.task == "classification" and np.bincount(raw.labels).max() == len(raw.labels):
         raise InvalidInput(f"All samples of {spec.source} are of one class.", fix="Name another data.target.")
-    return loading.divide(raw.info, raw.rows, raw.labels, spec, raw.tokenizer, standardise=True)
+    return dataset.divide(raw.info, raw.rows, raw.labels, spec, raw.tokenizer, standardise=True)

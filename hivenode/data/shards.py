@@ -17,8 +17,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from hivenode.data.dataset import Dataset, Normalisation, ready
 from hivenode.data.info import DataInfo
-from hivenode.data.loading import Dataset, Normalisation, ready
 from hivenode.errors import Corrupted
 from hivenode.spec.values import Digest
 
@@ -81,7 +81,14 @@ def read_manifest(data: bytes) -> Manifest:
         raise Corrupted(f"The list of a data set's pieces cannot be used: {error}.", fix="Submit again.") from error
 
 
-def write(dataset: Dataset, summary: tuple[str, ...], directory: Path) -> Manifest:
+def described(dataset: Dataset) -> Manifest:
+    """A data set that is not cut."""
+    return Manifest(
+        FORMAT, dataset.info, dataset.normalisation, dataset.targets, dataset.tokenizer, (), (), dataset.summary
+    )
+
+
+def write(dataset: Dataset, directory: Path) -> Manifest:
     """Cut a data set into files in `directory`, named by digest. Raises OSError."""
     parts: list[tuple[Shard, ...]] = []
     for samples in (dataset.train, dataset.test):
@@ -95,9 +102,7 @@ def write(dataset: Dataset, summary: tuple[str, ...], directory: Path) -> Manife
         step = max(step, -(-len(places) // MOST_SHARDS))
         cuts = range(0, len(places), step)
         parts.append(tuple(_write(directory, inputs[at : at + step], labels[at : at + step]) for at in cuts))
-    return Manifest(
-        FORMAT, dataset.info, dataset.normalisation, dataset.targets, dataset.tokenizer, parts[0], parts[1], summary
-    )
+    return msgspec.structs.replace(described(dataset), train=parts[0], test=parts[1])
 
 
 def _write(directory: Path, inputs: Array, labels: Array) -> Shard:

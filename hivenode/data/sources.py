@@ -78,6 +78,9 @@ _SETS: Mapping[str, Bundled] = {
             "unit",
             raw_maximum=16.0,
         ),
+        Bundled(  # each pixel a word: its grey value, 0 to 16, and one more for padding
+            DataInfo("sklearn:digit_tokens", 1797, (64,), 10, tuple("0123456789"), "classification", 18), "none"
+        ),
         _table("breast_cancer", 569, 30, ("malignant", "benign")),
         _table("wine", 178, 13, ("class_0", "class_1", "class_2")),
         _table("iris", 150, 4, ("setosa", "versicolor", "virginica")),
@@ -85,6 +88,23 @@ _SETS: Mapping[str, Bundled] = {
         Bundled(DataInfo("sklearn:linnerud", 20, (3,), 3, ("Weight", "Waist", "Pulse"), "regression")),
     )
 }
+
+
+def information(spec: DataSpec) -> DataInfo:
+    """What a declaration alone says: of bundled sets, and of files that were shared. Labels are not among it.
+
+    Raises:
+        InvalidInput: there is no such set, or only the nodes that have it know.
+    """
+    if spec.kind == "sklearn":
+        return with_task(lookup(spec).info, spec.task)
+    known = spec.shared
+    if known is None:
+        raise InvalidInput(f"{spec.source} is not known here.", fix="Submit it through a node that has it.")
+    return DataInfo(
+        known.origin or spec.source, known.samples, known.input_shape, known.outputs, (), known.task,
+        known.vocabulary, known.padding,
+    )  # fmt: skip
 
 
 def with_task(info: DataInfo, task: str) -> DataInfo:

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from hivenode.spec.values import JobId, Name, NodeId, Plan, Sentence
+from hivenode.spec.values import BlobRef, JobId, Name, NodeId, Plan, Sentence
 
 MAX_LOCAL_FRAME = 1024 * 1024
 
@@ -76,6 +76,14 @@ class PeersReady(_Local, frozen=True, tag="peers"):
     already and are left out of the first view."""
 
     peers: tuple[Peer, ...]
+    joining: bool = False
+    """They train already: join them, and take over their state."""
+
+
+class PeerJoining(_Local, frozen=True, tag="peer_joining"):
+    """One more worker wants to take part."""
+
+    peer: Peer
 
 
 class PeerLost(_Local, frozen=True, tag="peer_lost"):
@@ -129,11 +137,12 @@ class WorkerProgress(_Local, frozen=True, tag="progress"):
 
 
 class ViewChanged(_Local, frozen=True, tag="view"):
-    """The workers agreed to go on without `lost`, from `step`."""
+    """The workers agreed to go on without `lost` and with `joined`, from `step`."""
 
     step: int
     members: tuple[NodeId, ...]
     lost: tuple[NodeId, ...]
+    joined: tuple[NodeId, ...] = ()
 
 
 class CheckpointWritten(_Local, frozen=True, tag="checkpoint"):
@@ -182,5 +191,19 @@ class Log(_Local, frozen=True, tag="log"):
     fields: Annotated[dict[str, str | int | float | bool | None], msgspec.Meta(max_length=32)] = {}
 
 
-ToWorker = Begin | PeersReady | PeerLost | Predict | Cancel
-FromWorker = Ready | WorkerProgress | ViewChanged | CheckpointWritten | Finished | Predicted | Failed | Log
+class Need(_Local, frozen=True, tag="need"):
+    """The worker wants these pieces of its data."""
+
+    blobs: Annotated[tuple[BlobRef, ...], msgspec.Meta(max_length=256)]
+
+
+class Brought(_Local, frozen=True, tag="brought"):
+    """The answer: their paths by digest, or why they cannot be had."""
+
+    paths: dict[str, str]
+    error: Sentence = ""
+    fix: Sentence = ""
+
+
+ToWorker = Begin | PeersReady | PeerJoining | PeerLost | Predict | Cancel | Brought
+FromWorker = Need | Ready | WorkerProgress | ViewChanged | CheckpointWritten | Finished | Predicted | Failed | Log

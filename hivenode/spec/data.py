@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from hivenode.spec.section import Section
 
@@ -14,6 +14,21 @@ KINDS = ("sklearn", *FILES, "private", "shared")
 
 Task = Literal["classification", "regression", "language", "reconstruction", "clustering"]
 Column = Annotated[str, Field(max_length=256)]
+
+
+class SharedData(Section):
+    """What the submitting node has made of a file: enough to plan with, and the digest under which all the rest is
+    found. Not for people to write."""
+
+    size: Annotated[int, Field(ge=1, le=2**40)]
+    samples: Annotated[int, Field(ge=1, le=2**40)]
+    input_shape: Annotated[tuple[Annotated[int, Field(ge=1, le=2**40)], ...], Field(min_length=1, max_length=4)]
+    outputs: Annotated[int, Field(ge=1, le=2**40)]
+    task: Task
+    vocabulary: Annotated[int, Field(ge=0, le=10_000_000)] = 0
+    padding: Annotated[int, Field(ge=0, le=10_000_000)] = 0
+    origin: Annotated[str, Field(max_length=256)] = ""
+    """As the person wrote it, without folders."""
 
 
 class DataSpec(Section):
@@ -40,6 +55,7 @@ class DataSpec(Section):
     """Tokens in a sample of text."""
     size: Annotated[int, Field(strict=True, ge=1, le=4096)] = 32
     """Side of the square to which images are scaled, pixels."""
+    shared: SharedData | None = None
 
     @field_validator("source")
     @classmethod
@@ -50,6 +66,12 @@ class DataSpec(Section):
         if not name:
             raise ValueError(f"'{source}' lacks a name after the colon")
         return source
+
+    @model_validator(mode="after")
+    def _resolved(self) -> DataSpec:
+        if (self.kind == "shared") != (self.shared is not None):
+            raise ValueError("shared: data are made by the node that a file is submitted on; give the file")
+        return self
 
     @property
     def kind(self) -> str:

@@ -9,7 +9,7 @@ import traceback
 from hivenode.net.framing import Channel
 from hivenode.net.local import Begin, Failed, Log, Predict, WorkerLimits
 from hivenode.spec.values import Strategy
-from hivenode.training.loop import Cancelled
+from hivenode.training.strategies.group import Cancelled
 from hivenode.worker.failures import failed, is_allocation
 from hivenode.worker.predict import serve
 from hivenode.worker.staged import StagedAssignment

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 
-from hivenode.data.loading import load
 from hivenode.errors import Corrupted, InvalidInput
 from hivenode.models.declared import describe
 from hivenode.net.framing import Channel
@@ -22,7 +21,7 @@ from hivenode.spec.values import Share
 from hivenode.training import checkpoints, modelfile, tensorfiles
 from hivenode.training.exchange import Seat
 from hivenode.training.frameworks.model import Vector
-from hivenode.training.loop import Cancelled, Result
+from hivenode.training.loop import Result
 from hivenode.training.optimizers import Optimizer
 from hivenode.training.stages.blueprint import blueprint
 from hivenode.training.stages.gather import (
@@ -41,7 +40,9 @@ from hivenode.training.stages.line import Line
 from hivenode.training.stages.loop import Ends, StagedTraining
 from hivenode.training.stages.schedule import small_batches
 from hivenode.training.stages.stage import Cutting, Stage
+from hivenode.training.strategies.group import Cancelled
 from hivenode.worker.orders import Orders
+from hivenode.worker.pieces import PieceFinder, open_data
 from hivenode.worker.threads import useful_threads
 
 
@@ -61,7 +62,8 @@ class StagedAssignment:
         shares = sorted(begin.plan.shares, key=lambda share: share.rank)
         self._number = next(place for place, share in enumerate(shares) if share.node == begin.node)
         self._share = shares[self._number]
-        self._data = load(self._spec.data)
+        self._pieces = PieceFinder(channel)
+        self._data = open_data(self._spec.data, begin.resources, self._pieces)
         training, info = self._spec.training, self._data.info
         self._small = -(-training.batch_size // begin.plan.micro_batches)
         torch.set_num_threads(self._threads())
@@ -79,8 +81,9 @@ class StagedAssignment:
         """Prepare, wait for the word to begin, train, leave the model."""
         line = Line(Seat(self._begin.node, self._share.rank, self._begin.host, self._begin.ports))
         orders = Orders(self._channel, line)
+        self._pieces.orders = orders
         try:
-            step = self._start_values()
+            head = self._start_values()
             self._trace_sizes()
             line.limit = self._longest_message()
             self._channel.send(
@@ -97,7 +100,7 @@ class StagedAssignment:
             snapshots = Snapshots(
                 line, self._number, self._directory, self._checkpoint, self._written, self._not_written
             )
-            training = StagedTraining(
+            training = self._training = StagedTraining(
                 number=self._number,
                 small=self._small,
                 spec=self._spec.training,
@@ -108,8 +111,9 @@ class StagedAssignment:
                 report=self._channel.send,
                 cancelled=lambda: orders.cancelled,
                 save=lambda step: snapshots.save(step, self._vectors()),
-                step=step,
+                step=head.step,
             )
+            training.restore(head.scalars)
             try:
                 line.connect(peers)
                 result = training.run()
@@ -126,14 +130,14 @@ class StagedAssignment:
 
     # --- before -------------------------------------------------------------------------------------------------
 
-    def _start_values(self) -> int:
-        """First or saved values of this stage's tensors; returns the finished steps."""
+    def _start_values(self) -> checkpoints.Head:
+        """First or saved values of this stage's tensors; returns what is known besides."""
         stage, number = self._stage, self._number
         if self._begin.resume is None:
             for holdings, vector in ((self._held, stage.weights), (self._running, stage.buffers)):
                 for name, part in holdings.parts(number).items():
                     self._blueprint.start(name, vector[part])
-            return 0
+            return checkpoints.Head(0, {})
         path = Path(self._begin.resume)
         parts = tensorfiles.Parts(path)
         head = checkpoints.check(path, parts.metadata, self._spec)
@@ -146,7 +150,7 @@ class StagedAssignment:
             raise Corrupted(
                 f"{path.name} is an incomplete checkpoint: {error}.", fix="Use another copy of it."
             ) from error
-        return head.step
+        return head
 
     def _trace_sizes(self) -> None:
         """Trace the model for every size of small batch that will come, so that training never waits for it."""
@@ -177,7 +181,7 @@ class StagedAssignment:
         shapes = {checkpoints.MODEL + name: shape for name, shape in held.shapes.items()}
         shapes |= {checkpoints.BUFFER + name: shape for name, shape in running.shapes.items()}
         shapes |= {checkpoints.OPTIMIZER + slot: (sum(map(prod, held.shapes.values())),) for slot in slots}
-        plan = tensorfiles.layout(shapes, checkpoints.metadata(step, self._optimizer.scalars(), self._spec))
+        plan = tensorfiles.layout(shapes, checkpoints.metadata(step, self._training.scalars(), self._spec))
         kinds = [Kind(held, held.in_model(plan, checkpoints.MODEL))]
         kinds += [Kind(running, running.in_model(plan, checkpoints.BUFFER))]
         kinds += [Kind(held, held.in_vector(plan, checkpoints.OPTIMIZER + slot)) for slot in slots]
@@ -214,17 +218,12 @@ class StagedAssignment:
         return path
 
     def _finished(self, path: Path, result: Result, began: float) -> None:
-        metrics = {"loss": result.loss}
-        if result.accuracy is not None:
-            metrics["accuracy"] = result.accuracy
-        if result.test_loss is not None:
-            metrics["test_loss"] = result.test_loss
         self._channel.send(
             Finished(
                 step=result.step,
                 path=str(path),
                 seconds=time.monotonic() - began,
-                metrics=metrics,
+                metrics=result.metrics(),
                 lead=self._number == 0,
             )
         )

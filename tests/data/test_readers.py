@@ -185,9 +185,9 @@ def test_parquet_and_a_saved_dataset(tmp_path: Path) -> None:
 def test_what_the_datasets_library_saves(tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     table = pyarrow.table({"a": [float(n) for n in range(10)], "kind": [n % 2 for n in range(10)]})
-    with pyarrow.OSFile(str(tmp_path / "data-00000-of-00001.arrow"), "wb") as file:
-        with pyarrow.ipc.new_stream(file, table.schema) as stream:
-            stream.write_table(table)
+    file = str(tmp_path / "data-00000-of-00001.arrow")
+    with pyarrow.OSFile(file, "wb") as opened, pyarrow.ipc.new_stream(opened, table.schema) as stream:
+        stream.write_table(table)
     (tmp_path / "state.json").write_text('{"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}')
     features = {"a": {"dtype": "float64", "_type": "Value"}, "kind": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
     (tmp_path / "dataset_info.json").write_text(json.dumps({"features": features}))

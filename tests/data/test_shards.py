@@ -33,7 +33,7 @@ class Folder:
 
 def cut(tmp_path: Path, source: str = "sklearn:digits") -> Manifest:
     dataset = read(DataSpec(source=source))
-    return shards.write(dataset, dataset.summary, tmp_path)
+    return shards.write(dataset, tmp_path)
 
 
 @pytest.mark.parametrize("source", ["sklearn:digits", "sklearn:diabetes", "sklearn:descriptions", "sklearn:topics"])

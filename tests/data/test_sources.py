@@ -8,8 +8,9 @@ import sys
 import numpy as np
 import pytest
 
+from hivenode.data.dataset import statistics
 from hivenode.data.info import DataInfo
-from hivenode.data.loading import load, statistics
+from hivenode.data.loading import load
 from hivenode.data.sources import lookup
 from hivenode.errors import InvalidInput
 from hivenode.spec.job import DataSpec

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hivenode.data.dataset import Normalisation
 from hivenode.data.info import DataInfo
-from hivenode.data.loading import Normalisation
 from hivenode.errors import Corrupted, InvalidInput
+from hivenode.models.card import ModelCard
 from hivenode.models.declared import layers_of
 from hivenode.models.layers import tensors as declared_tensors
 from hivenode.net.local import Resources
@@ -19,7 +20,6 @@ from hivenode.training import checkpoints, modelfile, tensorfiles
 from hivenode.training.checkpoints import State, Writer
 from hivenode.training.frameworks.making import make
 from hivenode.training.frameworks.model import Layout, Model, initial_weights
-from hivenode.training.modelfile import ModelCard
 
 SPEC = JobSpec(name="one", model=ModelSpec(source="zoo:mlp"), training=TrainingSpec(optimizer="adam"))
 INFO = DataInfo("sklearn:digits", 1797, (1, 8, 8), 10, tuple("0123456789"), "classification")

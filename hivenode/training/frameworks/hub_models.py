@@ -21,6 +21,7 @@ from hivenode.training.frameworks.torch_modules import of_module
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 import transformers
+from transformers import AutoModelForCausalLM, AutoModelForImageClassification, AutoModelForSequenceClassification
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
@@ -93,10 +94,8 @@ _SPECIAL_TOKENS = ("t5",)
 
 def _auto(info: DataInfo) -> Any:
     if info.task == "language":
-        return transformers.AutoModelForCausalLM
-    return transformers.AutoModelForSequenceClassification if info.vocabulary else (
-        transformers.AutoModelForImageClassification
-    )  # fmt: skip
+        return AutoModelForCausalLM
+    return AutoModelForSequenceClassification if info.vocabulary else AutoModelForImageClassification
 
 
 def _begin(module: nn.Module, deviation: float, seed: int, fresh: set[str] | None) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from hivenode.data.partition import uniform
+from hivenode.data.partition import uniform_blocks
 from hivenode.models.layers import Tensor
 from hivenode.spec.shapes import Shape
 
@@ -116,7 +116,7 @@ def uniform_values(size: int, variance: float, seed: int, number: int) -> Vector
 def fill_uniform(target: Vector, variance: float, seed: int, number: int) -> None:
     """The same, written to a flat target."""
     bound, start = np.sqrt(3.0 * variance), 0
-    for numbers in uniform(target.size, seed, number):
+    for numbers in uniform_blocks(target.size, seed, number):
         target[start : start + numbers.size] = (2.0 * numbers - 1.0) * bound
         start += numbers.size
 

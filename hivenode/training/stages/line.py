@@ -23,6 +23,7 @@ from hivenode.net.local import Peer
 from hivenode.training.exchange.clock import now
 from hivenode.training.exchange.effects import Malformed
 from hivenode.training.exchange.exchange import Seat
+from hivenode.training.exchange.incoming import Incoming
 from hivenode.training.exchange.keys import WorkerKey
 from hivenode.training.exchange.link import LinkBroken, sever
 from hivenode.training.exchange.meeting import Meeting, listen
@@ -74,7 +75,7 @@ class Pace:
 class _Link:
     """Both connections to one peer, and a thread for each. Messages wait in `inbox` until they are asked for."""
 
-    def __init__(self, line: Line, rank: int, outgoing: ssl.SSLSocket, incoming: ssl.SSLSocket) -> None:
+    def __init__(self, line: Line, rank: int, outgoing: ssl.SSLSocket, incoming: Incoming) -> None:
         self._line, self.rank, self._outgoing, self._incoming = line, rank, outgoing, incoming
         self.inbox: dict[Tag, bytearray] = {}
         self.heard = now()
@@ -99,7 +100,7 @@ class _Link:
     def join(self, seconds: float) -> None:
         self._threads[1].join(max(0.0, seconds))
         sever(self._outgoing)
-        sever(self._incoming)
+        self._incoming.sever()
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join(1.0)
@@ -248,6 +249,9 @@ class Line:
             )
             self._check()
 
+    def admit(self, peer: Peer) -> None:
+        """Nobody joins a line: its layers are divided already. The newcomer is left out, and told so by its end."""
+
     def lost(self, node: str) -> None:
         """The failure detector has given that node up."""
         with self._changed:
@@ -275,7 +279,7 @@ class Line:
 
     # --- from links ---------------------------------------------------------------------------------------------
 
-    def _linked(self, rank: int, outgoing: ssl.SSLSocket, incoming: ssl.SSLSocket) -> None:
+    def _linked(self, rank: int, outgoing: ssl.SSLSocket, incoming: Incoming) -> None:
         link = _Link(self, rank, outgoing, incoming)
         with self._changed:
             self._links[rank] = link

@@ -9,31 +9,35 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
-from hivenode.data.loading import Dataset
+from hivenode.data.dataset import Dataset
 from hivenode.data.partition import Batches, Indices
-from hivenode.errors import HiveError, JobFailed
-from hivenode.net.local import FromWorker, WorkerProgress
-from hivenode.spec.job import TrainingSpec
+from hivenode.errors import HiveError
+from hivenode.net.local import FromWorker, Log, WorkerProgress
+from hivenode.spec.training import TrainingSpec
 from hivenode.training.frameworks.torch_framework import judged, losses
-from hivenode.training.loop import PROGRESS_SECONDS, SCORED, Cancelled, Result
+from hivenode.training.loop import PROGRESS_SECONDS, SCORED, Result
 from hivenode.training.optimizers import Optimizer
+from hivenode.training.patience import Patience
+from hivenode.training.schedules import learning_rate, sum_of_squares
 from hivenode.training.stages.graph import Value
 from hivenode.training.stages.line import Line, Subject, Tag
 from hivenode.training.stages.schedule import Pass, one_forward_one_backward, small_batches
 from hivenode.training.stages.stage import Stage, as_bytes, as_tensor
+from hivenode.training.strategies.group import Cancelled
+from hivenode.training.strategies.way import check_loss
 
 WINDOW = 4
 """Small batches that a stage may be ahead of the next one while evaluating."""
 EVALUATION = 1 << 20
 """Added to the number of small batches that are evaluated, to tell them from those of training."""
-LOSS, JUDGED = 0, 1
-"""Indices of `Subject.numbers`."""
+LOSS, JUDGED, SQUARES, NORM = 0, 1, 2, 3
+"""Places of `Subject.numbers`."""
 
 Tensors = Sequence[torch.Tensor]
 
@@ -82,6 +86,9 @@ class StagedTraining:
     step: int = 0
     _batches: Batches = field(init=False)
     _last: int = field(init=False)
+    _patience: Patience = field(init=False)
+    _previous: float | None = field(init=False, default=None)
+    _convergence: float | None = field(init=False, default=None)
     _epoch_loss: list[float] = field(init=False)
     _since: float = field(init=False)
     _steps_since: int = field(init=False)
@@ -91,6 +98,7 @@ class StagedTraining:
 
     def __post_init__(self) -> None:
         self._batches = Batches(len(self.ends.data.train), self.spec.batch_size, self.spec.seed)
+        self._patience = Patience(self.spec)
         self._epoch_loss = []
         self._reset()
 
@@ -110,31 +118,55 @@ class StagedTraining:
         """
         self._last = len(self.line.ranks) - 1
         per_epoch, steps = self._batches.steps_per_epoch, self.steps
-        accuracy = test_loss = None
-        loss = 0.0
+        found: tuple[float | None, float | None] | None = None
+        loss, began, samples, started = 0.0, self.step, 0, time.monotonic()
         order = self._batches.order(self.step // per_epoch)
         self._reset()
         try:
-            while self.step < steps:
+            while self.step < steps and self._patience.going:
                 self._heed()
                 if self.step % per_epoch == 0:
                     order = self._batches.order(self.step // per_epoch)
                     self._epoch_loss.clear()
-                self._train_step(self._batches.of_step(order, self.step))
+                batch = self._batches.of_step(order, self.step)
+                self._train_step(batch)
+                samples += len(batch)
                 loss = math.fsum(self._epoch_loss) / len(self._epoch_loss)
-                epoch_ended = self.step % per_epoch == 0 or self.step == steps
-                if epoch_ended:
-                    accuracy, test_loss = self._evaluate()
-                if epoch_ended or time.monotonic() - self._since >= PROGRESS_SECONDS:
-                    self._progress(accuracy)
-                if self.step % self.spec.checkpoint_every_steps == 0 and self.step < steps:
+                ended = self.step % per_epoch == 0 or self.step == steps
+                if ended:
+                    found = self._end_epoch(loss)
+                if ended or time.monotonic() - self._since >= PROGRESS_SECONDS:
+                    self._progress(found[0] if ended and found is not None else None)
+                if self.step % self.spec.checkpoint_every_steps == 0 and self.step < steps and self._patience.going:
                     self.save(self.step)
-            if test_loss is None:  # resumed after the last step
-                accuracy, test_loss = self._evaluate()
+            if found is None:  # resumed after the last step
+                found = self._evaluate()
         except HiveError:
             self._heed()
             raise
-        return Result(self.step, loss, accuracy, test_loss)
+        speed = samples / max(time.monotonic() - started, 1e-9) if self.step > began else 0.0
+        info = self.ends.data.info
+        tokens = speed * info.features if info.vocabulary else None
+        return Result(self.step, loss, *found, self.step / per_epoch, speed, self._convergence, tokens)
+
+    def scalars(self) -> dict[str, str]:
+        """What a checkpoint has to hold beside vectors."""
+        return {**self.optimizer.scalars(), **self._patience.scalars()}
+
+    def restore(self, scalars: Mapping[str, str]) -> None:
+        """Take over what a checkpoint holds beside vectors; nothing at the first start. Raises KeyError, ValueError."""
+        if scalars:
+            self._patience.restore(scalars)
+
+    def _end_epoch(self, loss: float) -> tuple[float | None, float | None]:
+        found = self._evaluate()
+        self._patience.judge(found[1])
+        if self._previous is not None and self._previous > 0:
+            self._convergence = (self._previous - loss) / self._previous
+        self._previous = loss
+        if self.number == 0 and not self._patience.going:
+            self.report(Log(level="info", event=str(self._patience), fields={"step": self.step}))
+        return found
 
     # --- a step -------------------------------------------------------------------------------------------------
 
@@ -160,12 +192,11 @@ class StagedTraining:
                 self._backward(number, len(mine))
         self._sum_shared()
         loss = self._agree_on_loss(losses)
-        if not math.isfinite(loss):
-            raise JobFailed(
-                f"Training diverged: the loss of step {self.step + 1} is {loss}.",
-                fix="Lower training.learning_rate.",
-            )
-        self.optimizer.step(self.stage.weights, self.stage.gradient)
+        rate = learning_rate(self.spec, self.step, self.steps)
+        check_loss(self.spec, loss, self.step, self._batches.steps_per_epoch, rate)
+        if self.spec.clip_norm is not None:
+            self._clip(self.spec.clip_norm)
+        self.optimizer.step(self.stage.weights, self.stage.gradient, rate)
         self.step += 1
         self._epoch_loss.append(loss)
         self._steps_since += 1
@@ -228,6 +259,24 @@ class StagedTraining:
             else:
                 self.line.send(first, Tag(Subject.shared, self.step, self.number, index), part.tobytes())
                 part[:] = np.frombuffer(self.line.receive(first, back, part.nbytes), np.float32)
+
+    def _clip(self, longest: float) -> None:
+        """Shorten the gradient of the whole model, of which each stage knows its part, to that length."""
+        first = [name for name, stages in self.stage.shared.items() if self.number in stages[1:]]
+        squares = sum_of_squares(self.stage.gradient)
+        squares -= math.fsum(sum_of_squares(self.stage.gradient[self.stage.part(name)]) for name in first)
+        mine = Tag(Subject.numbers, self.step, self.number, SQUARES)
+        if self.number < self._last:
+            self.line.send(self._last, mine, np.float64(squares).tobytes())
+            (norm,) = self._from_last(NORM, [0.0])
+        else:
+            others = [
+                float(np.frombuffer(self.line.receive(rank, mine._replace(number=rank), 8), np.float64)[0])
+                for rank in self.line.ranks[:-1]
+            ]
+            (norm,) = self._from_last(NORM, [math.sqrt(math.fsum([*others, squares]))])
+        if norm > longest:
+            self.stage.gradient *= np.float32(longest / norm)
 
     def _agree_on_loss(self, losses: Sequence[float]) -> float:
         (loss,) = self._from_last(LOSS, [math.fsum(losses)])
