@@ -25,8 +25,10 @@ from hivenode.jobs.coordinator import Coordinator
 from hivenode.jobs.desk import Desk
 from hivenode.jobs.executor import Executor
 from hivenode.jobs.predictor import Predictor
+from hivenode.jobs.preparing import Preparer
 from hivenode.jobs.proposals import Proposer
 from hivenode.jobs.results import Results
+from hivenode.jobs.supplies import Supplies
 from hivenode.net.calls import Calls
 from hivenode.node.candidacy import Candidacy
 from hivenode.node.reactions import Reactions
@@ -137,6 +139,26 @@ def build_work(node: Services, reactions: Reactions) -> None:
         gone=node.gone,
         changed=node.changed,
     )
+    node.supplies = Supplies(
+        me=node.me,
+        blobs=ports.blobs,
+        keeper=node.keeper,
+        holders=node.holders,
+        ledger=node.ledger,
+        append=append,
+        lends=ports.lends,
+    )
+    node.preparer = Preparer(
+        rooms=ports.workspace,
+        blobs=ports.blobs,
+        keeper=node.keeper,
+        catalogue=node.catalogue,
+        holders=node.holders,
+        append=append,
+        memory_bytes=lambda: ports.limits().memory_bytes,
+        copies=settings.jobs.copies,
+        candidates=node.workers,
+    )
     node.executor = Executor(
         me=node.me,
         node_name=node.name,
@@ -148,6 +170,7 @@ def build_work(node: Services, reactions: Reactions) -> None:
         blobs=ports.blobs,
         journal=ports.journal,
         keeper=node.keeper,
+        supplies=node.supplies,
         results=node.results,
         ledger=node.ledger,
         append=append,
@@ -176,7 +199,7 @@ def build_work(node: Services, reactions: Reactions) -> None:
 def build_coordination(node: Services) -> None:
     """What plans jobs while this node leads."""
     ports = node.ports
-    node.predictor = Predictor(ports.workers, ports.limits)
+    node.predictor = Predictor(ports.workers, ports.limits, ports.lends)
     node.proposer = Proposer(
         me=node.me,
         call=node.call_node,
@@ -281,6 +304,8 @@ def build_service(node: Services) -> None:
             holders=node.holders,
             coordinator=node.coordinator,
             proposer=node.proposer,
+            preparer=node.preparer,
+            spawn=node.tasks.spawn,
             predictor=node.predictor,
             keeper=node.keeper,
             blobs=ports.blobs,

@@ -61,7 +61,7 @@ class Node(Services):
         self._measure_lag(asyncio.get_running_loop().time())
         self.tasks.spawn(candidacy.keep_assessing(), "node: standing")
         self.tasks.spawn(self._look_further(), "node: look further")
-        self.tasks.spawn(self.results.tidy(), "node: tidy")
+        self.tasks.spawn(self.tidy(), "node: tidy")
         self.tasks.spawn(Leftovers(ports.blobs, self.names).run(), "node: leftovers")
 
     async def stop(self) -> None:

@@ -12,7 +12,7 @@ from hivenode.errors import HiveError, Unavailable
 from hivenode.jobs.desk import ReadableJobLog
 from hivenode.jobs.executor import Workspace
 from hivenode.jobs.host import WorkerHost
-from hivenode.net.local import WorkerLimits
+from hivenode.net.local import Resources, WorkerLimits
 from hivenode.net.messages import ProfileReply
 from hivenode.net.transport import Transport
 from hivenode.spec.status import JoinResult
@@ -69,5 +69,7 @@ class Ports:
     """Join with a pairing code, of the member at an address or, with "", of one heard nearby."""
     appeal: Callable[[str, str], Awaitable[str]] = _nobody_answers
     """Ask for a new certificate without a link: member's id and address."""
+    lends: Callable[[], Resources] = Resources
+    """What the machine's owner lends to jobs: models, packages, private data."""
     fail: Callable[[HiveError], None] | None = None
     """Ask the process to end with an error; None: just to end."""

@@ -36,9 +36,11 @@ from hivenode.node.candidacy import Candidacy
 from hivenode.node.services import Services
 from hivenode.spec.events import (
     AttemptEnded,
+    BlobHeld,
     CheckpointSaved,
     JobCancelled,
     JobGivenUp,
+    JobSubmitted,
     ModelRegistered,
     NodeAdmitted,
     SealClosed,
@@ -47,6 +49,9 @@ from hivenode.spec.events import (
 )
 from hivenode.spec.values import Role
 from hivenode.trust.identity import verify
+
+TIDIED_AFTER = JobSubmitted | CheckpointSaved | AttemptEnded | JobCancelled | JobGivenUp | BlobHeld
+"""Events that change which blobs are needed."""
 
 log = get_logger("node")
 
@@ -155,8 +160,8 @@ class Reactions:
             for peer in [author for author in admitted if author in links] or links[:1]:
                 node.membership.link_up(peer)  # statements of a node unknown until now were dropped: ask again
         node.executor.ledger_changed()
-        if any(isinstance(body, CheckpointSaved | AttemptEnded | JobCancelled | JobGivenUp) for body in bodies):
-            node.tasks.spawn(node.results.tidy(), "node: tidy")
+        if any(isinstance(body, TIDIED_AFTER) for body in bodies):
+            node.tasks.spawn(node.tidy(), "node: tidy")
         touched = dict.fromkeys(job for body in bodies if (job := getattr(body, "job", "")))
         for job in touched:
             if job in node.ledger.jobs:
@@ -180,7 +185,7 @@ class Reactions:
         for peer in node.ports.transport.links:
             node.membership.link_up(peer)
         node.executor.ledger_changed()
-        node.tasks.spawn(node.results.tidy(), "node: tidy")
+        node.tasks.spawn(node.tidy(), "node: tidy")
         node.changed.notify()
 
     def _heed_grants(self, entries: Sequence[Entry]) -> None:

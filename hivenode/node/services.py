@@ -29,8 +29,10 @@ from hivenode.jobs.executor import Executor
 from hivenode.jobs.ledger import Ledger
 from hivenode.jobs.live import Live
 from hivenode.jobs.predictor import Predictor
+from hivenode.jobs.preparing import Preparer
 from hivenode.jobs.proposals import Proposer
 from hivenode.jobs.results import Results
+from hivenode.jobs.supplies import Supplies
 from hivenode.logs import get_logger
 from hivenode.net.calls import Calls
 from hivenode.net.messages import Request, Response
@@ -54,6 +56,8 @@ class Services:
     papers: Papers
     keeper: Keeper
     results: Results
+    supplies: Supplies
+    preparer: Preparer
     executor: Executor
     desk: Desk
     predictor: Predictor
@@ -172,8 +176,14 @@ class Services:
             or bool(self.holders.of(digest))
             or (seal is not None and seal.digest == digest)
             or self.keeper.touched(digest)
+            or self.supplies.names(digest)
         )
 
     def concerns(self, peer: str, digest: str) -> bool:
         """Whether bytes that a peer speaks of are any business of the hive."""
-        return self.ledger.works(peer) or self.ledger.names(digest)
+        return self.ledger.works(peer) or self.ledger.submits(peer) or self.ledger.names(digest)
+
+    async def tidy(self) -> None:
+        """Delete what jobs that have ended left here."""
+        await self.results.tidy()
+        await self.supplies.tidy()

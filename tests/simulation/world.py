@@ -226,6 +226,7 @@ class World:
                 bandwidth=12.5e6,
                 frameworks=("torch",),
                 running=0,
+                versions={"torch": "2.13.0", "scikit-learn": "1.9.1"},
             )
 
         return Ports(
