@@ -38,7 +38,9 @@ class _Cancel(_Body):
 
 
 class _Predict(_Body):
-    inputs: list[list[float]]
+    inputs: list[list[float]] = []
+    texts: Annotated[list[str], msgspec.Meta(max_length=4096)] = []
+    continue_tokens: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 0
 
 
 class _Invite(_Body):
@@ -214,7 +216,8 @@ class AdminServer:
 
     async def _predict(self, request: web.Request) -> web.Response:
         body = await read(request, _Predict, MAX_PREDICT_BODY)
-        return answer(await self._service.predict(request.match_info["name"], body.inputs))
+        name = request.match_info["name"]
+        return answer(await self._service.predict(name, body.inputs, body.texts, body.continue_tokens))
 
     # --- the hive ---------------------------------------------------------------------------------------------
 

@@ -141,6 +141,8 @@ class Prediction(msgspec.Struct, frozen=True):
     outputs: tuple[tuple[float, ...], ...]
     node: str
     seconds: float
+    texts: tuple[str, ...] = ()
+    """How the samples go on, where that was asked for."""
 
 
 class InviteIssued(msgspec.Struct, frozen=True):
@@ -204,8 +206,11 @@ class NodeService(Protocol):
 
     def models(self) -> tuple[ModelSummary, ...]: ...
 
-    async def predict(self, model: str, inputs: list[list[float]]) -> Prediction:
-        """`model` is `name` (newest version) or `name:version`; `inputs` one flattened sample a row."""
+    async def predict(
+        self, model: str, inputs: list[list[float]], texts: list[str], continue_tokens: int
+    ) -> Prediction:
+        """`model` is `name` (newest version) or `name:version`; `inputs` one flattened sample a row, or `texts`
+        in their place; with `continue_tokens`, how each goes on."""
         ...
 
     async def invite(self, roles: tuple[Role, ...], uses: int, expires_seconds: float) -> InviteIssued: ...

@@ -106,3 +106,5 @@ class Plan(msgspec.Struct, frozen=True):
     state: tuple[int, int, int, int]
     """Planner state: complexity, dataset size, nodes, latency buckets."""
     candidates: tuple[Candidate, ...]
+    micro_batches: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 1
+    """Small batches that a full batch is cut into, where layers are divided."""

@@ -99,6 +99,27 @@ async def test_a_killed_worker_costs_nothing_but_its_share(hive: list[Machine]) 
     assert settled(await victim.api("GET", "/v1/status"), 3), "its daemon lives on"
 
 
+async def test_a_machine_that_comes_back_takes_part_in_a_job_that_runs(hive: list[Machine]) -> None:
+    coordinator = await coordinator_of(hive)
+    late = next(machine for machine in hive if machine is not coordinator)
+    await late.kill()
+    await coordinator.until(
+        "/v1/status", lambda s: next(m["state"] for m in s["members"] if m["name"] == late.name) != "alive"
+    )
+    submitted = await coordinator.api("POST", "/v1/jobs", job(100, strategy="data_parallel", min_nodes=2))
+    path = f"/v1/jobs/{submitted['summary']['job']}"
+    await coordinator.until(path, lambda d: d["summary"]["state"] == "running" and d["summary"]["step"] >= 20)
+    await late.start()
+    everybody = sorted(machine.name for machine in hive)
+    await coordinator.until(path, lambda d: sorted(d["attempts"][0]["members"]) == everybody, 60)
+    detail = await late.until(path, lambda d: d["summary"]["state"] == "finished", 90)
+    assert len(detail["attempts"]) == 1, "it went on all the while"
+    assert sorted(detail["attempts"][0]["members"]) == everybody
+    assert detail["summary"]["accuracy"] > 0.9
+    models = [await model_on(machine) for machine in hive]
+    assert models[0]["blob"] == models[1]["blob"] == models[2]["blob"]
+
+
 async def test_a_cancelled_job_leaves_no_worker(hive: list[Machine]) -> None:
     submitted = await hive[0].api("POST", "/v1/jobs", job(500, min_nodes=3))
     path = f"/v1/jobs/{submitted['summary']['job']}"

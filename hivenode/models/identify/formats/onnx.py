@@ -28,6 +28,8 @@ MOST_LISTED = 64
 LONGEST_WORD = 64
 """Attributes longer than these are data or prose, and not kept."""
 _ELEMENT_LIMIT = 1 << 62
+_LEARNT_LISTS = frozenset({"coefficients", "intercepts", "support_vectors", "rho", "nodes_values"})
+"""Attributes in which the operators of ai.onnx.ml keep what they learnt; of trees, a number a node."""
 
 
 @dataclass(slots=True)
@@ -227,6 +229,8 @@ class _Parser:
             node.texts[name] = text
         if node.op == "Constant" and name == "value_floats" and many:
             node.constants.append(Constant(node.name, many_kind, (many,), 32, initializer=False))
+        elif name in _LEARNT_LISTS and many:
+            node.constants.append(Constant(f"{node.name}.{name}", many_kind, (many,), 32, initializer=False))
 
     def _tensor(self, start: int, length: int) -> Constant:
         shape: list[int] = []

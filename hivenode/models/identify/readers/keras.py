@@ -86,7 +86,7 @@ def _read_archive(source: Source) -> Report:
             tensors.extend(_tensors(report, root, layers, archive.stored(name), name))
     if report.error is None:
         _hold(report, tensors, layers)
-    elif not report.findings:
+    elif not report.dangerous:
         report.safe = None
     _describe(report, config, layers)
     return report
