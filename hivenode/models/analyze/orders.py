@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from hivenode.data.info import DataInfo
-from hivenode.data.sources import information
 from hivenode.errors import Corrupted
 from hivenode.models.analyze import transformers, weights
 from hivenode.models.analyze.quantities import Options
@@ -43,6 +42,8 @@ def order_for(path: Path, report: Report, options: Options) -> TraceOrder | str:
 
 def order_for_zoo(job: JobSpec, options: Options) -> TraceOrder:
     """An order for the model of a job. Raises InvalidInput for data that does not exist."""
+    from hivenode.data.sources import information  # brings numpy, which other files need not wait for
+
     return _declared(job.model, information(job.data), options)
 
 
