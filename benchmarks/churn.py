@@ -4,8 +4,8 @@
 
 Every few seconds a worker is started (probability 0.6, up to 8) or killed (0.4, down to 3). Workers average vectors
 without a pause; a new one takes over the state of the others and takes part. Each checks every round against the
-mean of those announced as contributors, to the last bit, and reports a digest of its state, which must be the same on all. A
-round is hung when none is done by anybody for so long, whatever happened. Exit status 1 if anything was wrong.
+mean of those announced as contributors, to the last bit, and reports a digest of its state, which must be the same on
+all. A round is hung when none is done by anybody for so long, whatever happened. Exit status 1 if anything was wrong.
 """
 
 from __future__ import annotations

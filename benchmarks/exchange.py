@@ -20,6 +20,7 @@ import os
 import signal
 import statistics
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -30,11 +31,11 @@ WORKERS = (2, 4, 8)
 MOSAIC = {"peers": 16, "rounds": 5, "floats": 2_380_000}
 
 
-def compare(workers: int, floats: int, rounds: int, without: list[str]) -> dict[str, object]:
+def compare(workers: int, floats: int, rounds: int, passes: int, without: list[str]) -> dict[str, object]:
     taken: dict[str, list[float]] = {}
     held = 0.0
-    # Each twice, in turn: a machine that others use too changes while one measures.
-    for _ in range(2):
+    # In turn, and again: a machine that others use too changes while one measures.
+    for _ in range(passes):
         with gloo(workers, floats) as crew:
             taken.setdefault("gloo", []).extend(crew.seconds(rounds))
         for codec in ("fp32", "fp16", "int8"):
@@ -43,6 +44,11 @@ def compare(workers: int, floats: int, rounds: int, without: list[str]) -> dict[
                 if codec == "fp32":
                     peaks = [done.peak for done in crew.round()]
                     held = max(peak - before for peak, before in zip(peaks, crew.before, strict=True))
+        print(
+            {label: f"{statistics.median(seconds):.3f}" for label, seconds in taken.items()},
+            file=sys.stderr,
+            flush=True,
+        )
     if "hivemind" not in without:
         taken["hivemind"] = hivemind_seconds(workers, floats, min(rounds, 3))
     medians = {label: statistics.median(seconds) for label, seconds in taken.items()}
@@ -118,6 +124,7 @@ def main() -> None:
     parser.add_argument("--floats", type=int, default=32_000_000, help="length of each worker's vector")
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--passes", type=int, default=2, help="how often each has its turn")
     parser.add_argument("--without", nargs="*", default=[], choices=["hivemind"])
     parser.add_argument("--table", action="store_true", help="over numbers of workers and sizes")
     parser.add_argument("--plot", type=Path, help="write the table as a picture (SVG)")
@@ -137,7 +144,7 @@ def main() -> None:
         if options.json:
             print(json.dumps(rows))
         return
-    result = compare(options.workers, options.floats, options.rounds, options.without)
+    result = compare(options.workers, options.floats, options.rounds, options.passes, options.without)
     for label, how in (("killed", signal.SIGKILL), ("frozen", signal.SIGSTOP)):
         result[label], result["undisturbed"] = interrupt(options.workers, options.floats, how)
     if options.json:

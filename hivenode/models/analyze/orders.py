@@ -1,0 +1,95 @@
+"""What a worker may trace of a model: what can be built without its file. Either an order, or why there is none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+
+from hivenode.data.sources import describe as describe_data
+from hivenode.models.analyze import transformers, weights
+from hivenode.models.analyze.quantities import Options
+from hivenode.models.identify.folder import Folder
+from hivenode.models.identify.formats import jsons
+from hivenode.models.identify.report import Report
+from hivenode.models.identify.source import Source
+from hivenode.spec.job import JobSpec
+from hivenode.spec.tracing import MAX_CONFIG_BYTES, TraceOrder
+
+OURS = "hivenode-model-1"
+MOST_LAYERS = 2048
+MOST_ELEMENTS = 1 << 34
+"""Of the tokens of a batch squared and the like: beyond it the numbers of a trace would not be believed anyway."""
+
+
+def order_for(path: Path, report: Report, options: Options) -> TraceOrder | str:
+    """An order for the model at `path`, of which `report` tells; or one sentence that says why there is none.
+
+    Raises:
+        HiveError: its configuration cannot be read.
+    """
+    if path.is_dir() and report.format == "transformers_directory" and report.model:
+        return _transformers(path, report, options)
+    if report.format == "safetensors" and path.is_file() and (ours := _ours(path)) is not None:
+        return _zoo(ours[0], ours[1], ours[2], ours[3], options)
+    return f"a model in the format {report.format} is not built here without running what is in it"
+
+
+def order_for_zoo(job: JobSpec, options: Options) -> TraceOrder:
+    """An order for the model of a job. Raises InvalidInput for data that does not exist."""
+    data = describe_data(job.data.source)
+    return _zoo(job.model.source, json.dumps(dict(job.model.params)).encode(), data.input_shape, data.classes, options)
+
+
+def dtypes(report: Report | None, options: Options) -> tuple[str, str]:
+    """Of inference and of training: what was asked for, else as stored and float32."""
+    if options.dtype is not None:
+        return options.dtype, options.dtype
+    return (weights.stored_dtype(report) if report is not None else "float32"), "float32"
+
+
+def _zoo(source: str, params: bytes, shape: tuple[int, ...], classes: int, options: Options) -> TraceOrder:
+    infer, train = dtypes(None, options)
+    return TraceOrder(
+        "zoo", source, params, options.batch, 1, infer, train, options.train, input_shape=shape, classes=classes
+    )
+
+
+def _transformers(path: Path, report: Report, options: Options) -> TraceOrder | str:
+    config = Folder(path).json("config.json")
+    kind, named = jsons.text(config, "model_type"), jsons.texts(config, "architectures")
+    if not kind or not named:
+        return "config.json names no model type or class"
+    raw = msgspec.json.encode(config)
+    if len(raw) > MAX_CONFIG_BYTES:
+        return "config.json is larger than any"
+    sizes = transformers.sizes_of(report)
+    sequence = options.sequence or (transformers.usual_sequence(sizes) if sizes else transformers.DEFAULT_SEQUENCE)
+    if (report.layers or 0) > MOST_LAYERS or options.batch * sequence**2 > MOST_ELEMENTS:
+        return "it is too large to be traced"
+    if sizes is not None and sizes.longest and sequence > sizes.longest:
+        return f"the model reads {sizes.longest} tokens at most"
+    infer, train = dtypes(report, options)
+    trains = options.train and not weights.is_quantized(report)
+    return TraceOrder("transformers", named[0], raw, options.batch, sequence, infer, train, trains)
+
+
+def _ours(path: Path) -> tuple[str, bytes, tuple[int, ...], int] | None:
+    """Source, parameters, input shape and classes of a model this project has trained; its own metadata says so."""
+    with Source(path) as source:
+        length = int.from_bytes(source.read(0, 8), "little")
+        if length > 1 << 20:
+            return None
+        header = jsons.parse(source.read(8, length), path.name)
+    told = header.get("__metadata__") if isinstance(header, dict) else None
+    if not isinstance(told, dict) or told.get("format") != OURS:
+        return None
+    try:
+        shape = msgspec.json.decode(str(told.get("input_shape")), type=tuple[int, ...])
+        classes = int(str(told.get("classes")))
+    except (msgspec.DecodeError, ValueError):
+        return None
+    if not shape or min(shape) < 1 or max(shape) > 1 << 20 or not 1 <= classes <= 1 << 20:
+        return None
+    return str(told.get("source")), str(told.get("params")).encode(), shape, classes
