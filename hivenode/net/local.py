@@ -218,14 +218,5 @@ class Brought(_Local, frozen=True, tag="brought"):
 
 ToWorker = Begin | PeersReady | PeerJoining | PeerLost | Predict | Trace | Cancel | Brought
 FromWorker = (
-    Need
-    | Ready
-    | WorkerProgress
-    | ViewChanged
-    | CheckpointWritten
-    | Finished
-    | Predicted
-    | Traced
-    | Failed
-    | Log
+    Need | Ready | WorkerProgress | ViewChanged | CheckpointWritten | Finished | Predicted | Traced | Failed | Log
 )

@@ -16,20 +16,19 @@ Size = Annotated[int, msgspec.Meta(ge=1, le=1 << 40)]
 class TraceOrder(msgspec.Struct, frozen=True):
     """A model that can be built without its file, and what to run it on."""
 
-    kind: Literal["transformers", "zoo"]
+    kind: Literal["transformers", "declared"]
     source: Annotated[str, msgspec.Meta(max_length=200)]
-    """The class among transformers' own, or `zoo:NAME`."""
+    """The class among transformers' own, or that of a declared model."""
     config: Annotated[bytes, msgspec.Meta(max_length=MAX_CONFIG_BYTES)]
-    """JSON: config.json of a transformers model, the parameters of a zoo model."""
+    """JSON: config.json of a transformers model, or the `ModelSpec` of a declared one."""
     batch: Size
     sequence: Size
     dtype: Name
     """Of inference."""
     train_dtype: Name
     train: bool
-    input_shape: tuple[Size, ...] = ()
-    """Of one sample, for a zoo model."""
-    classes: int = 0
+    info: Annotated[bytes, msgspec.Meta(max_length=MAX_CONFIG_BYTES)] = b""
+    """JSON: the `DataInfo` that a declared model is for."""
 
 
 class TraceNumbers(msgspec.Struct, frozen=True):

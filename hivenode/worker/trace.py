@@ -8,9 +8,11 @@ import os
 import msgspec
 import torch
 
+from hivenode.data.info import DataInfo
 from hivenode.errors import Exhausted, HiveError, InvalidInput
-from hivenode.models.zoo import declare
+from hivenode.models.declared import layers_of
 from hivenode.net.local import Trace, Traced
+from hivenode.spec.model import ModelSpec
 from hivenode.spec.tracing import TraceNumbers, TraceOrder
 from hivenode.training.frameworks import transformers_models
 from hivenode.training.frameworks.torch_models import build
@@ -34,7 +36,7 @@ def answer(message: Trace) -> Traced:
 
 
 def _traced(order: TraceOrder) -> TraceNumbers:
-    make, feed = _zoo(order) if order.kind == "zoo" else _transformers(order)
+    make, feed = _declared(order) if order.kind == "declared" else _transformers(order)
     if not order.train or order.train_dtype == order.dtype:
         return trace(make, feed, dtype=order.dtype, train=order.train)
     inference = trace(make, feed, dtype=order.dtype, train=False)
@@ -46,9 +48,17 @@ def _traced(order: TraceOrder) -> TraceNumbers:
     )
 
 
-def _zoo(order: TraceOrder) -> tuple[Make, Feed]:
-    layers = declare(order.source, json.loads(order.config), tuple(order.input_shape), order.classes)
-    return lambda: build(layers), lambda module: {"x": torch.randn(order.batch, *order.input_shape)}
+def _declared(order: TraceOrder) -> tuple[Make, Feed]:
+    info = msgspec.json.decode(order.info, type=DataInfo)
+    layers = layers_of(ModelSpec.model_validate_json(order.config), info)
+    if layers is None:
+        raise InvalidInput(f"{order.source} is no line of layers.", fix="Nothing to do; the rules say what they can.")
+
+    def feed(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+        shape = (order.batch, *info.input_shape)
+        return {"input": torch.zeros(shape, dtype=torch.int64) if info.vocabulary else torch.randn(shape)}
+
+    return lambda: build(layers), feed
 
 
 def _transformers(order: TraceOrder) -> tuple[Make, Feed]:

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import msgspec
 
-from hivenode.data.sources import describe as describe_data
+from hivenode.data.sources import information
 from hivenode.errors import BY_CODE, HiveError
-from hivenode.models import zoo
 from hivenode.models.analyze import keras_shapes, memory, onnx_shapes, state_dicts, transformers, weights
 from hivenode.models.analyze.costs import Costs
 from hivenode.models.analyze.orders import dtypes
@@ -25,6 +24,7 @@ from hivenode.models.analyze.quantities import (
     traced,
 )
 from hivenode.models.analyze.tape import Step, Tape
+from hivenode.models.declared import describe
 from hivenode.models.identify import Report
 from hivenode.models.identify.readers.keras import configuration
 from hivenode.models.identify.source import Source
@@ -117,13 +117,13 @@ def analyze_zoo(path: Path, job: JobSpec, options: Options, numbers: TraceNumber
         InvalidInput: impossible options, or a model or data set that does not exist.
     """
     check(options)
-    data = describe_data(job.data.source)
-    cost = zoo.describe(job.model.source, job.model.params, data.input_shape, data.classes)
+    data = information(job.data)
+    cost = describe(job.model, data)
     infer, train = dtypes(None, options)
+    family = "nlp" if data.vocabulary else "computer_vision" if len(data.input_shape) == 3 else "tabular"
     found = Analysis(
         path=str(path), model=job.model.source, framework=job.framework, architecture="neural_network",
-        family="computer_vision" if len(data.input_shape) == 3 else "tabular", parameters=cost.parameters,
-        complexity=complexity(cost.parameters), options=options,
+        family=family, parameters=cost.parameters, complexity=complexity(cost.parameters), options=options,
     )  # fmt: skip
     if options.sequence is not None:
         found.notes.append("--sequence is ignored: the model takes no sequence.")

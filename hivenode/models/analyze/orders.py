@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import msgspec
 
-from hivenode.data.sources import describe as describe_data
+from hivenode.data.info import DataInfo
+from hivenode.data.sources import information
+from hivenode.errors import Corrupted
 from hivenode.models.analyze import transformers, weights
 from hivenode.models.analyze.quantities import Options
+from hivenode.models.card import FORMAT, MAX_HEADER_BYTES, ModelCard, card_of
 from hivenode.models.identify.folder import Folder
 from hivenode.models.identify.formats import jsons
 from hivenode.models.identify.report import Report
 from hivenode.models.identify.source import Source
 from hivenode.spec.job import JobSpec
+from hivenode.spec.model import ModelSpec
 from hivenode.spec.tracing import MAX_CONFIG_BYTES, TraceOrder
 
-OURS = "hivenode-model-1"
 MOST_LAYERS = 2048
 MOST_ELEMENTS = 1 << 34
 """Of the tokens of a batch squared and the like: beyond it the numbers of a trace would not be believed anyway."""
@@ -32,14 +34,13 @@ def order_for(path: Path, report: Report, options: Options) -> TraceOrder | str:
     if path.is_dir() and report.format == "transformers_directory" and report.model:
         return _transformers(path, report, options)
     if report.format == "safetensors" and path.is_file() and (ours := _ours(path)) is not None:
-        return _zoo(ours[0], ours[1], ours[2], ours[3], options)
+        return _declared(ours.model, ours.info, options)
     return f"a model in the format {report.format} is not built here without running what is in it"
 
 
 def order_for_zoo(job: JobSpec, options: Options) -> TraceOrder:
     """An order for the model of a job. Raises InvalidInput for data that does not exist."""
-    data = describe_data(job.data.source)
-    return _zoo(job.model.source, json.dumps(dict(job.model.params)).encode(), data.input_shape, data.classes, options)
+    return _declared(job.model, information(job.data), options)
 
 
 def dtypes(report: Report | None, options: Options) -> tuple[str, str]:
@@ -49,10 +50,11 @@ def dtypes(report: Report | None, options: Options) -> tuple[str, str]:
     return (weights.stored_dtype(report) if report is not None else "float32"), "float32"
 
 
-def _zoo(source: str, params: bytes, shape: tuple[int, ...], classes: int, options: Options) -> TraceOrder:
+def _declared(model: ModelSpec, info: DataInfo, options: Options) -> TraceOrder:
     infer, train = dtypes(None, options)
+    config = model.model_dump_json(exclude_defaults=True).encode()
     return TraceOrder(
-        "zoo", source, params, options.batch, 1, infer, train, options.train, input_shape=shape, classes=classes
+        "declared", model.source, config, options.batch, 1, infer, train, options.train, msgspec.json.encode(info)
     )
 
 
@@ -75,21 +77,17 @@ def _transformers(path: Path, report: Report, options: Options) -> TraceOrder | 
     return TraceOrder("transformers", named[0], raw, options.batch, sequence, infer, train, trains)
 
 
-def _ours(path: Path) -> tuple[str, bytes, tuple[int, ...], int] | None:
-    """Source, parameters, input shape and classes of a model this project has trained; its own metadata says so."""
+def _ours(path: Path) -> ModelCard | None:
+    """The card of a model this project has trained; its own metadata says so."""
     with Source(path) as source:
         length = int.from_bytes(source.read(0, 8), "little")
-        if length > 1 << 20:
+        if length > MAX_HEADER_BYTES:
             return None
         header = jsons.parse(source.read(8, length), path.name)
     told = header.get("__metadata__") if isinstance(header, dict) else None
-    if not isinstance(told, dict) or told.get("format") != OURS:
+    if not isinstance(told, dict) or told.get("format") != FORMAT:
         return None
     try:
-        shape = msgspec.json.decode(str(told.get("input_shape")), type=tuple[int, ...])
-        classes = int(str(told.get("classes")))
-    except (msgspec.DecodeError, ValueError):
+        return card_of(path, {str(name): str(value) for name, value in told.items()})
+    except Corrupted:
         return None
-    if not shape or min(shape) < 1 or max(shape) > 1 << 20 or not 1 <= classes <= 1 << 20:
-        return None
-    return str(told.get("source")), str(told.get("params")).encode(), shape, classes

@@ -38,14 +38,15 @@ def real_flops(module: Any, **inputs: Any) -> int:
 
 
 def test_a_zoo_model_counts_what_a_real_run_counts() -> None:
-    from hivenode.models.zoo import declare
+    from hivenode.data.sources import information
+    from hivenode.models.declared import layers_of
     from hivenode.training.frameworks.torch_models import build
 
     numbers = run(order_for_zoo(JOB, Options(batch=8)))
-    module = build(declare("zoo:cnn", {}, (1, 8, 8), 10))
+    module = build(layers_of(JOB.model, information(JOB.data)) or ())
     assert numbers.parameters == sum(p.numel() for p in module.parameters()) == 13_706
     assert numbers.weight_bytes == 4 * 13_706
-    assert numbers.forward_flops == real_flops(module, x=torch.zeros(8, 1, 8, 8))
+    assert numbers.forward_flops == real_flops(module, input=torch.zeros(8, 1, 8, 8))
     assert 2 * numbers.forward_flops < numbers.step_flops < 3 * numbers.forward_flops
     assert numbers.step_bytes > numbers.saved_bytes > numbers.forward_bytes / 2 > 0
     assert numbers.gradient_bytes == numbers.weight_bytes
