@@ -6,7 +6,6 @@ from pathlib import Path
 
 import msgspec
 
-from hivenode.data.sources import information
 from hivenode.errors import BY_CODE, HiveError
 from hivenode.models.analyze import keras_shapes, memory, onnx_shapes, state_dicts, transformers, weights
 from hivenode.models.analyze.costs import Costs
@@ -116,6 +115,8 @@ def analyze_zoo(path: Path, job: JobSpec, options: Options, numbers: TraceNumber
     Raises:
         InvalidInput: impossible options, or a model or data set that does not exist.
     """
+    from hivenode.data.sources import information  # brings numpy, which other files need not wait for
+
     check(options)
     data = information(job.data)
     cost = describe(job.model, data)

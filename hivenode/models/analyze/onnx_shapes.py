@@ -153,7 +153,7 @@ class _Walk:
                 found = [value for part in held for value in part]
             case "Unsqueeze" | "Squeeze" | "Cast" | "Identity" | "Reshape":
                 found = held[0]
-            case "Mul" | "Add" | "Sub" | "Div" if len(held) == 2:
+            case "Mul" | "Add" | "Sub" | "Div" | "Mod" if len(held) == 2:
                 found = _arithmetic(node.op, held[0], held[1])
             case "Slice" if len(held) >= 3:
                 step = held[4][0] if len(held) > 4 and held[4] else 1
@@ -381,7 +381,7 @@ def _arithmetic(op: str, left: list[int], right: list[int]) -> list[int] | None:
             return None
     operation: Callable[[int, int], int] = {
         "Mul": lambda a, b: a * b, "Add": lambda a, b: a + b, "Sub": lambda a, b: a - b,
-        "Div": lambda a, b: int(a / b) if b and abs(a) < 1 << 52 else 0,
+        "Div": lambda a, b: int(a / b) if b and abs(a) < 1 << 52 else 0, "Mod": lambda a, b: a % b if b else 0,
     }[op]  # fmt: skip
     found = [operation(a, b) for a, b in zip(left, right, strict=True)]
     return found if all(abs(value) < 1 << 62 for value in found) else None

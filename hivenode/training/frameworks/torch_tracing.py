@@ -34,6 +34,8 @@ DTYPES: Mapping[str, torch.dtype] = {
 MAPPED_BYTES = 32 << 20
 """DEFAULT_MMAP_THRESHOLD_MAX of glibc's malloc on 64 bits."""
 
+GAPS = 2.5
+"""What the allocator keeps of a small block that lives for one operator only, between others that stay, as a factor."""
 TARGETS = frozenset({"labels", "start_positions", "end_positions"})
 
 Make = Callable[[], torch.nn.Module]
@@ -76,11 +78,11 @@ def trace(make: Make, feed: Feed, *, dtype: str = "float32", train: bool = True)
         weight_bytes=sum(held.values()),
         forward_flops=inference.flops,
         forward_bytes=inference.peak,
-        forward_resident_bytes=inference.resident,
+        forward_resident_bytes=round(inference.resident),
         largest_parameter_bytes=max((_bytes(parameter) for parameter in parameters), default=0),
         step_flops=step.flops,
         step_bytes=step.peak,
-        step_heap_bytes=step.heap,
+        step_heap_bytes=round(step.heap),
         step_mapped_bytes=step.mapped,
         saved_bytes=saved,
         gradient_bytes=sum(gradients),
@@ -147,9 +149,9 @@ class _Meter(TorchDispatchMode):  # type: ignore[misc]  # torch has no types her
         self.alive = 0
         self.peak = 0
         self.flops = 0
-        self.heap = 0
+        self.heap = 0.0
         self.mapped = 0
-        self.resident = 0
+        self.resident = 0.0
         self._heap_alive = 0
         self._mapped_alive = 0
         self._known = known
@@ -167,7 +169,7 @@ class _Meter(TorchDispatchMode):  # type: ignore[misc]  # torch has no types her
                 self._hold(value)
         copies = self._copies(packet, args, out)
         self.peak = max(self.peak, self.alive + sum(copies))
-        self.heap = max(self.heap, self._heap_alive + sum(size for size in copies if size < MAPPED_BYTES))
+        self.heap = max(self.heap, self._heap_alive + GAPS * sum(size for size in copies if size < MAPPED_BYTES))
         mapped = self._mapped_alive + sum(size for size in copies if size >= MAPPED_BYTES)
         self.mapped = max(self.mapped, mapped)
         self.resident = max(self.resident, self.heap + mapped)

@@ -6,13 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from hivenode.errors import Exhausted, HiveError, InvalidInput, Unavailable
 from hivenode.jobs import tracing
-from hivenode.models.analyze import Options, analyze, analyze_zoo, order_for, order_for_zoo
+from hivenode.models.analyze import Options, analyze, analyze_zoo, onnx_shapes, order_for, order_for_zoo
 from hivenode.models.analyze.quantities import Method
 from hivenode.models.identify import identify
+from hivenode.models.identify.source import Source
 from hivenode.net.local import Trace, WorkerLimits
 from hivenode.spec.job import parse_job
 from hivenode.spec.tracing import TraceNumbers, TraceOrder
@@ -141,7 +143,8 @@ def test_code_of_the_models_author_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_zoo_model_that_cannot_be_says_why() -> None:
-    deep = TraceOrder("zoo", "zoo:mlp", b'{"depth": 65}', 1, 1, "float32", "float32", True, (4,), 2)
+    order = order_for_zoo(JOB, Options(batch=8))
+    deep = msgspec.structs.replace(order, config=b'{"source": "zoo:mlp", "params": {"depth": 65}}')
     with pytest.raises(InvalidInput, match="depth"):
         run(deep)
 
@@ -154,3 +157,31 @@ async def test_a_real_worker_traces_and_is_held_to_its_limits() -> None:
     with pytest.raises((Exhausted, Unavailable)) as error:
         await tracing.trace(order, limits=WorkerLimits(threads=1, memory_bytes=1 << 20, nice=0))
     assert isinstance(error.value, HiveError)
+
+
+def test_an_exported_transformer_with_free_axes_is_counted_by_its_shapes(tmp_path: Path) -> None:
+    """What computes the shapes of its reshapes is followed: 2 layers of 32 with 4 heads and 64 within, 16 tokens."""
+    pytest.importorskip("onnx")
+    from torch import nn
+
+    class Encoder(nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = nn.Embedding(100, 32)
+            layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+            self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+
+        def forward(self, x: Any) -> Any:
+            return self.layers(self.embedding(x))
+
+    path = tmp_path / "encoder.onnx"
+    tokens = torch.randint(0, 100, (1, 16))
+    axes = {"ids": {0: "n", 1: "s"}}
+    torch.onnx.export(Encoder().eval(), (tokens,), path, dynamo=False, input_names=["ids"], dynamic_axes=axes)
+    report = identify(path)
+    with Source(path) as source:
+        tape = onnx_shapes.tape_of(report, source, 3, 16)
+    assert tape.unknown == 0
+    products = 2 * 3 * 16 * 2 * (4 * 32 * 32 + 2 * 32 * 64)
+    attention = 2 * 3 * 4 * 16 * 16 * 32
+    assert sum(step.flops for step in tape.steps) == products + attention
