@@ -14,7 +14,7 @@ from hivenode.spec.tracing import TraceNumbers, TraceOrder
 LIMITS = WorkerLimits(threads=1, memory_bytes=4 << 30, nice=5)
 """Shapes alone are computed, but a module tree of a large model has many objects."""
 TRACE_SECONDS = 120.0
-PACKAGES = {"zoo": ("torch",), "transformers": ("torch", "transformers")}
+PACKAGES = {"declared": ("torch",), "transformers": ("torch", "transformers")}
 
 
 def missing(order: TraceOrder) -> str:
