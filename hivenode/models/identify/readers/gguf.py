@@ -49,11 +49,11 @@ def read(source: Source) -> Report:
     if header.after:
         place = f"byte {source.size - header.after}"
         report.find(f"{header.after} bytes after the last tensor", place, "GGUF has nothing there")
-    for key, place, text in header.templates:
+    for key, at, text in header.templates:
         if text is None:
-            report.find(key, f"byte {place}", "It is an array where a chat template would be a text.")
+            report.find(key, f"byte {at}", "It is an array where a chat template would be a text.")
         else:
-            judge_template(report, text, key, f"byte {place}: {text[:120]!r}")
+            judge_template(report, text, key, f"byte {at}: {text[:120]!r}")
     kind = values.get("general.file_type")
     named = FILE_TYPES.get(kind) if isinstance(kind, int) else None
     stored = max(header.bytes_by_type, key=lambda name: header.bytes_by_type[name], default=None)
