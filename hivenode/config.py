@@ -295,11 +295,11 @@ class WorkerSettings(_Section):
         description="First and last TCP port on which workers listen for each other; open them in the firewall."
         " [0, 0]: any free port.",
     )
-    prewarm: tuple[Literal["torch", "transformers"], ...] = Field(
+    prewarm: tuple[Literal["torch", "transformers", "keras", "sklearn"], ...] = Field(
         (),
         max_length=4,
         description="Frameworks to load when the node starts, so that the first job begins at once. Each costs memory"
-        " (torch about 200 MiB); others are loaded when a job needs them.",
+        " (torch about 200 MiB, keras 500, scikit-learn 100); others are loaded when a job needs them.",
     )
 
     @field_validator("memory_bytes", mode="after")

@@ -34,6 +34,7 @@ from hivenode.net.local import (
     Log,
     Need,
     Peer,
+    PeerJoining,
     PeerLost,
     PeersReady,
     Ready,
@@ -41,7 +42,7 @@ from hivenode.net.local import (
     WorkerLimits,
     WorkerProgress,
 )
-from hivenode.net.messages import Adopt, Assign, Endpoint, Progress, Standing, Start, Stop
+from hivenode.net.messages import Adopt, Assign, Endpoint, Progress, Standing, Start, Stop, Welcome
 from hivenode.spec.events import MembersChanged
 from hivenode.spec.job import JobSpec
 from hivenode.spec.values import Epoch, Plan
@@ -195,12 +196,12 @@ class Executor:
         rank = next((share.rank for share in order.plan.shares if share.node == self._me), None)
         if rank is None:
             raise Refused(f"Node {self._node_name} has no share in that plan.", fix="Plan the job again.")
-        name = (order.attempt, order.epoch)
+        name = (order.attempt, order.planned or order.epoch)
         held = self._work.get(order.job)
-        if held is not None and held.name == name:
+        if held is not None and held.name == name and not (order.joining and held.state in ("failed", "finished")):
             return held.standing()
         if held is not None:
-            self._end(held, "replaced by a later attempt")
+            self._end(held, "replaced by a later worker")
         try:
             spec = JobSpec.model_validate_json(order.spec)
         except ValidationError:
@@ -229,7 +230,7 @@ class Executor:
             return Standing(job=order.job, attempt=order.attempt, state="none")
         if work.state == "prepared" and work.handle is not None:
             peers = [endpoint for endpoint in order.endpoints if endpoint.node != self._me]
-            ready = PeersReady(peers=tuple(_peer(endpoint) for endpoint in peers))
+            ready = PeersReady(peers=tuple(_peer(endpoint) for endpoint in peers), joining=order.joining)
             work.members = tuple(e.node for e in sorted(order.endpoints, key=lambda e: e.rank))
             work.state = "running"
             work.handle.send(ready)
@@ -237,6 +238,16 @@ class Executor:
             for endpoint in peers:
                 if self._gone(endpoint.node):
                     work.handle.send(PeerLost(node=endpoint.node))
+        return work.standing()
+
+    async def welcome(self, order: Welcome) -> Standing:
+        """Tell a running worker of one that wants to join."""
+        await self._obey(order.epoch)
+        work = self._work.get(order.job)
+        if work is None or work.name != (order.attempt, order.planned):
+            return Standing(job=order.job, attempt=order.attempt, state="none")
+        if work.state == "running" and work.handle is not None and order.endpoint.node != self._me:
+            work.handle.send(PeerJoining(_peer(order.endpoint)))
         return work.standing()
 
     async def adopt(self, order: Adopt) -> Standing:
@@ -348,7 +359,12 @@ class Executor:
                 self._tell(work, message)
             case ViewChanged():
                 work.members, work.step = message.members, message.step
-                self._note(work, "warning", "going on without lost workers", step=message.step, lost=len(message.lost))
+                if message.lost:
+                    self._note(
+                        work, "warning", "going on without lost workers", step=message.step, lost=len(message.lost)
+                    )
+                if message.joined:
+                    self._note(work, "info", "going on with new workers", step=message.step, new=len(message.joined))
                 if message.members[0] == self._me:
                     changed = MembersChanged(
                         work.job, work.name[0], work.name[1], message.step, message.members, message.lost

@@ -17,6 +17,7 @@ from hivenode.hive.roles import Roles
 from hivenode.spec.events import (
     AttemptAdopted,
     AttemptEnded,
+    AttemptGrown,
     Body,
     CheckpointSaved,
     JobCancelled,
@@ -186,6 +187,7 @@ class Ledger:
         JobSubmitted,
         JobPlanned,
         AttemptAdopted,
+        AttemptGrown,
         MembersChanged,
         CheckpointSaved,
         AttemptEnded,
@@ -288,6 +290,11 @@ class Ledger:
                 if adopted is not None and self._leads(author, body.epoch) and body.epoch >= adopted.epoch:
                     adopted.epoch = body.epoch
                     adopted.adopted.append(body.epoch)
+            case AttemptGrown():
+                grown = job.attempts.get((body.attempt, body.planned))
+                if grown is not None and self._leads(author, body.epoch) and body.epoch >= grown.epoch:
+                    others = tuple(share for share in grown.plan.shares if share.node != body.share.node)
+                    grown.plan = msgspec.structs.replace(grown.plan, shares=(*others, body.share))
             case MembersChanged():
                 changed = job.attempts.get((body.attempt, body.planned))
                 if changed is not None and author in changed.nodes:

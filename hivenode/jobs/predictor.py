@@ -113,9 +113,10 @@ class Predictor:
             serving = self._serving[key] = _Serving()
         async with serving.starting:
             if serving.handle is None:
+                here = self._host.frameworks
                 serving.handle = await self._host.start(
                     "predict",
-                    framework,
+                    _server(framework, here),
                     self._limits(),
                     lambda message: self._heard(serving, message),
                     lambda how: self._exited(key, serving, how),
@@ -162,3 +163,11 @@ def _portions(inputs: list[list[float]]) -> list[list[list[float]]]:
         portions[-1].append(row)
         values += len(row)
     return portions
+
+
+def _server(framework: str, here: tuple[str, ...]) -> str:
+    """Which framework's server starts the worker. What keras or scikit-learn have trained takes neither to be asked:
+    torch builds the same layers, and estimators are arrays."""
+    if framework in ("keras", "sklearn") and "torch" in here:
+        return "torch"
+    return framework

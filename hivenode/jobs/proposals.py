@@ -6,10 +6,13 @@ import asyncio
 import random
 import zlib
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 from hivenode.data import sources
+from hivenode.data.info import DataInfo
 from hivenode.errors import HiveError, Unavailable
+from hivenode.models import estimators
 from hivenode.models.declared import describe as describe_model
 from hivenode.net.messages import Offer, ProfileReply, ProfileRequest, Request, Response
 from hivenode.planning.planner import plan
@@ -17,10 +20,13 @@ from hivenode.planning.profile import ClusterView, NodeProfile
 from hivenode.planning.qtable import Experience
 from hivenode.planning.workload import Workload
 from hivenode.spec.job import JobSpec
+from hivenode.spec.model import ModelSpec
 from hivenode.spec.values import Plan, Strategy
 
 PROFILE_SECONDS = 3.0
-RUNNABLE = frozenset({Strategy.single_node, Strategy.data_parallel})
+EVERYWHERE = frozenset({Strategy.single_node, Strategy.data_parallel})
+RUNNABLE = {"torch": EVERYWHERE | {Strategy.model_parallel, Strategy.pipeline_parallel}}
+"""Strategies that can be run, by framework; `EVERYWHERE` for others."""
 SHARING = frozenset({Strategy.data_parallel, Strategy.model_parallel, Strategy.pipeline_parallel})
 """Strategies in which several nodes see the same data, or what has been made of it."""
 
@@ -61,9 +67,7 @@ class Proposer:
         """
         if not self.only_nodes_know(spec):
             describe(spec)  # what is wrong with it is told whoever is there
-        workers = self._workers()
-        replies = await asyncio.gather(*(self._ask(node) for node in workers))
-        heard = {node: reply for node, reply in zip(workers, replies, strict=True) if reply is not None}
+        heard = await self._heard()
         workload, heard = _priced(spec, heard)
         profiles = tuple(self._profile(node, reply) for node, reply in heard.items())
         if not profiles:
@@ -76,13 +80,40 @@ class Proposer:
             self._view(profiles),
             self._experience,
             rng=random.Random(zlib.crc32(salt.encode())),
-            runnable=RUNNABLE if spec.data.kind != "private" else RUNNABLE - SHARING,
+            runnable=_runnable(spec),
         )
+
+    async def _heard(self) -> dict[str, ProfileReply]:
+        workers = self._workers()
+        replies = await asyncio.gather(*(self._ask(node) for node in workers))
+        return {node: reply for node, reply in zip(workers, replies, strict=True) if reply is not None}
+
+    async def profiles(self) -> tuple[tuple[NodeProfile, ...], tuple[str, ...]]:
+        """What each member that may work has measured of itself, and the names of those that do not answer."""
+        heard = await self._heard()
+        missing = tuple(self._name(node) for node in self._workers() if node not in heard)
+        return tuple(self._profile(node, reply) for node, reply in heard.items()), missing
 
     @staticmethod
     def only_nodes_know(spec: JobSpec) -> bool:
         """Whether the cost of a job follows from what some nodes have, and not from its declaration."""
         return spec.data.kind == "private" or (spec.model.kind == "hf" and spec.model.source != "hf:config")
+
+    async def newcomers(self, spec: JobSpec, nodes: Sequence[str]) -> list[str]:
+        """Of these, the workers that could take part in the job and have nothing else to do."""
+        named, workers = set(spec.placement.nodes), self._workers()
+        asked = [node for node in nodes if node in workers]
+        answers = await asyncio.gather(*(self._ask(node) for node in asked))
+        return [
+            node
+            for node, reply in zip(asked, answers, strict=True)
+            if reply is not None
+            and spec.runtime in reply.frameworks
+            and not reply.paused
+            and not reply.running
+            and set(spec.needs) <= {offer.name for offer in reply.offers}
+            and (not named or named & {node, self._name(node)})
+        ]
 
     async def _ask(self, node: str) -> ProfileReply | None:
         try:
@@ -118,7 +149,7 @@ def describe(spec: JobSpec) -> Workload:
     """What a job costs, from its declaration alone. Raises InvalidInput for a model or data set that does not exist,
     or one that does not fit the other."""
     data = sources.information(spec.data)
-    return Workload.of(spec, model=describe_model(spec.model, data), data=data)
+    return _workload(spec, spec.model, data)
 
 
 def _priced(spec: JobSpec, heard: dict[str, ProfileReply]) -> tuple[Workload, dict[str, ProfileReply]]:
@@ -139,7 +170,37 @@ def _priced(spec: JobSpec, heard: dict[str, ProfileReply]) -> tuple[Workload, di
     model = spec.model
     if (base := offered.get(model.source)) is not None:
         model = model.model_copy(update={"parameters": base.parameters or None})
-    return Workload.of(spec, model=describe_model(model, data), data=data), heard
+    return _workload(spec, model, data), heard
+
+
+def _workload(spec: JobSpec, model: ModelSpec, data: DataInfo) -> Workload:
+    workload = Workload.of(spec, model=describe_model(model, data), data=data, masked=_masked(spec))
+    if spec.framework == "sklearn" and estimators.estimator(model.source)[1].kind in ("trees", "whole"):
+        return replace(workload, batch_size=workload.samples, epochs=1, max_steps=1)  # fitted once, to all there is
+    return workload
+
+
+def _runnable(spec: JobSpec) -> frozenset[Strategy]:
+    runnable = RUNNABLE.get(spec.framework, EVERYWHERE)
+    return runnable - SHARING if spec.data.kind == "private" else runnable
+
+
+def _masked(spec: JobSpec) -> dict[Strategy, str]:
+    """Strategies that cannot run for a framework and model, and why."""
+    if spec.framework == "sklearn":
+        return estimators.masked(spec.model.source)
+    if spec.framework == "keras":
+        why = "keras models are not cut into stages; torch builds the same model and cuts it"
+        return {Strategy.model_parallel: why, Strategy.pipeline_parallel: why}
+    for given, what in (
+        (spec.training.sync != "every_step", f'training.sync = "{spec.training.sync}"'),
+        (bool(spec.model.weights), "model.weights"),
+        (spec.model.lora is not None, "model.lora"),
+    ):
+        if given:
+            why = f"{what} is for workers that hold the whole model"
+            return {Strategy.model_parallel: why, Strategy.pipeline_parallel: why}
+    return {}
 
 
 _WHERE = {

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from hivenode.spec.tracing import TraceNumbers, TraceOrder
 from hivenode.spec.values import BlobRef, JobId, Name, NodeId, Plan, Sentence
 
 MAX_LOCAL_FRAME = 1024 * 1024
@@ -76,6 +77,14 @@ class PeersReady(_Local, frozen=True, tag="peers"):
     already and are left out of the first view."""
 
     peers: tuple[Peer, ...]
+    joining: bool = False
+    """They train already: join them, and take over their state."""
+
+
+class PeerJoining(_Local, frozen=True, tag="peer_joining"):
+    """One more worker wants to take part."""
+
+    peer: Peer
 
 
 class PeerLost(_Local, frozen=True, tag="peer_lost"):
@@ -97,6 +106,12 @@ class Predict(_Local, frozen=True, tag="predict"):
     continue_tokens: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 0
     """How far to go on with each sample, of a model that writes text."""
     resources: Resources = Resources()
+
+
+class Trace(_Local, frozen=True, tag="trace"):
+    """Only message to a worker that traces: it answers and ends."""
+
+    order: TraceOrder
 
 
 class Cancel(_Local, frozen=True, tag="cancel"):
@@ -129,11 +144,12 @@ class WorkerProgress(_Local, frozen=True, tag="progress"):
 
 
 class ViewChanged(_Local, frozen=True, tag="view"):
-    """The workers agreed to go on without `lost`, from `step`."""
+    """The workers agreed to go on without `lost` and with `joined`, from `step`."""
 
     step: int
     members: tuple[NodeId, ...]
     lost: tuple[NodeId, ...]
+    joined: tuple[NodeId, ...] = ()
 
 
 class CheckpointWritten(_Local, frozen=True, tag="checkpoint"):
@@ -162,6 +178,10 @@ class Predicted(_Local, frozen=True, tag="predicted"):
     """Name of each output column."""
     texts: list[str] = []
     """Continuations, where they were asked for."""
+
+
+class Traced(_Local, frozen=True, tag="traced"):
+    numbers: TraceNumbers
 
 
 class Failed(_Local, frozen=True, tag="failed"):
@@ -196,5 +216,7 @@ class Brought(_Local, frozen=True, tag="brought"):
     fix: Sentence = ""
 
 
-ToWorker = Begin | PeersReady | PeerLost | Predict | Cancel | Brought
-FromWorker = Need | Ready | WorkerProgress | ViewChanged | CheckpointWritten | Finished | Predicted | Failed | Log
+ToWorker = Begin | PeersReady | PeerJoining | PeerLost | Predict | Trace | Cancel | Brought
+FromWorker = (
+    Need | Ready | WorkerProgress | ViewChanged | CheckpointWritten | Finished | Predicted | Traced | Failed | Log
+)

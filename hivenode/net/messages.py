@@ -243,6 +243,10 @@ class Assign(_Message, frozen=True, tag="assign"):
     resume: BlobRef | None = None
     resume_step: int = 0
     resume_holders: Annotated[tuple[NodeId, ...], msgspec.Meta(max_length=64)] = ()
+    planned: Epoch | None = None
+    """In which it was planned, if not in this one."""
+    joining: bool = False
+    """The attempt runs already: an earlier worker of it here, if any, has ended."""
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -263,6 +267,18 @@ class Start(_Message, frozen=True, tag="start"):
     planned: Epoch
     epoch: Epoch
     endpoints: Annotated[tuple[Endpoint, ...], msgspec.Meta(max_length=128)]
+    joining: bool = False
+    """The others train already; this worker is to join them."""
+
+
+class Welcome(_Message, frozen=True, tag="welcome"):
+    """Coordinator to the executors of a running attempt: this worker is to be let in."""
+
+    job: JobId
+    attempt: Count
+    planned: Epoch
+    epoch: Epoch
+    endpoint: Endpoint
 
 
 class Adopt(_Message, frozen=True, tag="adopt"):
@@ -404,7 +420,9 @@ class Keep(_Message, frozen=True, tag="keep"):
     wanted: bool
 
 
-Request = Assign | Start | Adopt | Stop | Hold | Have | LogsRequest | ProfileRequest | Renew | AuthorityRequest
+Request = (
+    Assign | Start | Welcome | Adopt | Stop | Hold | Have | LogsRequest | ProfileRequest | Renew | AuthorityRequest
+)
 Response = Standing | Held | Having | LogsReply | ProfileReply | Renewed | AuthorityKey | Failure
 
 

@@ -73,6 +73,11 @@ def plan(
             f"placement.strategy: {_not_built(forced, workload.framework)}.",
             fix=f"Use 'auto' or one of {', '.join(repr(s.value) for s in Strategy if s in runnable)}.",
         )
+    if forced is not None and forced in workload.masked:
+        raise InvalidInput(
+            f"placement.strategy: {forced} cannot run this job: {workload.masked[forced]}.",
+            fix="Use 'auto', or another model or framework.",
+        )
     nodes, left_out = eligible(workload, spec_placement, cluster, exclude)
     options = [_option(s, workload, spec_placement, nodes, left_out, cluster, runnable, costs) for s in Strategy]
     state = state_of(workload, nodes, cluster)
@@ -90,6 +95,7 @@ def plan(
         explored=explored,
         state=state,
         candidates=candidates,
+        micro_batches=chosen.micro_batches,
     )
 
 
@@ -179,6 +185,8 @@ def _option(
     runnable: frozenset[Strategy],
     costs: Costs,
 ) -> Estimate | Masked:
+    if strategy in workload.masked:
+        return Masked(strategy, workload.masked[strategy])
     if strategy not in runnable:
         return Masked(strategy, _not_built(strategy, workload.framework))
     if strategy is Strategy.single_node:

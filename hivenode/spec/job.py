@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -11,22 +11,9 @@ from hivenode.errors import InvalidInput
 from hivenode.spec.data import DataSpec
 from hivenode.spec.model import ModelSpec, runtime
 from hivenode.spec.section import Section
+from hivenode.spec.training import TrainingSpec as TrainingSpec
 from hivenode.spec.values import Strategy
 from hivenode.validation import explain, read_toml
-
-
-class TrainingSpec(Section):
-    """How to train. `batch_size` is the global batch, in samples; each node computes its share of it."""
-
-    epochs: Annotated[int, Field(strict=True, ge=1, le=100_000)] = 10
-    batch_size: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] = 64
-    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
-    learning_rate: Annotated[float, Field(strict=True, gt=0, le=100)] = 0.05
-    momentum: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.0
-    weight_decay: Annotated[float, Field(strict=True, ge=0, le=1)] = 0.0
-    seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = 0
-    max_steps: Annotated[int, Field(strict=True, ge=1)] | None = None
-    checkpoint_every_steps: Annotated[int, Field(strict=True, ge=1)] = 50
 
 
 class PlacementSpec(Section):
@@ -48,11 +35,32 @@ class JobSpec(Section):
     """One training job."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
-    framework: Literal["torch"] = "torch"
+    framework: Literal["torch", "keras", "sklearn"] = "torch"
+    """What builds and trains the model; that of `sklearn:` models goes without saying."""
     model: ModelSpec = ModelSpec()
     data: DataSpec = DataSpec()
     training: TrainingSpec = TrainingSpec()
     placement: PlacementSpec = PlacementSpec()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _framework(cls, given: Any) -> Any:
+        model = given.get("model") if isinstance(given, dict) else None
+        source = model.get("source") if isinstance(model, dict) else getattr(model, "source", None)
+        if isinstance(source, str) and source.startswith("sklearn:") and "framework" not in given:
+            return {**given, "framework": "sklearn"}
+        return given
+
+    @model_validator(mode="after")
+    def _together(self) -> JobSpec:
+        estimator = self.model.kind == "sklearn"
+        if estimator != (self.framework == "sklearn"):
+            raise ValueError(f"framework is {self.framework}, and {self.model.source} is not a model of it")
+        if self.framework == "keras" and self.model.kind not in ("zoo", "layers"):
+            raise ValueError(f"keras builds zoo: and layers: models, and {self.model.source} is neither")
+        if estimator and self.training.sync == "accumulate":
+            raise ValueError("training.sync is accumulate, and an estimator has no gradients to accumulate")
+        return self
 
     @property
     def runtime(self) -> str:

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from hivenode.spec.section import Scalar, Section
 
 MAX_CONFIG_BYTES = 32_768
-KINDS = ("zoo", "layers", "hf", "catalog", "python")
+KINDS = ("zoo", "layers", "hf", "sklearn", "catalog", "python")
 
 
 def runtime(source: str, framework: str = "torch") -> str:
@@ -33,6 +33,7 @@ class ModelSpec(Section):
     - `layers:`, the list in `layers`, each a table with its `type` and arguments;
     - `hf:config`, a transformers configuration given in `config`; `hf:NAME`, a directory (config.json and safetensors)
       that nodes call by this name in their own configuration (`models.directories`);
+    - `sklearn:ESTIMATOR`, an estimator of scikit-learn by the name of its class; `params` are its arguments;
     - `catalog:NAME[:VERSION]`, a model of the hive's catalogue, to go on with;
     - `python:MODULE:FACTORY`, a function in a package that the node's owner allowed (`jobs.allowed_packages`), called
       with `params`, `input_shape` and `outputs`, that returns a torch module.
@@ -81,7 +82,7 @@ class ModelSpec(Section):
         return self
 
     @property
-    def kind(self) -> Literal["zoo", "layers", "hf", "catalog", "python"]:
+    def kind(self) -> Literal["zoo", "layers", "hf", "sklearn", "catalog", "python"]:
         return self.source.partition(":")[0]  # type: ignore[return-value]  # validated
 
     @property

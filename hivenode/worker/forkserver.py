@@ -27,6 +27,8 @@ from hivenode.worker import sandbox
 FRAMEWORKS = {
     "torch": "hivenode.training.frameworks.torch_building",
     "transformers": "hivenode.training.frameworks.hub_models",
+    "keras": "hivenode.training.frameworks.keras_framework",
+    "sklearn": "hivenode.training.estimating",
 }
 OPTIONAL = ("sklearn.datasets",)
 """Imported once here instead of once in every worker, where installed."""

@@ -9,12 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from hivenode.data import text
-from hivenode.errors import InvalidInput
+from hivenode.errors import Corrupted, InvalidInput
 from hivenode.net.framing import Channel
 from hivenode.net.local import Predict, Predicted, WorkerLimits
 from hivenode.spec.shapes import spelled
 from hivenode.training import modelfile
-from hivenode.training.frameworks.making import make
+from hivenode.training.frameworks.estimator_model import EstimatorModel, labels
+from hivenode.training.frameworks.making import make, serving
+from hivenode.training.frameworks.model import Model
 from hivenode.worker.failures import failed
 
 
@@ -32,8 +34,18 @@ class Predictions:
         path = Path(first.model)
         self._card, tensors = modelfile.read(path, limits.memory_bytes)
         card = self._card
-        self._model = make(card.framework, card.model, card.info, 0, first.resources, limits.threads).model
-        modelfile.fill(path, self._model, tensors)
+        self._labels = list(card.info.labels)
+        self._model: Model | EstimatorModel
+        if card.model.kind == "sklearn":
+            try:
+                self._model = EstimatorModel(card.model, card.info, tensors)
+            except (KeyError, ValueError) as error:
+                raise Corrupted(f"{path.name} is not a usable model file: {error}.", fix="Train it again.") from error
+            self._labels = list(labels(card.model, card.info))
+        else:
+            model = make(serving(card.framework), card.model, card.info, 0, first.resources, limits.threads).model
+            modelfile.fill(path, model, tensors)
+            self._model = model
         self._tokenizer = text.load(card.tokenizer) if card.tokenizer else None
 
     def answer(self, request: Predict) -> Predicted:
@@ -50,7 +62,7 @@ class Predictions:
         outputs = self._card.targets.undo(self._model.predict(self._inputs(request)))
         if info.task == "reconstruction":
             outputs = self._card.normalisation.undo(outputs)
-        return Predicted(request=request.request, outputs=outputs.tolist(), labels=list(info.labels))
+        return Predicted(request=request.request, outputs=outputs.tolist(), labels=self._labels)
 
     def _language(self, request: Predict) -> Predicted:
         """Probabilities of the next token, or the likeliest continuation of each text."""

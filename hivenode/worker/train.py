@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from hivenode.errors import InvalidInput
-from hivenode.models.card import ModelCard
 from hivenode.models.declared import describe
 from hivenode.net.framing import Channel
 from hivenode.net.local import Begin, CheckpointWritten, Finished, Log, Ready, WorkerLimits
@@ -17,16 +17,18 @@ from hivenode.training import checkpoints, modelfile
 from hivenode.training.checkpoints import State
 from hivenode.training.exchange import Seat
 from hivenode.training.frameworks.making import make
-from hivenode.training.loop import Cancelled, Result, Training
-from hivenode.training.optimizers import Optimizer
+from hivenode.training.frameworks.model import Layout
+from hivenode.training.loop import Result, Training
+from hivenode.training.runs import Prepared, Run
 from hivenode.training.strategies.collective import Collective
 from hivenode.training.strategies.data_parallel import Together
+from hivenode.training.strategies.group import Cancelled, Group
+from hivenode.training.strategies.making import way_of
 from hivenode.training.strategies.single import Alone
+from hivenode.training.strategies.way import Course
 from hivenode.worker.orders import Orders
 from hivenode.worker.pieces import PieceFinder, open_data
-
-THREAD_FLOPS = 2e8
-"""A step's work worth one more thread: some 20 ms of it."""
+from hivenode.worker.threads import useful_threads
 
 
 class TrainingAssignment:
@@ -46,10 +48,7 @@ class TrainingAssignment:
         self._directory = Path(begin.directory)
         self._pieces = PieceFinder(channel)
         self._data = open_data(self._spec.data, begin.resources, self._pieces)
-        self._made = make(
-            self._spec.runtime, self._spec.model, self._data.info, self._spec.training.seed, begin.resources,
-            self._threads(),
-        )  # fmt: skip
+        self._afresh: tuple[str, ...] = ()
 
     def run(self) -> None:
         """Prepare, wait for the word to begin, train, leave the model."""
@@ -58,21 +57,25 @@ class TrainingAssignment:
         self._pieces.orders = orders
         writer = checkpoints.Writer(self._write_checkpoint, self._not_written)
         try:
-            training = self._training(collective, orders, writer)
+            self._prepared = self._prepare(collective, orders, writer)
+            training = self._prepared.run
             self._channel.send(
                 Ready(
                     pid=os.getpid(),
                     port=collective.port,
                     certificate=collective.certificate,
-                    parameters=len(training.model.weights),
+                    parameters=self._prepared.layout.size,
                     load_seconds=time.monotonic() - self._started,
                 )
             )
-            peers = orders.wait_for_peers().peers
+            ready = orders.wait_for_peers()
             began = time.monotonic()
             try:
                 self._tell_of_data(training)
-                training.begin(peers)
+                if ready.joining:
+                    training.join(ready.peers)
+                else:
+                    training.begin(ready.peers)
                 result = training.run()
             except Cancelled:
                 if training.leads and training.step > 0:
@@ -84,82 +87,77 @@ class TrainingAssignment:
             writer.close()
             collective.close()
 
-    def _training(self, collective: Collective, orders: Orders, writer: checkpoints.Writer) -> Training:
-        model = self._made.model
-        optimizer = Optimizer(self._spec.training, len(model.weights))
-        step = 0
-        if self._begin.resume is not None:
-            state = checkpoints.read(
-                Path(self._begin.resume), self._spec, model.layout, limit_bytes=self._limits.memory_bytes
+    def _prepare(self, collective: Collective, orders: Orders, writer: checkpoints.Writer) -> Prepared:
+        spec, begin, report = self._spec, self._begin, self._channel.send
+        group = Group(begin.node, begin.plan.shares, collective, report, lambda: orders.cancelled)
+        self._declared = spec.model
+        if spec.framework == "sklearn":
+            from hivenode.training.estimating import estimating
+
+            return estimating(
+                spec, group, self._data, collective, report, writer.submit, self._saved, self._limits.threads
             )
-            model.weights[:], model.buffers[:], step = state.weights, state.buffers, state.step
-            optimizer.restore(state.slots, state.scalars)
-        return Training(
-            me=self._begin.node,
-            shares=self._begin.plan.shares,
-            spec=self._spec.training,
+        made = make(spec.runtime, spec.model, self._data.info, spec.training.seed, begin.resources, self._threads())
+        self._declared, self._afresh, model = made.declared, made.afresh, made.model
+        state = self._saved(model.layout)
+        if state is not None:
+            model.weights[:], model.buffers[:] = state.weights, state.buffers
+        course = Course(self._data, spec.training, group)
+        training = Training(
+            spec=spec.training,
+            group=group,
+            way=way_of(spec.training, group, course, model, made.vector, report),
             model=model,
-            optimizer=optimizer,
-            vector=self._made.vector,
+            course=course,
             data=self._data,
             collective=collective,
-            report=self._channel.send,
-            cancelled=lambda: orders.cancelled,
+            report=report,
             save=writer.submit,
-            step=step,
         )
+        if state is not None:
+            training.resume(state)
+        return Prepared(training, model.layout, lambda: model)
 
-    def _tell_of_data(self, training: Training) -> None:
+    def _saved(self, layout: Layout) -> State | None:
+        """The checkpoint to go on from."""
+        if self._begin.resume is None:
+            return None
+        return checkpoints.read(Path(self._begin.resume), self._spec, layout, limit_bytes=self._limits.memory_bytes)
+
+    def _tell_of_data(self, training: Run) -> None:
         """To the job's log, once."""
         if not training.leads:
             return
         for line in self._data.summary:
             self._channel.send(Log(level="info", event=line))
-        if self._made.afresh:
-            names = ", ".join(self._made.afresh[:20])
+        if self._afresh:
+            names = ", ".join(self._afresh[:20])
             self._channel.send(Log(level="info", event=f"not among the weights given, so begun afresh: {names}"[:2000]))
 
     def _threads(self) -> int:
-        """As many threads as this share of a step can feed, within the limit: on a busy machine, threads that wait for
-        each other in small steps are many times slower than one."""
+        """As many as this share of a step can feed."""
         begin = self._begin
         share = next(share.weight for share in begin.plan.shares if share.node == begin.node)
         cost = describe(self._spec.model, self._data.info)
-        flops = 3 * cost.flops_per_sample * self._spec.training.batch_size * share
-        return max(1, min(self._limits.threads, int(flops / THREAD_FLOPS)))
+        return useful_threads(3 * cost.flops_per_sample * self._spec.training.batch_size * share, self._limits.threads)
 
-    def _finish(self, training: Training, result: Result, began: float) -> None:
+    def _finish(self, training: Run, result: Result, began: float) -> None:
         path = self._directory / "model.safetensors"
-        modelfile.write(path, self._card(result.accuracy), training.model)
-        metrics = {"loss": result.loss}
-        if result.accuracy is not None:
-            metrics["accuracy"] = result.accuracy
-        if result.test_loss is not None:
-            metrics["test_loss"] = result.test_loss
+        card = modelfile.card(self._spec, self._declared, self._data)
+        modelfile.write(path, replace(card, accuracy=result.accuracy), self._prepared.kept())
         self._channel.send(
             Finished(
                 step=result.step,
                 path=str(path),
                 seconds=time.monotonic() - began,
-                metrics=metrics,
+                metrics=result.metrics(),
                 lead=training.leads,
             )
         )
 
-    def _card(self, accuracy: float | None) -> ModelCard:
-        return ModelCard(
-            framework=self._spec.runtime,
-            model=self._made.declared,
-            info=self._data.info,
-            normalisation=self._data.normalisation,
-            targets=self._data.targets,
-            tokenizer=self._data.tokenizer,
-            accuracy=accuracy,
-        )
-
     def _write_checkpoint(self, state: State) -> None:
         path = self._directory / f"checkpoint-{state.step}.safetensors"
-        checkpoints.write(path, state, self._spec, self._made.model.layout)
+        checkpoints.write(path, state, self._spec, self._prepared.layout)
         self._channel.send(CheckpointWritten(step=state.step, path=str(path)))
 
     def _not_written(self, state: State, reason: str) -> None:

@@ -352,3 +352,33 @@ def test_experience_is_of_the_cost_models_own_prediction() -> None:
     assert body.reference_seconds == pytest.approx(128.0)
     if later.strategy is first.strategy:
         assert "experience makes it x3" in later.reason or "experience makes it x2.9" in later.reason
+
+
+def test_what_a_framework_cannot_do_is_masked_with_its_reason() -> None:
+    job = replace(workload(), masked={Strategy.pipeline_parallel: "keras models are not cut"})
+    made = planned(job, cluster(node(0), node(1)))
+    (candidate,) = [c for c in made.candidates if c.strategy is Strategy.pipeline_parallel]
+    assert (candidate.feasible, candidate.reason) == (False, "pipeline_parallel: keras models are not cut")
+    with pytest.raises(InvalidInput, match="pipeline_parallel cannot run this job: keras models are not cut"):
+        planned(job, cluster(node(0), node(1)), strategy="pipeline_parallel")
+
+
+def test_local_steps_and_fewer_bytes_make_a_slow_line_bearable() -> None:
+    view = cluster(*(node(number, bandwidth=1e6) for number in range(3)))
+    slow = workload(parameters=10_000_000, flops=1e9)
+    every, local = slow, replace(slow, sync_every=50, wire=0.25)
+    predicted = [
+        next(c.predicted_seconds for c in planned(job, view).candidates if c.strategy is Strategy.data_parallel)
+        for job in (every, local)
+    ]
+    assert predicted[1] < predicted[0] / 50
+    assert planned(every, view).strategy is not Strategy.data_parallel
+    assert planned(local, view).strategy is Strategy.data_parallel
+
+
+def test_a_node_without_the_framework_takes_no_part() -> None:
+    job = replace(workload(), framework="keras")
+    made = planned(job, cluster(node(0), node(1, frameworks=("torch", "keras"))))
+    assert [share.node for share in made.shares] == [node(1).node]
+    with pytest.raises(Unavailable, match="node0 does not have keras"):
+        planned(job, cluster(node(0)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,9 +20,20 @@ def node(number: int) -> str:
     return f"{number:032d}"
 
 
-def spec(model: str = "zoo:cnn", source: str = "sklearn:digits", **training: object) -> JobSpec:
+def spec(
+    model: str = "zoo:cnn",
+    source: str = "sklearn:digits",
+    framework: str = "",
+    params: Mapping[str, object] | None = None,
+    **training: object,
+) -> JobSpec:
+    given = {"framework": framework} if framework else {}
     return JobSpec(
-        name="test", model=ModelSpec(source=model), data=DataSpec(source=source), training=TrainingSpec(**training)
+        name="test",
+        model=ModelSpec(source=model, params=params or {}),
+        data=DataSpec(source=source),
+        training=TrainingSpec(**training),
+        **given,
     )
 
 
@@ -123,7 +134,7 @@ async def attempt(
 ) -> list[Member]:
     """Workers of an attempt, all told to begin; those of the ranks in `absent` are killed before."""
     planned = plan(weights)
-    members = [await Member.start(host) for _ in weights]
+    members = [await Member.start(host, framework=job.runtime) for _ in weights]
     for rank, member in enumerate(members):
         member.handle.send(begin(job, planned, rank, directory, resume))
     ready = [await member.expect(Ready) for member in members]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 
 from hivenode.data.info import DataInfo
@@ -40,4 +41,14 @@ def make(framework: str, model: ModelSpec, info: DataInfo, seed: int, resources:
         from hivenode.training.frameworks.torch_building import make as make_torch
 
         return make_torch(model, info, seed, resources, threads)
+    if framework == "keras":
+        from hivenode.training.frameworks.keras_framework import make as make_keras
+
+        return make_keras(model, info, seed, threads)
     raise Unavailable(f"No {framework} model can be built here.", fix=f"Install {framework} on that node.")
+
+
+def serving(framework: str) -> str:
+    """What asks a model that `framework` has trained: keras builds the same declarations as torch, with the same
+    tensors, and is asked only where torch is not installed."""
+    return "torch" if framework == "keras" and importlib.util.find_spec("torch") is not None else framework
