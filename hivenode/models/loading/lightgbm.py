@@ -25,8 +25,11 @@ _MISSING_ZERO, _MISSING_NAN = 1, 2
 MOST_OUTPUTS = 1 << 16
 
 
-def read(source: Source) -> Trees:
+def read(source: Source, *, rounds: int | None = None) -> Trees:
     """The model in a file, or in the text of a pickled Booster.
+
+    Args:
+        rounds: how many are used, where training stopped early; None: all.
 
     Raises:
         Corrupted: it is damaged, or its trees refer to what is not there.
@@ -47,7 +50,7 @@ def read(source: Source) -> Trees:
     if len(made) != len(header.get("tree_sizes", "").split()) or len(made) % outputs:
         broken(name, f"{len(made)} trees where others are stated")
     return Trees(
-        made,
+        made[: rounds * outputs] if rounds is not None else made,
         features,
         np.zeros(outputs),
         _link(header.get("objective", "custom"), name),

@@ -90,6 +90,24 @@ class Linear:
         return self.link(table @ self.weights + self.bias)
 
 
+@dataclass(frozen=True)
+class Labels:
+    """A classifier: trees, and what its classes are called."""
+
+    trees: Trees | Linear
+    classes: Numbers
+
+    def predict_proba(self, rows: npt.ArrayLike) -> Numbers:
+        """Shares of each class: (rows, classes)."""
+        found = self.trees.predict(rows)
+        return np.stack([1 - found, found], axis=1) if found.ndim == 1 else found
+
+    def predict(self, rows: npt.ArrayLike) -> Numbers:
+        """The label of each row."""
+        labels: Numbers = self.classes[self.predict_proba(rows).argmax(axis=1)]
+        return labels
+
+
 def tree(
     name: str,
     features: int,

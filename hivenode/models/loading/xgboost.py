@@ -33,8 +33,11 @@ _NO_CHILD = -1
 MOST_OUTPUTS = 1 << 16
 
 
-def read(source: Source) -> Trees | Linear:
+def read(source: Source, *, best: bool = False) -> Trees | Linear:
     """The model in a file, or in the buffer of a pickled Booster.
+
+    Args:
+        best: use the rounds up to the best one, where training stopped early, as scikit-learn's interface does.
 
     Raises:
         Corrupted: it is damaged, or its trees refer to what is not there.
@@ -77,7 +80,18 @@ def read(source: Source) -> Trees | Linear:
         _tree(raw, part, int(group), weight, features, name)
         for part, group, weight in zip(given, groups, weights, strict=True)
     )
+    if best:
+        made = made[: _best(raw, learner, inner, len(made), name)]
     return Trees(made, features, base, link, inclusive=False, dtype=np.float32)
+
+
+def _best(raw: bytes, learner: dict[str, Any], inner: dict[str, Any], trees_: int, name: str) -> int:
+    """How many trees the rounds up to the best one have."""
+    stated = jsons.inner(learner, "attributes").get("best_iteration")
+    if stated is None:
+        return trees_
+    ends, last = _array(raw, inner.get("iteration_indptr"), name), _whole(stated, name) + 1
+    return int(ends[last]) if last < len(ends) else trees_
 
 
 def _tree(raw: bytes, part: Any, group: int, weight: np.float32, features: int, name: str) -> trees.Tree:
