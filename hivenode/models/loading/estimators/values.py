@@ -217,7 +217,8 @@ class Rebuilder:
                 continue
             if not isinstance(name, str) or not name.isidentifier() or name.startswith("__"):
                 self._lies(f"an attribute called {str(name)[:40]!r}")
-            if inspect.getattr_static(kind, name, None) is not None:
+            shadowed = inspect.getattr_static(kind, name, None)
+            if shadowed is not None and not (isinstance(shadowed, bool) and isinstance(part, bool)):
                 self._lies(f"an attribute {name} in place of what the class {kind.__name__} has")
             if name in _HIDDEN_INTEGERS:
                 state[name] = None if name == "n_jobs" else 1  # a file does not say how many threads run here
