@@ -69,7 +69,7 @@ def convert(
     from hivenode.models import conversion
 
     way = conversion.choose(source, run=run)
-    if way.run:
+    if way.run and way.report.safe is not True:
         _ask(source, way, yes=yes)
     made = conversion.convert(way, source, target, _limits(memory, timeout), code or ())
     if as_json:
@@ -90,13 +90,13 @@ def _ask(source: Path, way: Way, *, yes: bool) -> None:
     """Say what is about to run, and wait for a yes."""
     from hivenode.cli.output import clean
 
-    say = [f"{source} can only be read by its own framework, and loading it runs whatever is in it."]
+    say = [f"{source} will be loaded by its own framework, which runs whatever the file says:"]
     findings = way.report.findings
     say += [f"  {finding.what}, {finding.where}: {finding.why}" for finding in findings[:SHOWN_FINDINGS]]
     if len(findings) > SHOWN_FINDINGS:
         say.append(f"  ... and {len(findings) - SHOWN_FINDINGS} more")
     say.append(
-        "It will run without network, without new processes, with no files but its own and Python's, and with limits of "
+        "It runs without network, without new processes, with no files but its own and Python's, and with limits of "
         "memory and time. Walls have had holes: do this only with a file of somebody you trust."
     )
     for line in say:

@@ -98,6 +98,7 @@ def convert(way: Way, source: Path, target: Path, limits: apart.Limits, code: Se
         notes = list(answer.notes)
         files = _taken(room, target, limits, notes)
         if not files:
+            shutil.rmtree(target)
             raise JobFailed(f"Nothing that came of {source} can be loaded: {' '.join(notes)[:2_000]}", fix="Use its own library.")
         _about(target, source, way.report)
         return Made(sorted(files), answer.layers, notes)
