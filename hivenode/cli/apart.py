@@ -31,7 +31,9 @@ def load(
         list[str] | None,
         typer.Option("--tensors", metavar="PATTERN", help="Only tensors called so (`layers.3.*`); again for more."),
     ] = None,
-    weights_only: Annotated[bool, typer.Option("--weights", help="Weights alone; build nothing that predicts.")] = False,
+    weights_only: Annotated[
+        bool, typer.Option("--weights", help="Weights alone; build nothing that predicts.")
+    ] = False,
     memory: MemoryOption = 4096,
     timeout: TimeoutOption = 300,
     as_json: JsonOption = False,

@@ -151,7 +151,8 @@ def _process(order: Order, room: Path) -> tuple[int | None, bytes, str]:
     environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
     environment |= {
         "HOME": str(room), "TMPDIR": str(room), "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3",
-        "OPENBLAS_NUM_THREADS": "1", "MPLCONFIGDIR": str(room), "PYTHONWARNINGS": "ignore", "JOBLIB_MULTIPROCESSING": "0",
+        "OPENBLAS_NUM_THREADS": "1", "MPLCONFIGDIR": str(room), "PYTHONWARNINGS": "ignore",
+        "JOBLIB_MULTIPROCESSING": "0",
     }  # fmt: skip
     with subprocess.Popen(
         [sys.executable, "-P", "-m", "hivenode.worker.apart"],

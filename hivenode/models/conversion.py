@@ -1,4 +1,4 @@
-"""Turning a model that is not loaded here into files that are: chosen, done in a process set apart, and looked at again.
+"""Turning a model that is not loaded here into files that are, in a process set apart, and looking at them again.
 
 What that process writes is believed no more than the file it came from: it is identified and loaded like any other.
 """
@@ -99,7 +99,9 @@ def convert(way: Way, source: Path, target: Path, limits: apart.Limits, code: Se
         files = _taken(room, target, limits, notes)
         if not files:
             shutil.rmtree(target)
-            raise JobFailed(f"Nothing that came of {source} can be loaded: {' '.join(notes)[:2_000]}", fix="Use its own library.")
+            raise JobFailed(
+                f"Nothing that came of {source} can be loaded: {' '.join(notes)[:2_000]}", fix="Use its own library."
+            )
         _about(target, source, way.report)
         return Made(sorted(files), answer.layers, notes)
     finally:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ import numpy as np
 from hivenode.errors import Refused
 from hivenode.models.apart import Convert
 from hivenode.models.identify import identify
+from hivenode.models.identify.report import Tensor
 from hivenode.models.loading.weights import BITS, NUMPY, Files
 
 MOST_PARTS = 200_000
@@ -76,28 +78,27 @@ def convert(work: Convert) -> list[str]:
 
 def _copied(path: Path, out: Path) -> list[str]:
     """Every tensor as `identify` lists it, one after the other; memory for one at a time."""
-    report = identify(path)
     files = Files(path, resident=True)
     plain: dict[str, Plain] = {}
     lost: list[str] = []
-    for tensor in report.listing:
-        if tensor.dtype not in _SAFETENSORS:
+    for tensor in identify(path).listing:
+        if tensor.dtype in _SAFETENSORS:
+            plain[tensor.name] = Plain(tensor.dtype, tensor.shape, partial(_read, files, tensor))
+        else:
             lost.append(f"{tensor.name} ({tensor.dtype}) was left out: safetensors has no such dtype.")
-            continue
-
-        def rows(tensor: Any = tensor) -> Any:
-            held = files.weight(tensor)
-            kind = np.dtype(NUMPY.get(tensor.dtype) or BITS[tensor.dtype])
-            steps = None if tensor.stride is None else tuple(step * kind.itemsize for step in tensor.stride)
-            made = np.ascontiguousarray(np.ndarray(tensor.shape, kind, held.raw(), 0, steps))
-            files.forget()
-            return made
-
-        plain[tensor.name] = Plain(tensor.dtype, tensor.shape, rows)
     if not plain:
         raise Refused(f"{path} holds no tensors that can be copied.", fix="Try --run, which asks its own framework.")
     write(out / "model.safetensors", plain)
-    return [f"{len(plain)} tensors were copied by hivenode's own readers; nothing in the file was run.", *lost[:MOST_NOTES]]
+    done = f"{len(plain)} tensors were copied by hivenode's own readers; nothing in the file was run."
+    return [done, *lost[:MOST_NOTES]]
+
+
+def _read(files: Files, tensor: Tensor) -> Any:
+    kind = np.dtype(NUMPY.get(tensor.dtype) or BITS[tensor.dtype])
+    steps = None if tensor.stride is None else tuple(step * kind.itemsize for step in tensor.stride)
+    made = np.ascontiguousarray(np.ndarray(tensor.shape, kind, files.weight(tensor).raw(), 0, steps))
+    files.forget()
+    return made
 
 
 # the frameworks' loaders, which run what the file says
@@ -169,9 +170,7 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
         if id(part) in seen or depth > DEEPEST or len(seen) > MOST_PARTS:
             continue
         seen.add(id(part))
-        library = type(part).__module__.partition(".")[0]
-        estimator = library in {"xgboost", "lightgbm", "catboost"} or (library == "sklearn" and hasattr(part, "get_params"))
-        if estimator or isinstance(part, np.ndarray | np.generic) or (library == "torch" and not isinstance(part, type)):
+        if not isinstance(part, type) and _carried(part):
             yield place, part
             continue
         if isinstance(part, dict):
@@ -181,6 +180,13 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
         else:
             inner = list(vars(part).items()) if hasattr(part, "__dict__") and not isinstance(part, type) else []
         waiting.extend((f"{place}.{key}" if place else str(key), held, depth + 1) for key, held in reversed(inner))
+
+
+def _carried(part: Any) -> bool:
+    library = type(part).__module__.partition(".")[0]
+    if library == "sklearn":
+        return hasattr(part, "get_params")
+    return isinstance(part, np.ndarray | np.generic) or library in {"torch", "xgboost", "lightgbm", "catboost"}
 
 
 def _saved(part: Any, name: str, out: Path) -> str:
@@ -217,7 +223,7 @@ def _tensors(value: Any, out: Path) -> list[str]:
         if hasattr(part, "state_dict") and hasattr(part, "parameters"):
             waiting.append((place, part.state_dict(), depth + 1))
         elif kind in _SAFETENSORS and hasattr(part, "shape"):
-            plain[place or "tensor"] = Plain(kind, tuple(part.shape), lambda part=part: _contiguous(part))
+            plain[place or "tensor"] = Plain(kind, tuple(part.shape), partial(_contiguous, part))
         elif isinstance(part, dict):
             pairs = reversed(list(part.items()))
             waiting.extend((f"{place}.{key}" if place else str(key), held, depth + 1) for key, held in pairs)
@@ -256,7 +262,10 @@ def write(path: Path, tensors: dict[str, Plain]) -> None:
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     at = 0
     for name, tensor in tensors.items():
-        size = int(np.prod(tensor.shape, dtype=np.int64)) * np.dtype(NUMPY.get(tensor.dtype) or BITS[tensor.dtype]).itemsize
+        size = (
+            int(np.prod(tensor.shape, dtype=np.int64))
+            * np.dtype(NUMPY.get(tensor.dtype) or BITS[tensor.dtype]).itemsize
+        )
         header[name] = {"dtype": _SAFETENSORS[tensor.dtype], "shape": tensor.shape, "data_offsets": [at, at + size]}
         at += size
     text = json.dumps(header, separators=(",", ":")).encode()
@@ -264,6 +273,6 @@ def write(path: Path, tensors: dict[str, Plain]) -> None:
     with path.open("xb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for tensor in tensors.values():
-            view = memoryview(np.atleast_1d(tensor.rows()).reshape(-1).view(np.uint8))
+            view = memoryview(np.atleast_1d(tensor.rows()).reshape(-1).view(np.uint8).data)
             for start in range(0, len(view), CHUNK):
                 file.write(view[start : start + CHUNK])

@@ -130,9 +130,7 @@ def examine(path: Path) -> Report:
     if blocking:
         raise refuse(path, blocking[0], len(blocking) - 1)
     if report.error is not None:
-        raise from_dict(
-            {"code": report.error.code, "message": report.error.message, "fix": report.error.fix}
-        )
+        raise from_dict({"code": report.error.code, "message": report.error.message, "fix": report.error.fix})
     if _big_endian(path, report):
         raise InvalidInput(
             f"{path} was written on a big-endian machine; its numbers would be read backwards.",

@@ -26,9 +26,7 @@ def check(wanted: int, budget: int, what: str, fix: str) -> None:
     Exhausted: `what` takes more than the budget; says both numbers.
     """
     if wanted > budget:
-        raise Exhausted(
-            f"{what} takes {wanted / MIB:,.1f} MiB; the budget is {budget / MIB:,.1f} MiB.", fix=fix
-        )
+        raise Exhausted(f"{what} takes {wanted / MIB:,.1f} MiB; the budget is {budget / MIB:,.1f} MiB.", fix=fix)
 
 
 def _private_bytes() -> int:

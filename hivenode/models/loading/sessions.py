@@ -32,7 +32,8 @@ def onnx(path: Path) -> Any:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no other base
         raise Refused(
-            f"onnxruntime does not take {path}: {str(error)[:300]}", fix="Export the model again, or load its weights alone."
+            f"onnxruntime does not take {path}: {str(error)[:300]}",
+            fix="Export the model again, or load its weights alone.",
         ) from error
 
 

@@ -159,7 +159,9 @@ def _table(rows: npt.ArrayLike, features: int, dtype: Any) -> Numbers:
     table = np.asarray(rows, dtype)
     if table.ndim != 2 or table.shape[1] != features:
         shape = "x".join(map(str, table.shape))
-        raise InvalidInput(f"The input is {shape}; the model takes rows of {features}.", fix=f"Give (rows, {features}).")
+        raise InvalidInput(
+            f"The input is {shape}; the model takes rows of {features}.", fix=f"Give (rows, {features})."
+        )
     return table
 
 
@@ -177,7 +179,9 @@ def _leaves(made: Tree, table: Numbers, inclusive: bool) -> Numbers:
         lost &= ~zeroed
         lost |= (flags & ZERO_IS_MISSING > 0) & (np.abs(x) <= NEARLY_ZERO)
         less = x <= made.threshold[node] if inclusive else x < made.threshold[node]
-        less = np.where(lost & (flags & TO_THE_LEFT > 0), True, np.where(lost & (flags & TO_THE_RIGHT > 0), False, less))
+        less = np.where(
+            lost & (flags & TO_THE_LEFT > 0), True, np.where(lost & (flags & TO_THE_RIGHT > 0), False, less)
+        )
         at[moving] = np.where(less, made.left[node], made.right[node])
         moving = moving[made.left[at[moving]] >= 0]
     return at
@@ -205,7 +209,8 @@ def softmax(sums: Numbers) -> Numbers:
 
 
 def largest(sums: Numbers) -> Numbers:
-    return sums.argmax(axis=1).astype(sums.dtype)
+    winners: Numbers = sums.argmax(axis=1).astype(sums.dtype)
+    return winners
 
 
 def above_zero(sums: Numbers) -> Numbers:

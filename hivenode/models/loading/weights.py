@@ -96,7 +96,7 @@ class Weight:
             import torch
 
             kind = getattr(torch, TORCH.get(self.dtype, self.dtype), None)
-            if not isinstance(kind, torch.dtype) or self.dtype not in NUMPY and self.dtype not in BITS:
+            if not isinstance(kind, torch.dtype) or self.dtype not in (NUMPY | BITS):
                 raise InvalidInput(
                     f"{self.name} is stored as {self.dtype}, which torch has no dtype for.", fix="Use raw()."
                 )
@@ -226,7 +226,7 @@ def _read(path: Path, offset: int, length: int) -> Bytes:
     made = np.empty(length, np.uint8)
     descriptor = _open(path)
     try:
-        view, at = memoryview(made), 0
+        view, at = memoryview(made.data), 0
         while at < length:
             count = os.preadv(descriptor, [view[at:]], offset + at)
             if not count:

@@ -59,7 +59,9 @@ def read(source: Source, *, best: bool = False) -> Trees | Linear:
     objective = jsons.text(jsons.inner(learner, "objective"), "name") or ""
     link = LINKS.get(objective)
     if link is None:
-        raise _unknown(name, f"the objective {objective[:60]!r}", "Predict with xgboost itself, in its own environment.")
+        raise _unknown(
+            name, f"the objective {objective[:60]!r}", "Predict with xgboost itself, in its own environment."
+        )
     if outputs > MOST_OUTPUTS:
         broken(name, f"{outputs} outputs")
     base = _base(stated.get("base_score"), objective, outputs, name)
@@ -67,9 +69,7 @@ def read(source: Source, *, best: bool = False) -> Trees | Linear:
         return _linear(raw, jsons.inner(booster, "model"), features, base, link, name)
     inner = jsons.inner(booster, "model") or jsons.inner(jsons.inner(booster, "gbtree"), "model")
     given, groups = inner.get("trees"), _array(raw, inner.get("tree_info"), name).astype(np.int64)
-    if not isinstance(given, list) or groups.shape != (len(given),) or groups.size and (
-        groups.min() < 0 or groups.max() >= outputs
-    ):  # fmt: skip
+    if not isinstance(given, list) or groups.shape != (len(given),) or ((groups < 0) | (groups >= outputs)).any():
         broken(name, "trees that belong to no output")
     weights = np.ones(len(given), np.float32)
     if booster.get("name") == "dart":

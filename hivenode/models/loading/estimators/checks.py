@@ -87,7 +87,7 @@ def check_nodes(feature: Any, left: Any, right: Any, inner: Any, features: int, 
 
 
 def _whole(value: Any, least: int = 1) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and least <= value < _MOST_SIZE
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(least <= value < _MOST_SIZE)
 
 
 def _matrix(value: Any, rows: int | None, columns: int | None) -> bool:
@@ -98,7 +98,7 @@ def _matrix(value: Any, rows: int | None, columns: int | None) -> bool:
 
 
 def _features(made: Any, lies: Lies) -> int:
-    given = getattr(made, "n_features_in_", None)
+    given: Any = getattr(made, "n_features_in_", None)
     if not _whole(given):
         lies("a fitted model that does not say how many features it takes")
     return int(given)
@@ -217,7 +217,12 @@ def _support_vectors(made: Any, lies: Lies) -> None:
     vectors, counts, dual = own["support_vectors_"], own.get("_n_support"), own.get("_dual_coef_")
     if own.get("_sparse") is not False or own.get("kernel") not in ("linear", "poly", "rbf", "sigmoid"):
         lies("a support vector machine with sparse data or a kernel of its own, which is not rebuilt here")
-    if not isinstance(counts, np.ndarray) or counts.dtype != np.int32 or counts.ndim != 1 or not 2 <= len(counts) < 4096:
+    if (
+        not isinstance(counts, np.ndarray)
+        or counts.dtype != np.int32
+        or counts.ndim != 1
+        or not 2 <= len(counts) < 4096
+    ):
         lies("a support vector machine without the numbers of its vectors")
     classifier = type(made)._impl in ("c_svc", "nu_svc")
     groups = len(counts)

@@ -97,10 +97,10 @@ LOSSES = frozenset({
 """Made anew: of a loss, predicting needs the link, which follows from its class."""
 MOST_CLASSES = 100_000
 LEFT_OUT = frozenset({
-    "random_state", "_random_state", "_rng", "rng", "_loss_function_", "_optimizer", "scorer_", "_scorer", "scoring", "cv", "cv_results_",
-    "_feature_subsample_rng", "_random_state_", "loss_function_", "_metadata_request",
-    "score_func", "random_state_", "cv_values_",
-    "multimetric_", "_expanded_class_weight", "_srng", "_stop_words_id", "_tree", "_checked_cv_orig",
+    "random_state", "random_state_", "_random_state", "_rng", "rng", "_srng", "_feature_subsample_rng",
+    "_loss_function_", "loss_function_", "_optimizer", "scorer_", "_scorer", "scoring", "score_func", "cv",
+    "_checked_cv_orig", "cv_results_", "cv_values_", "multimetric_", "_metadata_request", "_expanded_class_weight",
+    "_stop_words_id", "_tree",
 })  # fmt: skip
 """Attributes that predicting does not need: kept where they are plain values, else left out."""
 NUMPY_FUNCTIONS = frozenset({

@@ -6,6 +6,7 @@ https://skops.readthedocs.io/en/stable/persistence.html, protocol as of 0.13
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import numpy as np
@@ -21,7 +22,10 @@ from hivenode.models.loading import memory
 from hivenode.models.loading.estimators.values import Ready
 
 LONGEST_NPY_HEADER = 10_000
-_KEYS = {"str": str, "int": int, "float": float, "bool": lambda text: text in {"True", "true"}}
+_KEYS: dict[str, Callable[[str], Value]] = {
+    "str": str, "int": int, "float": float, "bool": lambda text: text in {"True", "true"},
+}  # fmt: skip
+"""How the text that JSON makes of a key becomes the key again."""
 _CONTAINERS = {"ListNode": list, "TupleNode": tuple, "SetNode": set}
 _MAPPINGS = frozenset({"DictNode", "OrderedDictNode"})
 
@@ -142,9 +146,7 @@ class _Schema:
 
     def _npy(self, raw: bytes) -> Any:
         try:
-            return np.lib.format.read_array(
-                io.BytesIO(raw), allow_pickle=False, max_header_size=LONGEST_NPY_HEADER
-            )
+            return np.lib.format.read_array(io.BytesIO(raw), allow_pickle=False, max_header_size=LONGEST_NPY_HEADER)
         except (ValueError, EOFError, TypeError, OSError) as error:
             return self._lies(f"an array that cannot be read: {str(error)[:100]}")
 

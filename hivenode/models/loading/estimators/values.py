@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 
@@ -229,7 +229,7 @@ class Rebuilder:
                     state[name] = None
                 continue
             state[name] = self._at(name, part, depth)
-        made = kind.__new__(kind)
+        made: Any = object.__new__(kind)
         made.__dict__.update(state)
         for parent in kind.__mro__:
             check = CHECKS.get(parent.__name__)
@@ -264,7 +264,7 @@ class Rebuilder:
     def _booster(self, node: Call, library: str) -> Any:
         """A booster of XGBoost or LightGBM, and the labels of a classifier around it."""
         from hivenode.models.loading import lightgbm, xgboost
-        from hivenode.models.loading.trees import Labels
+        from hivenode.models.loading.trees import Labels, Trees
 
         own = attributes(node)
         inner = own.get("_Booster", node)
@@ -285,7 +285,8 @@ class Rebuilder:
         classes_ = own.get("n_classes_", own.get("_n_classes"))
         if labels is None and type(classes_) is int and 1 < classes_ <= classes.MOST_CLASSES:
             labels = np.arange(classes_)
-        if not isinstance(labels, np.ndarray):
+        outputs = len(model.base) if isinstance(model, Trees) else len(model.bias)
+        if not isinstance(labels, np.ndarray) or labels.shape != (max(2, outputs),):
             raise Unsupported(f"{path_of(node)} without its labels")
         return Labels(model, labels)
 
@@ -293,13 +294,15 @@ class Rebuilder:
 
     def dtype(self, node: Value) -> np.dtype[Any]:
         """A dtype with its byte order and fields; `numpy_pickles.dtype` has found it sound."""
+        made: np.dtype[Any]
         if isinstance(node, Global):
-            return np.dtype(self._named(node))
+            made = np.dtype(self._named(node))
+            return made
         if not isinstance(node, Call) or node.path != "numpy.dtype" or not node.args:
             raise Unsupported("a dtype that is none")
         spelt, state = node.args[0], node.state
         if isinstance(spelt, Global):
-            return np.dtype(self._named(spelt))
+            return self.dtype(spelt)
         if spelt[0] in "mM":
             raise Unsupported("dates")
         made = np.dtype(object) if spelt.startswith("O") else np.dtype(spelt)
@@ -341,7 +344,7 @@ class Rebuilder:
             kind = self.dtype(node.state[-3])
         else:
             kind = self.dtype(node.args[1])
-        order = "F" if numbers.fortran else "C"
+        order: Literal["F", "C"] = "F" if numbers.fortran else "C"
         size = count(numbers.shape)
         self._arrays += size * kind.itemsize
         memory.check(2 * self._arrays, self._budget, f"The arrays of {self._name}", fix="Give it more memory.")
