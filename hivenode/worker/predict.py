@@ -13,6 +13,7 @@ from hivenode.net.framing import Channel
 from hivenode.net.local import Predict, Predicted, WorkerLimits
 from hivenode.training import modelfile
 from hivenode.training.frameworks.torch_framework import TorchModel
+from hivenode.worker import sandbox
 from hivenode.worker.failures import failed
 
 
@@ -65,6 +66,7 @@ def serve(channel: Channel, first: Predict, limits: WorkerLimits) -> None:
     Raises:
         HiveError: the model cannot be loaded.
     """
+    sandbox.keep_to([Path(first.model)])
     predictions = Predictions(Path(first.model), limits)
     request: Predict = first
     while True:

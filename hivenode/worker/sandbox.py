@@ -9,6 +9,7 @@ import resource
 import signal
 import sys
 import sysconfig
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,6 +120,17 @@ def set_apart(left: Apart) -> list[str]:
     if _leave_network():
         holding.append("network: a namespace of its own, with nothing in it")
     return [*holding, *landlock.restrict((*_interpreter(), *left.reads), left.writes), *seccomp.restrict()]
+
+
+def keep_to(reads: Iterable[Path]) -> list[str]:
+    """Leave a confined process these files, Python's own, and what is open already: no others, no network, no programs.
+
+    For workers that answer over their channel alone; those that train reach other members.
+
+    Returns:
+        the layers that hold, in words.
+    """
+    return [*landlock.restrict((*_interpreter(), *reads), ()), *seccomp.restrict()]
 
 
 def _leave_network() -> bool:

@@ -61,6 +61,7 @@ def test_code_in_keras_is_refused_by_name(name: str) -> None:
     assert "hivenode convert" in refused.value.fix
 
 
+@pytest.mark.slow
 def test_keras_predicts_the_same() -> None:
     keras = pytest.importorskip("keras")
     for name in ("regressor.keras", "picture.h5"):

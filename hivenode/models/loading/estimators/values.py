@@ -91,6 +91,9 @@ class Rebuilder:
                 fix="If you trust who made it, turn it into something simpler in a sandbox on your own machine: "
                 f"hivenode convert {self._path} DIR",
             ) from None
+        except (AttributeError, IndexError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
+            # a value of another type than the one that stands there in every sound file
+            self._lies(f"something of another kind than belongs there ({type(error).__name__}: {str(error)[:200]})")
 
     def value(self, node: Value, depth: int = 0) -> Any:
         if isinstance(node, _PLAIN):
