@@ -127,9 +127,8 @@ def main() -> None:
         return
     print(f"{'':28}{'hivenode':>12}{'peer':>12}{'peer / hivenode':>18}")
     for row in rows:
-        print(
-            f"{row.what:28}{row.ours * 1e3:9.2f} ms{row.theirs * 1e3:9.2f} ms{row.theirs / row.ours:12.2f} x   {row.peer}"
-        )
+        ratio = row.theirs / row.ours
+        print(f"{row.what:28}{row.ours * 1e3:9.2f} ms{row.theirs * 1e3:9.2f} ms{ratio:12.2f} x   {row.peer}")
 
 
 if __name__ == "__main__":

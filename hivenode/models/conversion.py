@@ -25,6 +25,7 @@ FORMATS = frozenset({
     "safetensors", "joblib", "keras", "xgboost_ubj", "lightgbm_text", "catboost_cbm",
 })  # fmt: skip
 """What is taken from the process."""
+LOADED_AS_THEY_ARE = frozenset({"xgboost_json", "xgboost_ubj", "lightgbm_text"})
 SETTINGS = "settings.json"
 LONGEST_SETTINGS = 16 << 20
 MOST_FILES = 1_000
@@ -68,6 +69,8 @@ def choose(path: Path, *, run: bool) -> Way:
     report = identify(path)
     if report.format is None and report.error is not None and not (run and report.error.code == "invalid_input"):
         raise from_dict(msgspec.to_builtins(report.error))
+    if report.format in LOADED_AS_THEY_ARE:
+        raise InvalidInput(f"{path} holds data alone already.", fix=f"Load it as it is: hivenode load {path}")
     readable = bool(report.listing) and all(tensor.offset is not None or tensor.packed for tensor in report.listing)
     keras_again = report.format == "keras_h5" and report.safe is True
     if readable and not run and not keras_again and report.format not in {"pickle", "joblib", "skops"}:

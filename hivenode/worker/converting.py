@@ -19,6 +19,7 @@ from hivenode.errors import Refused
 from hivenode.models.apart import Convert
 from hivenode.models.identify import identify
 from hivenode.models.identify.report import Tensor
+from hivenode.models.loading import order
 from hivenode.models.loading.weights import BITS, NUMPY, Files
 
 MOST_PARTS = 200_000
@@ -78,10 +79,12 @@ def convert(work: Convert) -> list[str]:
 
 def _copied(path: Path, out: Path) -> list[str]:
     """Every tensor as `identify` lists it, one after the other; memory for one at a time."""
+    report = identify(path)
+    order.check(path, report)
     files = Files(path, resident=True)
     plain: dict[str, Plain] = {}
     lost: list[str] = []
-    for tensor in identify(path).listing:
+    for tensor in report.listing:
         if tensor.dtype in _SAFETENSORS:
             plain[tensor.name] = Plain(tensor.dtype, tensor.shape, partial(_read, files, tensor))
         else:

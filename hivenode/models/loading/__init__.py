@@ -16,7 +16,7 @@ from hivenode.errors import Corrupted, HiveError, InvalidInput, Refused, from_di
 from hivenode.models.identify import identify
 from hivenode.models.identify.report import Finding, Report, Tensor
 from hivenode.models.identify.source import Source
-from hivenode.models.loading import memory
+from hivenode.models.loading import memory, order
 from hivenode.models.loading.weights import Files, Wanted, Weight, chooser, distinct_bytes, span
 
 __all__ = ["Loaded", "Weight", "load", "refuse", "stream"]
@@ -86,7 +86,7 @@ def load(
 
         loaded.model, loaded.left_out = load_estimator(given, form, allowed)
     files = Files(given, resident)
-    loaded.weights = {tensor.name: files.weight(tensor) for tensor in wanted if _readable(tensor, form)}
+    loaded.weights = {tensor.name: files.weight(tensor) for tensor in wanted}
     if building and form in GRAPHS:
         from hivenode.models.loading import sessions
 
@@ -131,11 +131,7 @@ def examine(path: Path) -> Report:
         raise refuse(path, blocking[0], len(blocking) - 1)
     if report.error is not None:
         raise from_dict({"code": report.error.code, "message": report.error.message, "fix": report.error.fix})
-    if _big_endian(path, report):
-        raise InvalidInput(
-            f"{path} was written on a big-endian machine; its numbers would be read backwards.",
-            fix=f"Convert it there, or on your own machine: hivenode convert {path} DIR",
-        )
+    order.check(path, report)
     return report
 
 
@@ -143,7 +139,7 @@ def refuse(path: Path, finding: Finding, more: int = 0) -> Refused:
     """The refusal of a file with a finding."""
     others = f" (and {more} more)" if more else ""
     return Refused(
-        f"{path} is not loaded: it holds {finding.what}, {finding.where}{others}: {finding.why}.".replace("..", "."),
+        f"{path} is not loaded: it holds {finding.what}, {finding.where}{others}: {finding.why.rstrip('.')}.",
         fix="If you trust who made it, turn it into plain weights in a sandbox on your own machine: "
         f"hivenode convert {path} DIR",
     )
@@ -159,12 +155,13 @@ def _only_text(finding: Finding, report: Report) -> bool:
 
 def _wanted(report: Report, only: Wanted) -> list[Tensor]:
     choose = chooser(only)
-    chosen = [tensor for tensor in report.listing if choose(tensor.name)]
+    listed = [tensor for tensor in report.listing if _readable(tensor, report.format or "")]
+    chosen = [tensor for tensor in listed if choose(tensor.name)]
     if only is not None and not chosen:
-        some = ", ".join(tensor.name for tensor in report.listing[:3])
+        some = ", ".join(tensor.name for tensor in listed[:3])
         raise InvalidInput(
-            f"None of the {len(report.listing)} tensors of {report.path} is called so.",
-            fix=f"Its tensors are {some}, ...; hivenode identify --tensors lists them." if some else "It lists none.",
+            f"None of the {len(listed)} tensors of {report.path} is called so.",
+            fix=f"Its tensors are {some}, ...; hivenode identify --tensors lists them." if some else "Load it whole.",
         )
     return chosen
 
@@ -172,20 +169,6 @@ def _wanted(report: Report, only: Wanted) -> list[Tensor]:
 def _readable(tensor: Tensor, form: str) -> bool:
     """Texts in checkpoints are no tensors; estimators and trees have their arrays themselves."""
     return form not in PICKLES | TREES and tensor.dtype not in ("string", "str", "object", "resource", "variant")
-
-
-def _big_endian(path: Path, report: Report) -> bool:
-    if path.is_dir() or report.format not in {"torch_zip", "ultralytics_pt", "torchscript", "gguf"}:
-        return False
-    with Source(path) as source:
-        if report.format == "gguf":
-            return source.read(4, 2) == b"\0\0"
-        from hivenode.models.identify.formats.archives import Archive
-        from hivenode.models.identify.readers.torch_zip import root_of
-
-        archive = Archive.of(source)
-        name = f"{root_of(archive)}/byteorder"
-        return name in archive and archive.read(name, limit=64).strip() == b"big"
 
 
 def _trees(path: Path, form: str) -> Any:

@@ -242,7 +242,12 @@ def _unpack(path: Path, key: str) -> Bytes:
     with Source(path) as source:
         archive = Archive.of(source)
         name = f"{root_of(archive)}/data/{key}"
-        entry = archive.entries[name]
+        entry = archive.entries.get(name)
+        if entry is None:
+            raise Refused(
+                f"{path.name} keeps its storages in an archive inside it; they have no place to be read from.",
+                fix="Unpack the outer archive and load what is in it.",
+            )
         start = archive.start(name)
     made = np.empty(entry.size, np.uint8)
     machine, at, checksum = zlib.decompressobj(-zlib.MAX_WBITS), 0, 0

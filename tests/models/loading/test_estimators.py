@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -317,3 +319,46 @@ def test_one_array_many_times_is_counted_each_time(tmp_path: Path) -> None:
     (tmp_path / "n.pkl").write_bytes(raw)
     with pytest.raises(Exhausted):
         load(tmp_path / "n.pkl", budget=12 << 20)
+
+
+MUTATE = """
+import random, sys, warnings
+from pathlib import Path
+import numpy as np
+from hivenode.errors import HiveError
+from hivenode.models.loading import load
+
+warnings.simplefilter("ignore")
+folder, loaded = Path(sys.argv[1]), 0
+random.seed(0)
+rows = np.abs(np.random.default_rng(0).normal(size=(20, 4)))
+originals = sorted(folder.glob("*.pkl"))
+for turn in range(int(sys.argv[2])):
+    raw = bytearray(originals[turn % len(originals)].read_bytes())
+    for _ in range(random.choice((1, 1, 2, 5))):
+        at = random.randrange(len(raw))
+        raw[at : at + 1] = random.choice((bytes([random.randrange(256)]), b"\\xff" * 8, b"\\0" * 8, b"\\x7f"))
+    path = folder / "mutant"
+    path.write_bytes(raw)
+    try:
+        model = load(path, budget=256 << 20).model
+    except HiveError:
+        continue
+    loaded += 1
+    for method in ("predict", "predict_proba", "decision_function", "transform"):
+        try:
+            getattr(model, method)(rows)
+        except Exception:
+            pass
+print("loaded", loaded > 0)
+"""
+
+
+@pytest.mark.slow
+def test_damaged_estimators_end_in_clean_errors_and_never_in_a_crash(tmp_path: Path) -> None:
+    for name in ("forest", "boosting", "hist", "svc", "knn", "kmeans", "isotonic"):
+        dump(altered(name), tmp_path / f"{name}.pkl")
+    done = subprocess.run(
+        [sys.executable, "-c", MUTATE, str(tmp_path), "700"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "loaded True"), done.stderr[-2000:]

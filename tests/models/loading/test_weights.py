@@ -110,6 +110,24 @@ def test_a_big_endian_file_is_refused(tmp_path: Path) -> None:
         load(tmp_path / "m.pt")
 
 
+def test_big_endian_arrays_are_refused(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    np.save(tmp_path / "m.npy", np.arange(3, dtype=">f4"))
+    np.savez(tmp_path / "m.npz", a=np.arange(3, dtype="<f4"), b=np.arange(3, dtype=">i8"))
+    for name in ("m.npy", "m.npz"):
+        with pytest.raises(InvalidInput, match="big-endian"):
+            load(tmp_path / name)
+    with h5py.File(tmp_path / "m.weights.h5", "w") as file:
+        file["layers/a/vars/0"] = np.arange(3, dtype=">f4")
+    with pytest.raises(Refused, match="no place to be read from"):
+        load(tmp_path / "m.weights.h5")
+
+
+def test_arrays_in_archives_inside_archives_are_refused() -> None:
+    with pytest.raises(Refused, match="no place to be read from"):
+        load(SAMPLES / "tabular" / "tabnet_classifier.zip")
+
+
 def test_gguf_gives_its_plain_tensors_and_the_blocks_of_the_others() -> None:
     weights = load(SAMPLES / "graphs" / "chat.gguf").weights  # its chat template is text to whoever loads weights
     kinds = {weight.dtype for weight in weights.values()}
