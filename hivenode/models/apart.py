@@ -25,6 +25,8 @@ from hivenode.models.identify.report import Report, Trouble
 
 LONGEST_ANSWER = 8 << 20
 LONGEST_COMPLAINT = 2_000
+LAST_WORDS_S = 10
+"""How long its pipes may stay open once it has ended: nothing it started is waited for longer."""
 WATCH_S = 0.25
 """How often its time and its disk are looked at; nothing tells when a folder grows."""
 INHERITED = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "KERAS_BACKEND")
@@ -207,7 +209,7 @@ class _Tail:
         self._thread.start()
 
     def end(self) -> bytes:
-        self._thread.join()
+        self._thread.join(LAST_WORDS_S)
         return self._kept
 
     def _drain(self) -> None:
