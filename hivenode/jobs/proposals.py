@@ -14,6 +14,8 @@ from hivenode.data.info import DataInfo
 from hivenode.errors import HiveError, Unavailable
 from hivenode.models import estimators
 from hivenode.models.declared import describe as describe_model
+from hivenode.models.declared import layers_of
+from hivenode.models.layers import buffers
 from hivenode.net.messages import Offer, ProfileReply, ProfileRequest, Request, Response
 from hivenode.planning.planner import plan
 from hivenode.planning.profile import ClusterView, NodeProfile
@@ -174,7 +176,7 @@ def _priced(spec: JobSpec, heard: dict[str, ProfileReply]) -> tuple[Workload, di
 
 
 def _workload(spec: JobSpec, model: ModelSpec, data: DataInfo) -> Workload:
-    workload = Workload.of(spec, model=describe_model(model, data), data=data, masked=_masked(spec))
+    workload = Workload.of(spec, model=describe_model(model, data), data=data, masked=_masked(spec, data))
     if spec.framework == "sklearn" and estimators.estimator(model.source)[1].kind in ("trees", "whole"):
         return replace(workload, batch_size=workload.samples, epochs=1, max_steps=1)  # fitted once, to all there is
     return workload
@@ -185,7 +187,7 @@ def _runnable(spec: JobSpec) -> frozenset[Strategy]:
     return runnable - SHARING if spec.data.kind == "private" else runnable
 
 
-def _masked(spec: JobSpec) -> dict[Strategy, str]:
+def _masked(spec: JobSpec, data: DataInfo) -> dict[Strategy, str]:
     """Strategies that cannot run for a framework and model, and why."""
     if spec.framework == "sklearn":
         return estimators.masked(spec.model.source)
@@ -200,6 +202,9 @@ def _masked(spec: JobSpec) -> dict[Strategy, str]:
         if given:
             why = f"{what} is for workers that hold the whole model"
             return {Strategy.model_parallel: why, Strategy.pipeline_parallel: why}
+    if buffers(layers_of(spec.model, data) or ()):
+        why = "batch normalisation would see small batches one by one; model_parallel gives it whole ones"
+        return {Strategy.pipeline_parallel: why}
     return {}
 
 
