@@ -107,7 +107,7 @@ LOOK_AT_LAG_SECONDS = 0.2
 ASSESS_SECONDS = 1.0
 """Between two looks at how fit this node is to coordinate."""
 ELECTORATE_SECONDS = 0.1
-"""How long the election is spared news of members that neither come nor go, to hear several at once."""
+"""How long the election is spared news of members unless they go, to hear several at once."""
 FEED_FANOUT = 4
 """Links to which events heard from another are passed on, where there are links to some members only."""
 LOOK_FURTHER_SECONDS = 10.0
@@ -178,6 +178,8 @@ class Node:
         self._ready = False
         self._electorate_timer: asyncio.TimerHandle | None = None
         self._lag_timer: asyncio.TimerHandle | None = None
+        self._newcomers: dict[str, None] = {}
+        """Nodes of whose admission we have just heard."""
         self._forged = ""
         """Whose signature was wrong in the message being handled."""
         self._build_views()
@@ -585,10 +587,8 @@ class Node:
         if admitted:
             self._heed_grants(entries)
             self.papers.look()
-            self._electorate()
-            links = self._ports.transport.links
-            for peer in [node for node in admitted if node in links] or links[:1]:
-                self.membership.link_up(peer)  # statements of a node unknown until now were dropped: ask again
+            self._newcomers.update(dict.fromkeys(admitted))
+            self._electorate_soon()
         self.executor.ledger_changed()
         if any(isinstance(body, CheckpointSaved | AttemptEnded | JobCancelled | JobGivenUp) for body in bodies):
             self._tasks.spawn(self.results.tidy(), "node: tidy")
@@ -652,8 +652,8 @@ class Node:
                 self._tasks.spawn(self.book.remember(), "node: remember peers")
             if not present and was in PRESENT:
                 self.executor.node_gone(member.node)
-        if present and was in PRESENT:
-            self._electorate_soon()  # what it says of its standing reaches us in one message with that of others
+        if present:
+            self._electorate_soon()  # it comes, or says something of its standing, and hardly alone
         else:
             self._electorate()
         self.notices.tell(
@@ -751,6 +751,7 @@ class Node:
             self._electorate_timer = None
         if not self._ready:
             return
+        self._ask_again()
         present = {member.node: member for member in self.membership.members if member.state in PRESENT}
         alive = tuple(node for node in present if not self.roles.revoked(node))
         may = self.roles.holders(Role.coordinator)
@@ -776,6 +777,16 @@ class Node:
         self.book.need("jobs", tuple(sorted(self.coordinator.executors)) if leading else ())
         if self.leadership.waiting != waited:
             self._tell_coordinator(self.leadership.leader)
+
+    def _ask_again(self) -> None:
+        """Ask for the statements of nodes whose admission we heard of later, unless we kept them."""
+        newcomers, self._newcomers = list(self._newcomers), {}
+        for node in newcomers:
+            self.membership.admitted(node)
+        newcomers = [node for node in newcomers if self.membership.member(node) is None]
+        links = self._ports.transport.links if newcomers else ()
+        for peer in [node for node in links if node in newcomers] or links[:1]:
+            self.membership.link_up(peer)
 
     def _links_changed(self) -> None:
         if self.leadership.leading and self.membership.present > FULL:
