@@ -103,7 +103,7 @@ BOOT_EPOCH = 1_577_836_800
 MAX_CLOCK_BOOT = (1 << 31) - (1 << 24)
 """To what a clock may bring it: there are 31 bits."""
 LAG_SECONDS = 0.1
-LOOK_AT_LAG_SECONDS = 0.2
+LOOK_AT_LAG_SECONDS = 0.5
 ASSESS_SECONDS = 1.0
 """Between two looks at how fit this node is to coordinate."""
 ELECTORATE_SECONDS = 0.1
