@@ -4,8 +4,8 @@
 
 One daemon, as installed, founds a hive. The other members are spoken by this process: each joins with an invite and has
 a key, a certificate and a link over mutual TLS of its own, introduces itself with its signed grant and statement, and
-answers probes and heartbeats. All keep their links, which is the most a daemon of that hive can have: its own mesh would
-keep about a dozen.
+answers probes and heartbeats. All keep their links, the most a daemon of that hive can have: its own mesh would keep
+about a dozen.
 """
 
 from __future__ import annotations

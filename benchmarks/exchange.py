@@ -1,79 +1,122 @@
-"""Averaging a vector among workers on this machine: our exchange over TLS against gloo in plaintext, same run.
+"""Averaging a vector among workers on this machine: our exchange over TLS beside gloo in plaintext and hivemind with
+its fp16, in one run.
 
-    python benchmarks/exchange.py                       # 4 workers, 32 million float32 each
-    python benchmarks/exchange.py --floats 8000000 --rounds 7
+    python benchmarks/exchange.py                             # 4 workers, 32 million float32 each
+    python benchmarks/exchange.py --floats 8000000 --rounds 7 --without hivemind
+    python benchmarks/exchange.py --table --plot scaling.svg  # 2 to 8 workers, 1 MB to 1 GB, as memory allows
+    python benchmarks/exchange.py --mosaic                    # hivemind's own benchmark of averaging, and ours for it
 
-Prints the seconds of one all-reduce (the slowest worker's, median over rounds) of each, their ratio, and how long
-after the SIGKILL of one worker in the midst of a round the others hold the result of a round without it. Gloo has no
-such figure: its survivors get an error, or wait for a timeout. All share the cores of one machine, so the encryption
-of every worker competes with the arithmetic of all of them.
+Prints the seconds of one all-reduce (the slowest worker's, median over rounds) of each and their ratios, what a worker
+holds at its peak beyond its vector, and how long after the SIGKILL and the SIGSTOP of one worker in the midst of a
+round the others hold the result of one without it. Gloo has no such figure: its survivors get an error, or wait for a
+timeout. All share the cores of one machine, so the encryption of every worker competes with the arithmetic of all.
 """
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
+import json
 import os
 import signal
 import statistics
-import tempfile
+import subprocess
+import sys
 import time
-from multiprocessing.connection import Connection
+from pathlib import Path
 
-import numpy as np
+from exchange_peers import Done, gloo, hivemind_python, hivemind_seconds, ours
 
-from hivenode.net.local import Peer
-from hivenode.training.exchange import Exchange, Seat, ViewChanged, WorkerKey
-
-
-def name(rank: int) -> str:
-    return f"worker{rank}".ljust(32, "0")
+SIZES = (250_000, 2_500_000, 25_000_000, 250_000_000)
+WORKERS = (2, 4, 8)
+MOSAIC = {"peers": 16, "rounds": 5, "floats": 2_380_000}
 
 
-def our_worker(rank: int, floats: int, pipe: Connection) -> None:
-    """Answers 'round' with the seconds it took, and the moment it was done."""
-    with Exchange(Seat(name(rank), rank, "127.0.0.1"), WorkerKey.create()) as exchange:
-        pipe.send((exchange.port, exchange.certificate))
-        exchange.connect(pipe.recv())
-        vector = np.random.default_rng(rank).standard_normal(floats, np.float32)
-        pipe.send(None)
-        while pipe.recv() == "round":
-            start = time.monotonic()
-            while True:
-                try:
-                    exchange.all_reduce(vector, 1.0)
-                    break
-                except ViewChanged:
-                    continue
-            pipe.send((time.monotonic() - start, time.monotonic()))
-        exchange.barrier()
+def compare(workers: int, floats: int, rounds: int, passes: int, without: list[str]) -> dict[str, object]:
+    taken: dict[str, list[float]] = {}
+    held = 0.0
+    # In turn, and again: a machine that others use too changes while one measures.
+    for _ in range(passes):
+        with gloo(workers, floats) as crew:
+            taken.setdefault("gloo", []).extend(crew.seconds(rounds))
+        for codec in ("fp32", "fp16", "int8"):
+            with ours(workers, floats, codec) as crew:
+                taken.setdefault(codec, []).extend(crew.seconds(rounds))
+                if codec == "fp32":
+                    peaks = [done.peak for done in crew.round()]
+                    held = max(peak - before for peak, before in zip(peaks, crew.before, strict=True))
+        print(
+            {label: f"{statistics.median(seconds):.3f}" for label, seconds in taken.items()},
+            file=sys.stderr,
+            flush=True,
+        )
+    if "hivemind" not in without:
+        taken["hivemind"] = hivemind_seconds(workers, floats, min(rounds, 3))
+    medians = {label: statistics.median(seconds) for label, seconds in taken.items()}
+    return {
+        "workers": workers,
+        "floats": floats,
+        "seconds": medians,
+        "spread": {label: (min(seconds), max(seconds)) for label, seconds in taken.items()},
+        "held_beyond_vector": held / (4 * floats),
+    }
 
 
-def gloo_worker(rank: int, size: int, floats: int, store: str, pipe: Connection) -> None:
-    import torch
-    import torch.distributed as dist
-
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
-    vector = torch.from_numpy(np.random.default_rng(rank).standard_normal(floats, np.float32))
-    dist.barrier()
-    pipe.send(None)
-    while pipe.recv() == "round":
-        start = time.monotonic()
-        dist.all_reduce(vector)
-        vector /= size
-        pipe.send((time.monotonic() - start, time.monotonic()))
-    dist.destroy_process_group()
-
-
-def rounds(pipes: list[Connection], count: int) -> list[float]:
-    """Seconds of the slowest worker, round by round; the first, which touches fresh memory, is left out."""
-    seconds = []
-    for _ in range(count + 1):
-        for pipe in pipes:
+def interrupt(workers: int, floats: int, how: signal.Signals) -> tuple[float, float]:
+    """Seconds from the signal to the last survivor's result, and the seconds of an undisturbed round."""
+    with ours(workers, floats) as crew:
+        usual = statistics.median(crew.seconds(5))
+        for pipe in crew.pipes:
             pipe.send("round")
-        seconds.append(max(pipe.recv()[0] for pipe in pipes))
-    return seconds[1:]
+        time.sleep(usual / 2)
+        victim = crew.processes[-1].pid
+        assert victim is not None
+        moment = time.monotonic()
+        os.kill(victim, how)
+        done: list[Done] = [pipe.recv() for pipe in crew.pipes[:-1]]
+        while any(each.contributors == workers for each in done):  # it had been done already
+            moment = time.monotonic()
+            for pipe in crew.pipes[:-1]:
+                pipe.send("round")
+            done = [pipe.recv() for pipe in crew.pipes[:-1]]
+        os.kill(victim, signal.SIGKILL)
+        crew.processes[-1].join()
+        return max(each.at for each in done) - moment, usual
+
+
+def available() -> int:
+    """Bytes of memory that nobody uses."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+
+
+def scaling(rounds: int) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    for workers in WORKERS:
+        for floats in SIZES:
+            if workers * floats * 4 * 3.5 > 0.7 * available():
+                continue
+            tries = rounds if floats < SIZES[-2] else 3
+            with gloo(workers, floats) as crew:
+                theirs = statistics.median(crew.seconds(tries))
+            row: dict[str, object] = {"workers": workers, "megabytes": floats * 4 / 1e6, "gloo": theirs}
+            for codec in ("fp32", "fp16"):
+                with ours(workers, floats, codec) as crew:
+                    row[codec] = statistics.median(crew.seconds(tries))
+            rows.append(row)
+            print("  ".join(f"{key} {value:.4g}" for key, value in row.items()), flush=True)
+    return rows
+
+
+def mosaic() -> dict[str, object]:
+    script = str(Path(__file__).with_name("hivemind_peers.py"))
+    with ours(MOSAIC["peers"], MOSAIC["floats"], "fp16") as crew:
+        start = time.monotonic()
+        for _ in range(MOSAIC["rounds"]):
+            crew.round()
+        mine = time.monotonic() - start
+    line = subprocess.run([hivemind_python(), script, "mosaic"], stdout=subprocess.PIPE, text=True, timeout=400).stdout
+    theirs = json.loads(line.splitlines()[-1])
+    return {"hivenode": mine, "hivemind": theirs["seconds"], "steps": theirs["steps"], "of": theirs["of"]}
 
 
 def main() -> None:
@@ -81,57 +124,43 @@ def main() -> None:
     parser.add_argument("--floats", type=int, default=32_000_000, help="length of each worker's vector")
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--passes", type=int, default=2, help="how often each has its turn")
+    parser.add_argument("--without", nargs="*", default=[], choices=["hivemind"])
+    parser.add_argument("--table", action="store_true", help="over numbers of workers and sizes")
+    parser.add_argument("--plot", type=Path, help="write the table as a picture (SVG)")
+    parser.add_argument("--mosaic", action="store_true", help="16 peers, 5 rounds of 2.38 million numbers")
+    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    spawn = multiprocessing.get_context("spawn")
+    if options.mosaic:
+        found = mosaic()
+        print(json.dumps(found) if options.json else "  ".join(f"{key} {value}" for key, value in found.items()))
+        return
+    if options.table or options.plot:
+        rows = scaling(options.rounds)
+        if options.plot:
+            from exchange_plot import draw
 
-    def start(target: object, *args: object) -> tuple[list[multiprocessing.process.BaseProcess], list[Connection]]:
-        processes, pipes = [], []
-        for rank in range(options.workers):
-            ours, theirs = spawn.Pipe()
-            process = spawn.Process(target=target, args=(rank, *args, theirs), daemon=True)  # type: ignore[arg-type]
-            process.start()
-            processes.append(process)
-            pipes.append(ours)
-        return processes, pipes
-
-    with tempfile.TemporaryDirectory() as directory:
-        processes, pipes = start(gloo_worker, options.workers, options.floats, os.path.join(directory, "store"))
-        for pipe in pipes:
-            pipe.recv()
-        gloo = rounds(pipes, options.rounds)
-        for pipe in pipes:
-            pipe.send("end")
-        for process in processes:
-            process.join(10)
-
-    processes, pipes = start(our_worker, options.floats)
-    endpoints = [pipe.recv() for pipe in pipes]
-    peers = [Peer(name(rank), rank, "127.0.0.1", *endpoint) for rank, endpoint in enumerate(endpoints)]
-    for pipe in pipes:
-        pipe.send(peers)
-    for pipe in pipes:
-        pipe.recv()
-    ours = rounds(pipes, options.rounds)
-
-    for pipe in pipes:
-        pipe.send("round")
-    time.sleep(statistics.median(ours) / 2)
-    victim = processes[-1].pid
-    assert victim is not None
-    killed = time.monotonic()
-    os.kill(victim, signal.SIGKILL)
-    done = [pipe.recv()[1] for pipe in pipes[:-1]]
-    for pipe in pipes[:-1]:
-        pipe.send("end")
-    for process in processes[:-1]:
-        process.join(10)
-
+            options.plot.write_text(draw(rows))
+        if options.json:
+            print(json.dumps(rows))
+        return
+    result = compare(options.workers, options.floats, options.rounds, options.passes, options.without)
+    for label, how in (("killed", signal.SIGKILL), ("frozen", signal.SIGSTOP)):
+        result[label], result["undisturbed"] = interrupt(options.workers, options.floats, how)
+    if options.json:
+        print(json.dumps(result))
+        return
     megabytes = options.floats * 4 / 1e6
     print(f"{options.workers} workers, {options.floats:,} float32 ({megabytes:.0f} MB) each, {os.cpu_count()} cores")
-    for label, seconds in (("gloo, plaintext", gloo), ("hivenode, TLS 1.3", ours)):
-        print(f"{label:18} {statistics.median(seconds):.3f} s  (from {min(seconds):.3f} to {max(seconds):.3f})")
-    print(f"ratio              {statistics.median(ours) / statistics.median(gloo):.2f}")
-    print(f"one killed in mid-round: survivors done {max(done) - killed:.3f} s after")
+    seconds, spread = result["seconds"], result["spread"]
+    assert isinstance(seconds, dict)
+    assert isinstance(spread, dict)
+    for label, value in seconds.items():
+        low, high = spread[label]
+        print(f"{label:10} {value:.3f} s  (from {low:.3f} to {high:.3f})   {value / seconds['gloo']:.2f} x gloo")
+    print(f"a worker holds {result['held_beyond_vector']:.2f} x the vector beyond it")
+    for label in ("killed", "frozen"):
+        print(f"one {label} in mid-round: survivors done {result[label]:.3f} s after")
 
 
 if __name__ == "__main__":

@@ -134,8 +134,8 @@ def main() -> None:
             print(json.dumps(said), flush=True)
         else:
             print(
-                f"{n} members, {said['slow']} of them slow, {said['hours']:g} h: {said['healthy_held_dead']} healthy and"
-                f" {said['slow_held_dead']} slow ones held dead",
+                f"{n} members, {said['slow']} of them slow, {said['hours']:g} h: {said['healthy_held_dead']} healthy"
+                f" and {said['slow_held_dead']} slow ones held dead",
                 flush=True,
             )
 

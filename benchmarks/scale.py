@@ -1,14 +1,12 @@
-"""Many whole nodes in one process, in virtual time: how fast that runs, how long a crowd takes to join, what idling sends.
+"""Many whole nodes in one process, in virtual time: how fast that runs, how long joining takes, what idling sends.
 
     python benchmarks/scale.py [--nodes 100 300] [--seconds 60] [--json]
 
 All nodes start at once and know three of them. Measured: virtual seconds until everybody knows everybody and all facts
-and follows one coordinator; processor seconds that took; then, idle, virtual seconds per processor second, and the bytes
+and follows one coordinator; processor seconds that took; then, idle, virtual seconds per processor second, and bytes that
 each node sends and receives in a second: every message as it is encoded, 28 bytes of TLS record and websocket frame
-around each, and for every connection dialled in passing the bytes of a real TLS 1.3 handshake with the certificates of
-a hive, both ways, and of the upgrade. (TCP's and IP's own headers are left out.)
-
-Signatures are really made and checked; that one was checked is remembered for all nodes of the process.
+around each, and for every connection dialled in passing the bytes of a real TLS 1.3 handshake with a hive's
+certificates, both ways, and of the upgrade. (TCP's and IP's own headers are left out.)
 """
 
 from __future__ import annotations
@@ -21,19 +19,15 @@ import ssl
 import sys
 import time
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from hivenode.trust import identity
-
-identity.verify = lru_cache(maxsize=200_000)(identity.verify.__wrapped__)  # before others import it
 
 from hivenode.net import simulated_wires
 from hivenode.spec.values import Role
 from hivenode.trust.authority import Authority
 from hivenode.trust.credentials import Credentials
+from hivenode.trust.identity import Identity
 from tests.simulation.loop import run
 from tests.simulation.world import World
 
@@ -68,7 +62,7 @@ def handshake_bytes() -> int:
     authority = Authority.create()
     ends = []
     for name in ("one", "two"):
-        key = identity.Identity.create()
+        key = Identity.create()
         ends.append(
             Credentials(
                 identity=key,

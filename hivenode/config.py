@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from pydantic.fields import FieldInfo
 
 from hivenode.errors import InvalidInput, NotFound
+from hivenode.spec.data import DataSpec
 from hivenode.validation import explain, read_toml
 
 FILE = "hivenode.toml"
@@ -294,11 +295,11 @@ class WorkerSettings(_Section):
         description="First and last TCP port on which workers listen for each other; open them in the firewall."
         " [0, 0]: any free port.",
     )
-    prewarm: tuple[Literal["torch"], ...] = Field(
+    prewarm: tuple[Literal["torch", "transformers", "keras", "sklearn"], ...] = Field(
         (),
         max_length=4,
         description="Frameworks to load when the node starts, so that the first job begins at once. Each costs memory"
-        " (torch about 200 MiB); others are loaded when a job needs them.",
+        " (torch about 200 MiB, keras 500, scikit-learn 100); others are loaded when a job needs them.",
     )
 
     @field_validator("memory_bytes", mode="after")
@@ -333,11 +334,39 @@ class JobSettings(_Section):
         description="Room for models and checkpoints on this machine, gigabytes (2^30 bytes). When they take more, it"
         " keeps nothing more for others; it also leaves 1 GB of the disk free. 0: it keeps no copies.",
     )
+    allowed_packages: tuple[str, ...] = Field(
+        (),
+        max_length=64,
+        description="Python packages installed here whose factories jobs may call as models (python:PACKAGE.MODULE:"
+        "FACTORY). Their code runs in workers; name only what you would run yourself.",
+    )
     max_attempts: int = Field(
         5,
         ge=1,
         le=1000,
         description="Attempts at a job before it is given up. Going on without a lost node is not a new attempt.",
+    )
+
+
+class ModelSettings(_Section):
+    """Models that this machine has and jobs may begin from."""
+
+    directories: dict[str, str] = Field(
+        {},
+        max_length=64,
+        description="Folders with a transformers config.json and safetensors, by the names that jobs call them"
+        ' (hf:NAME), like { minilm = "/srv/models/minilm" }. Only nodes that have one take part in a job with it.',
+    )
+
+
+class DataSettings(_Section):
+    """Data of this machine that jobs may train on here, and that never leave it."""
+
+    private: dict[str, DataSpec] = Field(
+        {},
+        max_length=64,
+        description="What private:NAME means on this node: a data section as in a job, such as"
+        ' { xrays = { source = "images:/srv/xrays" } }. Others learn the name, the shape and the number of samples.',
     )
 
 
@@ -387,6 +416,8 @@ class Settings(_Section):
     feeds: FeedSettings = Field(default_factory=FeedSettings)
     worker: WorkerSettings = Field(default_factory=WorkerSettings)
     jobs: JobSettings = Field(default_factory=JobSettings)
+    models: ModelSettings = Field(default_factory=ModelSettings)
+    data: DataSettings = Field(default_factory=DataSettings)
     admin: AdminSettings = Field(default_factory=AdminSettings)
     logs: LogSettings = Field(default_factory=LogSettings)
 
@@ -487,6 +518,8 @@ def _toml(value: object) -> str:
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     if isinstance(value, tuple):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + " }" if value else "{}"
     assert isinstance(value, int | float)
     return repr(value)
 

@@ -25,6 +25,7 @@ from hivenode.admin.notify import keep_watchdog, notify
 from hivenode.config import DEFAULT_PORT, Settings, full_address, load_settings
 from hivenode.errors import Conflict, Exhausted, HiveError, InvalidInput
 from hivenode.job_log import JobLogWriter
+from hivenode.jobs.lending import Lender
 from hivenode.jobs.workers import ForkWorkers
 from hivenode.logs import JobLogFile, bind, configure, get_logger
 from hivenode.net.discovery import Discovery, Interface, choose_hosts, interfaces
@@ -53,6 +54,9 @@ from hivenode.trust.sealing import read_sealed, write_sealed
 RESTART_GRACE_SECONDS = 0.2
 TOKEN_CHARACTERS = 32
 WORKER_MEMORY_FRACTION = 0.6
+
+LENDING_SECONDS = 1.0
+"""How long a profile waits for a first look at what is lent."""
 
 log = get_logger("daemon")
 
@@ -185,6 +189,7 @@ class _Daemon:
         self._identity = Identity.load_or_create(home.key)
         self._profile = SelfProfile(home.path / "profile.json", threads=settings.worker.threads or None)
         self._power = Power()
+        self._lender = Lender(settings, lambda: self._limits().memory_bytes)
         self._url = ""
         self._failure: HiveError | None = None
 
@@ -206,6 +211,7 @@ class _Daemon:
                 break
             credentials = self._rejoined
         self._measuring.cancel()
+        await self._lender.close()
         watchdog.cancel()
         power.cancel()
         if self._failure is not None:
@@ -313,6 +319,7 @@ class _Daemon:
                 pair=lambda code, address: self._pair(node, code, address),
                 adopt=adopt,
                 appeal=transport.appeal,
+                lends=lambda: self._lender.resources,
                 fail=self._fail,
             ),
         )
@@ -440,4 +447,6 @@ class _Daemon:
             bandwidth=measured.bandwidth,
             frameworks=workers.frameworks,
             running=0,
+            offers=await self._lender.offers(LENDING_SECONDS),
+            versions=workers.versions,
         )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -37,3 +38,31 @@ def test_a_job_file_is_read_or_named(tmp_path: Path) -> None:
     path.write_bytes(b"\xff")
     with pytest.raises(InvalidInput, match=r"job\.toml cannot be read"):
         read_job(path)
+
+
+@pytest.mark.parametrize(
+    ("training", "words"),
+    [
+        ({"micro_batch_size": 8}, 'micro_batch_size belongs to sync = "accumulate"'),
+        ({"sync_every": 5}, 'sync_every belongs to sync = "local"'),
+        ({"sync": "accumulate", "batch_size": 4, "micro_batch_size": 8}, "is above batch_size"),
+        ({"final_learning_rate": 1.0}, "is above learning_rate"),
+        ({"codec": "int7"}, "'int7' is not a choice, did you mean 'int8'?"),
+        ({"sync": "locl"}, "did you mean 'local'?"),
+    ],
+)
+def test_training_fields_that_do_not_go_together_are_named(training: dict[str, object], words: str) -> None:
+    with pytest.raises(InvalidInput, match=re.escape(words)):
+        parse_job({"name": "j", "training": training})
+
+
+def test_an_estimator_names_its_framework() -> None:
+    job = parse_job({"name": "j", "model": {"source": "sklearn:SGDClassifier"}})
+    assert (job.framework, job.runtime) == ("sklearn", "sklearn")
+    assert parse_job(job.model_dump(mode="json")) == job
+    with pytest.raises(InvalidInput, match="framework is sklearn, and zoo:cnn is not a model of it"):
+        parse_job({"name": "j", "framework": "sklearn"})
+    with pytest.raises(InvalidInput, match="keras builds zoo: and layers: models"):
+        parse_job(
+            {"name": "j", "framework": "keras", "model": {"source": "hf:config", "config": {"model_type": "bert"}}}
+        )

@@ -38,7 +38,9 @@ class _Cancel(_Body):
 
 
 class _Predict(_Body):
-    inputs: list[list[float]]
+    inputs: list[list[float]] = []
+    texts: Annotated[list[str], msgspec.Meta(max_length=4096)] = []
+    continue_tokens: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 0
 
 
 class _Invite(_Body):
@@ -144,6 +146,7 @@ class AdminServer:
         add.add_get("/v1/jobs/{ref}/logs", self._logs)
         add.add_post("/v1/jobs/{ref}/cancel", self._cancel)
         add.add_post("/v1/plan", self._plan)
+        add.add_get("/v1/capacity", self._capacity)
         add.add_get("/v1/models", self._models)
         add.add_post("/v1/models/{name}/predict", self._predict)
         add.add_post("/v1/invites", self._invite)
@@ -200,6 +203,9 @@ class AdminServer:
         wish = await read(request, _Wish, MAX_BODY)
         return answer(await self._service.plan(wish.spec))
 
+    async def _capacity(self, request: web.Request) -> web.Response:
+        return answer(await self._service.capacity())
+
     async def _logs(self, request: web.Request) -> web.Response:
         return answer(await self._service.logs(request.match_info["ref"]))
 
@@ -210,7 +216,8 @@ class AdminServer:
 
     async def _predict(self, request: web.Request) -> web.Response:
         body = await read(request, _Predict, MAX_PREDICT_BODY)
-        return answer(await self._service.predict(request.match_info["name"], body.inputs))
+        name = request.match_info["name"]
+        return answer(await self._service.predict(name, body.inputs, body.texts, body.continue_tokens))
 
     # --- the hive ---------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,16 +23,20 @@ from hivenode.hive.leadership import Leadership
 from hivenode.hive.membership import Membership
 from hivenode.hive.roles import Roles
 from hivenode.hive.swim import MemberState
+from hivenode.jobs.capacities import capacity_of
 from hivenode.jobs.coordinator import Coordinator
 from hivenode.jobs.ledger import Attempt, Job, Ledger
 from hivenode.jobs.live import Live
 from hivenode.jobs.predictor import Predictor
+from hivenode.jobs.preparing import Preparer
 from hivenode.jobs.proposals import Proposer, describe
 from hivenode.jobs.results import Append
 from hivenode.net.messages import LogsReply, LogsRequest, Request, Response
 from hivenode.net.transport import Transport
+from hivenode.spec.capacity import HiveCapacity
 from hivenode.spec.events import JobCancelled, JobSubmitted
-from hivenode.spec.job import JobSpec, parse_job
+from hivenode.spec.job import JobSpec, encoded, parse_job
+from hivenode.spec.model import runtime
 from hivenode.spec.status import (
     AttemptStatus,
     FactsStatus,
@@ -76,6 +80,8 @@ class Parts:
     holders: Holders
     coordinator: Coordinator
     proposer: Proposer
+    preparer: Preparer
+    spawn: Callable[[Coroutine[Any, Any, None], str], object]
     predictor: Predictor
     keeper: Keeper
     blobs: BlobStore
@@ -208,9 +214,12 @@ class Service:
             )
         spec = parse_job(data)
         self._resolve_nodes(spec)
-        describe(spec)
+        spec = await p.preparer.resolve(spec)
+        if not p.proposer.only_nodes_know(spec):
+            describe(spec)
         job = "j-" + "".join(p.rng.choice(_ALPHABET) for _ in range(10))
-        await p.append(JobSubmitted(job=job, name=spec.name, spec=spec.model_dump_json().encode()))
+        await p.append(JobSubmitted(job=job, name=spec.name, spec=encoded(spec)))
+        p.spawn(p.preparer.spread(spec), "job: copies of its data")
         return self.job(job)
 
     async def cancel(self, ref: str, reason: str) -> JobDetail:
@@ -225,7 +234,11 @@ class Service:
     async def plan(self, data: dict[str, Any]) -> Plan:
         spec = parse_job(data)
         self._resolve_nodes(spec)
-        return await self._p.proposer.propose(spec, salt="dry run")
+        return await self._p.proposer.propose(await self._p.preparer.resolve(spec, keep=False), salt="dry run")
+
+    async def capacity(self) -> HiveCapacity:
+        profiles, missing = await self._p.proposer.profiles()
+        return HiveCapacity(tuple(capacity_of(profile, self._p.me) for profile in profiles), missing)
 
     async def logs(self, ref: str) -> JobLogs:
         p = self._p
@@ -404,7 +417,9 @@ class Service:
             created_at=seconds(version.at),
         )
 
-    async def predict(self, model: str, inputs: list[list[float]]) -> Prediction:
+    async def predict(
+        self, model: str, inputs: list[list[float]], texts: list[str], continue_tokens: int
+    ) -> Prediction:
         p = self._p
         version = p.catalogue.find(model)
         for number, row in enumerate(inputs, 1):
@@ -422,11 +437,14 @@ class Service:
                 fix="Predict on a node that holds it; see `hivenode models`.",
             )
         began = asyncio.get_running_loop().time()
-        answer = await p.predictor.predict(version.blob.digest, str(path), inputs)
+        answer = await p.predictor.predict(
+            version.blob.digest, str(path), runtime(version.source), inputs, texts, continue_tokens
+        )
         return Prediction(
             model=version.reference,
             labels=tuple(answer.labels),
             outputs=tuple(tuple(row) for row in answer.outputs),
+            texts=tuple(answer.texts),
             node=p.name,
             seconds=asyncio.get_running_loop().time() - began,
         )

@@ -1,4 +1,4 @@
-"""Reading what a model is to be asked: samples from JSON, CSV or .npy. Nothing in a file is ever run."""
+"""Reading what a model is to be asked: samples from JSON, CSV, .npy or text. Nothing in a file is ever run."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +23,20 @@ STDIN = Path("-")
 Rows = list[list[float]]
 
 
-def read_inputs(path: Path) -> Rows:
-    """Samples, one flattened row each.
+@dataclass(frozen=True)
+class Asked:
+    """Samples, one flattened row each, or one text each."""
+
+    rows: Rows
+    texts: list[str]
+
+
+def read_inputs(path: Path) -> Asked:
+    """Samples from a file.
 
     Args:
-        path: `.json` (a list of numbers, or of such lists), `.csv` (a sample a line; a first line without any number
+        path: `.json` (a sample, or a list of them; a sample is a list of numbers, a text, or an object with `features`,
+            `tokens` or `text`), `.txt` (one text), `.csv` (a sample a line; a first line without any number
             is a heading), `.npy` (one axis: one sample; more: the first axis counts samples), or `-`: JSON or CSV from
             standard input.
 
@@ -36,7 +46,7 @@ def read_inputs(path: Path) -> Rows:
     """
     if path == STDIN:
         data = sys.stdin.buffer.read(MAX_BYTES + 1)
-        kind = ".json" if data.lstrip()[:1] == b"[" else ".csv"
+        kind = ".json" if data.lstrip()[:1] in (b"[", b"{", b'"') else ".csv"
     else:
         kind = path.suffix.lower()
         try:
@@ -49,22 +59,59 @@ def read_inputs(path: Path) -> Rows:
     where = "standard input" if path == STDIN else str(path)
     if len(data) > MAX_BYTES:
         raise InvalidInput(f"{where} is over {MAX_BYTES >> 20} MiB.", fix="Split it and predict in parts.")
-    readers = {".json": _json, ".csv": _csv, ".npy": _npy}
-    if kind not in readers:
-        raise InvalidInput(f"{where} is of no kind that can be read.", fix="Give a .json, .csv or .npy file.")
-    rows = readers[kind](data, where)
-    _check(rows, where)
-    return rows
+    readers = {".csv": _csv, ".npy": _npy}
+    if kind == ".json":
+        asked = _json(data, where)
+    elif kind == ".txt":
+        asked = Asked([], [_text(data, where)])
+    elif kind in readers:
+        asked = Asked(readers[kind](data, where), [])
+    else:
+        raise InvalidInput(f"{where} is of no kind that can be read.", fix="Give a .json, .txt, .csv or .npy file.")
+    if not asked.texts:
+        _check(asked.rows, where)
+    return asked
 
 
-def _json(data: bytes, where: str) -> Rows:
+class _Sample(msgspec.Struct, forbid_unknown_fields=True):
+    features: list[float] = []
+    tokens: list[int] = []
+    text: str = ""
+
+
+def _json(data: bytes, where: str) -> Asked:
     try:
-        value = msgspec.json.decode(data, type=list[Any])
-        return msgspec.convert([value] if value and not isinstance(value[0], list) else value, type=Rows)
+        value = msgspec.json.decode(data)
+        single = not isinstance(value, list) or (value and isinstance(value[0], int | float))
+        samples = msgspec.convert([value] if single else value, type=list[list[float] | str | _Sample])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInput(
-            f"{where} is not a JSON list of numbers, or of such lists: {error}.", fix="Correct the file."
+            f"{where} is not a JSON list of numbers, a text, or a list of such: {error}.", fix="Correct the file."
         ) from error
+    rows: Rows = []
+    texts: list[str] = []
+    for place, sample in enumerate(samples, 1):
+        if isinstance(sample, _Sample):
+            given = [part for part in (sample.features, sample.tokens, sample.text) if part]
+            if len(given) != 1:
+                raise InvalidInput(
+                    f"{where}: sample {place} has {len(given)} of features, tokens and text.", fix="Give one of them."
+                )
+            sample = sample.text or [float(number) for number in sample.features or sample.tokens]
+        if isinstance(sample, str):
+            texts.append(sample)
+        else:
+            rows.append(sample)
+    if rows and texts:
+        raise InvalidInput(f"{where} mixes numbers and texts.", fix="Ask about them in two files.")
+    return Asked(rows, texts)
+
+
+def _text(data: bytes, where: str) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{where} is not UTF-8: {error}.", fix="Save it as UTF-8.") from error
 
 
 def _csv(data: bytes, where: str) -> Rows:

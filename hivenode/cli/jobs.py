@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from hivenode.cli.client import AdminClient
+    from hivenode.spec.job import JobSpec
     from hivenode.spec.status import JobDetail, JobSummary
 
 FILE_HELP = "A job in TOML; configs/jobs/ has examples."
@@ -78,7 +79,27 @@ def _conclude(out: Console, summary: JobSummary) -> None:
 def _read(file: Path) -> dict[str, Any]:
     from hivenode.spec.job import read_job
 
-    return read_job(file).model_dump(mode="json", exclude_unset=True)
+    return located(read_job(file), file.absolute().parent).model_dump(mode="json", exclude_unset=True)
+
+
+def located(spec: JobSpec, folder: Path) -> JobSpec:
+    """The same job with its paths, which begin at the job file, made absolute: the daemon stands elsewhere."""
+    from hivenode.spec.data import FILES
+
+    def absolute(path: str) -> str:
+        return str((folder / Path(path).expanduser()).resolve())
+
+    data, model = spec.data, spec.model
+    if data.kind in FILES:
+        changes = {"source": f"{data.kind}:{absolute(data.name)}"}
+        if data.tokenizer not in ("char", "byte"):
+            changes["tokenizer"] = absolute(data.tokenizer)
+        data = data.model_copy(update=changes)
+    if model.weights.startswith("file:"):
+        model = model.model_copy(update={"weights": f"file:{absolute(model.weights.removeprefix('file:'))}"})
+    if data is spec.data and model is spec.model:
+        return spec
+    return spec.model_copy(update={"data": data, "model": model})
 
 
 def jobs(
@@ -236,6 +257,7 @@ def plan(
 ) -> None:
     """What would be chosen for a job now, and why; nothing is submitted."""
     from hivenode.cli.client import AdminClient
+    from hivenode.cli.data import summarised
     from hivenode.cli.output import console, print_json
     from hivenode.cli.plans import show_plan
     from hivenode.cli.watching import names
@@ -245,5 +267,9 @@ def plan(
     client = AdminClient(home_of(context, home))
     if as_json:
         print_json(client.ask("POST", "/v1/plan", {"spec": spec}))
-    else:
-        show_plan(console(), client.post("/v1/plan", Plan, {"spec": spec}), names(client))
+        return
+    out = console()
+    plan = client.post("/v1/plan", Plan, {"spec": spec})
+    for line in summarised(spec.get("data", {})):
+        out.print(line)
+    show_plan(out, plan, names(client))

@@ -53,31 +53,48 @@ def predict(
     context: typer.Context,
     model: Annotated[str, typer.Argument(metavar="MODEL", help="NAME (newest version) or NAME:VERSION.")],
     input: Annotated[
-        Path, typer.Option("--input", "-i", metavar="FILE", help=".json, .csv or .npy; - for standard input.")
-    ],
+        Path | None,
+        typer.Option("--input", "-i", metavar="FILE", help=".json, .txt, .csv or .npy; - for standard input."),
+    ] = None,
+    text: Annotated[
+        str | None, typer.Option("--text", "-t", metavar="TEXT", help="A text, in place of a file.")
+    ] = None,
+    go_on: Annotated[
+        int, typer.Option("--continue", "-c", metavar="N", min=0, max=4096, help="Go on with a text for N tokens.")
+    ] = 0,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
     """Ask a model about samples."""
     from hivenode.cli.client import AdminClient, segment
-    from hivenode.cli.inputs import read_inputs
-    from hivenode.cli.output import console, print_json
+    from hivenode.cli.inputs import Asked, read_inputs
+    from hivenode.cli.output import console, print_json, styled
+    from hivenode.errors import InvalidInput
     from hivenode.spec.status import Prediction
 
-    rows = read_inputs(input)
+    if (input is None) == (text is None):
+        raise InvalidInput("There is nothing to ask about, or two things.", fix="Give --input FILE or --text TEXT.")
+    asked = read_inputs(input) if input is not None else Asked([], [str(text)])
+    body = {"inputs": asked.rows, "texts": asked.texts, "continue_tokens": go_on}
     client = AdminClient(home_of(context, home))
     path = f"/v1/models/{segment(model)}/predict"
     if as_json:
-        print_json(client.ask("POST", path, {"inputs": rows}))
+        print_json(client.ask("POST", path, body))
         return
-    prediction = client.post(path, Prediction, {"inputs": rows})
+    prediction = client.post(path, Prediction, body)
     out = console()
-    for place, row in enumerate(rows[:SHOWN_SAMPLES]):
-        if len(rows) > 1:
+    samples = len(asked.rows) or len(asked.texts)
+    for place in range(min(samples, SHOWN_SAMPLES)):
+        if samples > 1:
             out.print(f"sample {place + 1}")
-        show(out, row, prediction, place)
-    if len(rows) > SHOWN_SAMPLES:
-        out.print(f"... and {len(rows) - SHOWN_SAMPLES} more; --json gives all.")
+        if prediction.texts:
+            out.print(styled(asked.texts[place] if asked.texts else "", "dim").append(styled(prediction.texts[place])))
+        elif prediction.labels:
+            show(out, asked.rows[place] if asked.rows else [], prediction, place)
+        else:
+            out.print(" ".join(f"{value:.4g}" for value in prediction.outputs[place]))
+    if samples > SHOWN_SAMPLES:
+        out.print(f"... and {samples - SHOWN_SAMPLES} more; --json gives all.")
     out.print(f"{prediction.model}, on {prediction.node}, in {prediction.seconds * 1000:.0f} ms")
 
 

@@ -140,18 +140,20 @@ class Show:
         )
 
     def _predict(self, machine: Machine) -> None:
+        import numpy as np
+
         from hivenode.data.loading import load
-        from hivenode.spec.job import DataSpec
+        from hivenode.spec.data import DataSpec
 
         self._chapter(f"{machine.name} is asked about a digit that was held out of training")
         data = load(DataSpec.model_validate(DIGITS["data"]))
-        place = len(data.test_labels) // 2
-        row = [float(value) for value in data.test_inputs[place].reshape(-1)]
+        inputs, labels = data.test.take(np.array([len(data.test) // 2]))
+        row = [float(value) for value in inputs.reshape(-1)]
         answer = machine.client.post("/v1/models/digits/predict", Prediction, {"inputs": [row]})
         show_prediction(self._out, row, answer)
         outputs = answer.outputs[0]
         said = answer.labels[max(range(len(outputs)), key=outputs.__getitem__)]
-        truth = data.info.labels[int(data.test_labels[place])]
+        truth = data.info.labels[int(labels[0])]
         self._say(f"It says {said}; it is a {truth}.")
 
     def _farewell(self, stage: Stage) -> None:

@@ -7,8 +7,9 @@ versions (NEP 19), unlike its distributions, and no global state is touched.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,8 @@ from hivenode.spec.split import split
 
 Indices = npt.NDArray[np.int64]
 
-_SPLIT, _EPOCH, _WEIGHTS = 1, 2, 3
+_SPLIT, _EPOCH, _WEIGHTS, _RANGE = 1, 2, 3, 4
+_BLOCK = 1 << 20
 
 
 def random_words(count: int, seed: int, purpose: int, number: int = 0) -> npt.NDArray[np.uint64]:
@@ -81,6 +83,76 @@ def member_range(total: int, members: Sequence[str], weights: Mapping[str, float
     return split(total, [weights[member] for member in members])[members.index(me)]
 
 
+class Order(Protocol):
+    """Which samples of the training part a member computes in each step."""
+
+    @property
+    def steps_per_epoch(self) -> int: ...
+
+    def part(self, step: int, members: Sequence[str], weights: Mapping[str, float], me: str) -> tuple[Indices, int]:
+        """Positions of this member's samples of a step (from 0, over all epochs), and how many all members have."""
+        ...
+
+
+class Mixed:
+    """`Order` in which every member may get any sample: a global batch, cut by weights. For whoever holds all data."""
+
+    def __init__(self, batches: Batches) -> None:
+        self._batches = batches
+        self._epoch = -1
+        self._order: Indices = np.zeros(0, np.int64)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self._batches.steps_per_epoch
+
+    def part(self, step: int, members: Sequence[str], weights: Mapping[str, float], me: str) -> tuple[Indices, int]:
+        epoch = step // self.steps_per_epoch
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, self._batches.order(epoch)
+        batch = self._batches.of_step(self._order, step)
+        mine = member_range(len(batch), members, weights, me)
+        return batch[mine.start : mine.stop], len(batch)
+
+
+class Ranged:
+    """`Order` in which every member goes through a range of its own, in proportion to its weight, and needs no other
+    data. Over an epoch every sample is taken once, as long as the members stay the same; the epoch in which they
+    change is finished on the new ranges."""
+
+    def __init__(self, batches: Batches) -> None:
+        self._batches = batches
+        self._key: tuple[int, range] | None = None
+        self._order: Indices = np.zeros(0, np.int64)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self._batches.steps_per_epoch
+
+    def part(self, step: int, members: Sequence[str], weights: Mapping[str, float], me: str) -> tuple[Indices, int]:
+        epoch, place = divmod(step, self.steps_per_epoch)
+        ranges = split(self._batches.samples, [weights[member] for member in members])
+        mine = ranges[members.index(me)]
+        if (epoch, mine) != self._key:
+            self._key = (epoch, mine)
+            self._order = permutation(len(mine), self._batches.seed, _RANGE, epoch) + mine.start
+        parts = [self._cut(len(each), place) for each in ranges]
+        own = parts[members.index(me)]
+        return self._order[own.start : own.stop], sum(map(len, parts))
+
+    def _cut(self, count: int, place: int) -> range:
+        steps = self.steps_per_epoch
+        return range(count * place // steps, count * (place + 1) // steps)
+
+
 def uniform(count: int, seed: int, number: int) -> npt.NDArray[np.float64]:
     """Numbers in [0, 1) for the initial values of tensor `number`; 53 random bits each, exact on every machine."""
-    return (random_words(count, seed, _WEIGHTS, number) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return np.concatenate([*uniform_blocks(count, seed, number), np.zeros(0)])
+
+
+def uniform_blocks(count: int, seed: int, number: int) -> Iterator[npt.NDArray[np.float64]]:
+    """The same in blocks, since they take several times the memory of the tensor."""
+    source = np.random.Philox(key=[seed, _WEIGHTS << 48 | number])
+    for start in range(0, count, _BLOCK):
+        words = source.random_raw(min(_BLOCK, count - start))
+        yield (words >> np.uint64(11)).astype(np.float64) * 2.0**-53

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from hivenode.errors import HiveError, InvalidInput, NotFound
+from hivenode.jobs.growing import Growing
 from hivenode.jobs.ledger import Attempt, AttemptName, Checkpoint, Job, Ledger
 from hivenode.jobs.live import Live
 from hivenode.jobs.proposals import Proposer
@@ -83,6 +84,7 @@ class Coordinator:
         self._planning = asyncio.Lock()
         self._first_tried: dict[str, float] = {}
         self._seen_through: dict[AttemptName, None] = {}
+        self._growing = Growing(ledger, proposer, self._ask, append, lambda: asyncio.get_running_loop().time())
         self.waiting: dict[str, str] = {}
         """Why an open job is not running, by job."""
 
@@ -104,6 +106,7 @@ class Coordinator:
                 task.cancel()
         self._main, self._drivers, self._seen_through = None, {}, {}
         self._first_tried.clear()
+        self._growing.clear()
         self.waiting.clear()
         if epoch is not None:
             self._main = self._tasks.spawn(self._oversee(epoch), "coordinator")
@@ -283,11 +286,12 @@ class Coordinator:
         """Until the attempt or the job has ended, or every worker of it is gone."""
         loop = asyncio.get_running_loop()
         polled = loop.time()
+        self._growing.begun(attempt, self._alive())
         lacking: dict[str, str] = {}
         failures: dict[str, Standing] = {}
         while job.open and attempt.ended is None and self._ledger.jobs.get(job.id) is job:
             alive = self._alive()
-            nodes = [share.node for share in attempt.plan.shares]
+            nodes = list(attempt.nodes)
             states = {node: self._live.state(job.id, attempt.number, node) for node in nodes}
             suspicious = any(state == "failed" for state in states.values()) or not any(n in alive for n in nodes)
             if suspicious or loop.time() - polled >= POLL_SECONDS:
@@ -307,6 +311,8 @@ class Coordinator:
                 if len(lacking) + len(failures) == len(nodes) and job.open and attempt.ended is None:
                     await self._lost(job, attempt, epoch, lacking, failures)
                     return
+                standings = {node: answer for node, answer in answers.items() if isinstance(answer, Standing)}
+                await self._growing.grow(job, attempt, epoch, self._alive(), standings)
             await self._changed.wait(POLL_SECONDS)
 
     async def _lost(

@@ -29,6 +29,7 @@ from hivenode.net.messages import (
     Response,
     Start,
     Stop,
+    Welcome,
 )
 from hivenode.spec.values import Role
 
@@ -88,7 +89,7 @@ class Desk:
     async def serve(self, peer: str, request: Request) -> Response:
         """Answer an authenticated peer. Raises HiveError: the refusal that travels back."""
         match request:
-            case Assign() | Start() | Adopt() | Stop():
+            case Assign() | Start() | Welcome() | Adopt() | Stop():
                 return await self._obey(peer, request)
             case Hold():
                 return await self._keeper.hold(peer, request)
@@ -114,7 +115,7 @@ class Desk:
                 f"Node {self._name} did not answer itself in {timeout:.0f} s.", fix="The machine may be overloaded."
             ) from None
 
-    async def _obey(self, peer: str, order: Assign | Start | Adopt | Stop) -> Response:
+    async def _obey(self, peer: str, order: Assign | Start | Welcome | Adopt | Stop) -> Response:
         if order.epoch.node != peer or not self._roles.may(peer, Role.coordinator):
             raise Refused(
                 f"{self._roles.name(peer)} gave an order of epoch {order.epoch}, which is not its own.",
@@ -125,6 +126,8 @@ class Desk:
                 return await self._executor.assign(order)
             case Start():
                 return await self._executor.start(order)
+            case Welcome():
+                return await self._executor.welcome(order)
             case Adopt():
                 return await self._executor.adopt(order)
             case Stop():

@@ -21,16 +21,20 @@ from hivenode.hive.election import MAX_STEP
 from hivenode.jobs.host import WorkerHandle, WorkerHost
 from hivenode.jobs.ledger import AttemptName, Ledger
 from hivenode.jobs.results import Append, Results
+from hivenode.jobs.supplies import Supplies
 from hivenode.logs import get_logger
 from hivenode.net.local import (
     Begin,
+    Brought,
     Cancel,
     CheckpointWritten,
     Failed,
     Finished,
     FromWorker,
     Log,
+    Need,
     Peer,
+    PeerJoining,
     PeerLost,
     PeersReady,
     Ready,
@@ -38,7 +42,7 @@ from hivenode.net.local import (
     WorkerLimits,
     WorkerProgress,
 )
-from hivenode.net.messages import Adopt, Assign, Endpoint, Progress, Standing, Start, Stop
+from hivenode.net.messages import Adopt, Assign, Endpoint, Progress, Standing, Start, Stop, Welcome
 from hivenode.spec.events import MembersChanged
 from hivenode.spec.job import JobSpec
 from hivenode.spec.values import Epoch, Plan
@@ -139,6 +143,7 @@ class Executor:
         blobs: BlobStore,
         journal: Journal,
         keeper: Keeper,
+        supplies: Supplies,
         results: Results,
         ledger: Ledger,
         append: Append,
@@ -160,6 +165,7 @@ class Executor:
         self._blobs = blobs
         self._journal = journal
         self._keeper = keeper
+        self._supplies = supplies
         self._results = results
         self._ledger = ledger
         self._append = append
@@ -190,12 +196,12 @@ class Executor:
         rank = next((share.rank for share in order.plan.shares if share.node == self._me), None)
         if rank is None:
             raise Refused(f"Node {self._node_name} has no share in that plan.", fix="Plan the job again.")
-        name = (order.attempt, order.epoch)
+        name = (order.attempt, order.planned or order.epoch)
         held = self._work.get(order.job)
-        if held is not None and held.name == name:
+        if held is not None and held.name == name and not (order.joining and held.state in ("failed", "finished")):
             return held.standing()
         if held is not None:
-            self._end(held, "replaced by a later attempt")
+            self._end(held, "replaced by a later worker")
         try:
             spec = JobSpec.model_validate_json(order.spec)
         except ValidationError:
@@ -224,7 +230,7 @@ class Executor:
             return Standing(job=order.job, attempt=order.attempt, state="none")
         if work.state == "prepared" and work.handle is not None:
             peers = [endpoint for endpoint in order.endpoints if endpoint.node != self._me]
-            ready = PeersReady(peers=tuple(_peer(endpoint) for endpoint in peers))
+            ready = PeersReady(peers=tuple(_peer(endpoint) for endpoint in peers), joining=order.joining)
             work.members = tuple(e.node for e in sorted(order.endpoints, key=lambda e: e.rank))
             work.state = "running"
             work.handle.send(ready)
@@ -232,6 +238,16 @@ class Executor:
             for endpoint in peers:
                 if self._gone(endpoint.node):
                     work.handle.send(PeerLost(node=endpoint.node))
+        return work.standing()
+
+    async def welcome(self, order: Welcome) -> Standing:
+        """Tell a running worker of one that wants to join."""
+        await self._obey(order.epoch)
+        work = self._work.get(order.job)
+        if work is None or work.name != (order.attempt, order.planned):
+            return Standing(job=order.job, attempt=order.attempt, state="none")
+        if work.state == "running" and work.handle is not None and order.endpoint.node != self._me:
+            work.handle.send(PeerJoining(_peer(order.endpoint)))
         return work.standing()
 
     async def adopt(self, order: Adopt) -> Standing:
@@ -278,10 +294,11 @@ class Executor:
         if order.resume is not None:
             await self._keeper.obtain(order.resume, order.resume_holders)
             resume = str(self._blobs.path(order.resume.digest))
+        resources = await self._supplies.gather(work.spec, work.plan, self._submitter(work.job))
         work.directory = self._workspace.make(work.job, work.name[0])
         work.handle = await self._host.start(
             "train",
-            work.spec.framework,
+            work.spec.runtime,
             self._limits(),
             lambda message: self._heard(work, message),
             lambda how: self._exited(work, how),
@@ -300,6 +317,7 @@ class Executor:
                 host=self._worker_host(),
                 ports=self._ports,
                 resume=resume,
+                resources=resources,
             )
         )
         try:
@@ -316,6 +334,19 @@ class Executor:
             work.endpoint = Endpoint(self._me, work.rank, f"{host}:{ready.port}", ready.certificate)
             work.state = "prepared"
 
+    async def _bring(self, work: Work, wish: Need) -> None:
+        try:
+            paths = await self._supplies.more(work.spec, work.plan, self._submitter(work.job), wish.blobs)
+            answer = Brought(paths=paths)
+        except HiveError as error:
+            answer = Brought(paths={}, error=error.sentence[:2000], fix=error.fix[:2000])
+        if work.handle is not None:
+            work.handle.send(answer)
+
+    def _submitter(self, job: str) -> str:
+        known = self._ledger.jobs.get(job)
+        return known.submitter if known is not None else ""
+
     # --- what workers say ---------------------------------------------------------------------------------------
 
     def _heard(self, work: Work, message: FromWorker) -> None:
@@ -328,7 +359,12 @@ class Executor:
                 self._tell(work, message)
             case ViewChanged():
                 work.members, work.step = message.members, message.step
-                self._note(work, "warning", "going on without lost workers", step=message.step, lost=len(message.lost))
+                if message.lost:
+                    self._note(
+                        work, "warning", "going on without lost workers", step=message.step, lost=len(message.lost)
+                    )
+                if message.joined:
+                    self._note(work, "info", "going on with new workers", step=message.step, new=len(message.joined))
                 if message.members[0] == self._me:
                     changed = MembersChanged(
                         work.job, work.name[0], work.name[1], message.step, message.members, message.lost
@@ -339,6 +375,8 @@ class Executor:
                     self._results.checkpoint(work.job, work.name, message.step, Path(message.path), work.members),
                     "job: checkpoint",
                 )
+            case Need():
+                self._tasks.spawn(self._bring(work, message), "job: data")
             case Finished():
                 work.finished, work.step = message, message.step
                 self._tasks.spawn(self._conclude(work, message), "job: conclude")

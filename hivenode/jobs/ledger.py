@@ -17,6 +17,7 @@ from hivenode.hive.roles import Roles
 from hivenode.spec.events import (
     AttemptAdopted,
     AttemptEnded,
+    AttemptGrown,
     Body,
     CheckpointSaved,
     JobCancelled,
@@ -186,6 +187,7 @@ class Ledger:
         JobSubmitted,
         JobPlanned,
         AttemptAdopted,
+        AttemptGrown,
         MembersChanged,
         CheckpointSaved,
         AttemptEnded,
@@ -247,6 +249,10 @@ class Ledger:
         """Whether a node has a part in an attempt of an open job."""
         return any(node in attempt.nodes for job in self.jobs.values() if job.open for attempt in job.attempts.values())
 
+    def submits(self, node: str) -> bool:
+        """Whether an open job is a node's wish, which may have data and weights that go with it."""
+        return any(job.open and job.submitter == node for job in self.jobs.values())
+
     def names(self, digest: str) -> bool:
         """Whether a blob is a checkpoint, or what an attempt goes on from, or a model of any job."""
         return any(
@@ -284,6 +290,11 @@ class Ledger:
                 if adopted is not None and self._leads(author, body.epoch) and body.epoch >= adopted.epoch:
                     adopted.epoch = body.epoch
                     adopted.adopted.append(body.epoch)
+            case AttemptGrown():
+                grown = job.attempts.get((body.attempt, body.planned))
+                if grown is not None and self._leads(author, body.epoch) and body.epoch >= grown.epoch:
+                    others = tuple(share for share in grown.plan.shares if share.node != body.share.node)
+                    grown.plan = msgspec.structs.replace(grown.plan, shares=(*others, body.share))
             case MembersChanged():
                 changed = job.attempts.get((body.attempt, body.planned))
                 if changed is not None and author in changed.nodes:

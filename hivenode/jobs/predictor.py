@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import msgspec
+
 from hivenode.errors import BY_CODE, Exhausted, HiveError, Unavailable
 from hivenode.jobs.host import WorkerHandle, WorkerHost
-from hivenode.net.local import MAX_LOCAL_FRAME, Failed, FromWorker, Predict, Predicted, WorkerLimits
+from hivenode.net.local import MAX_LOCAL_FRAME, Failed, FromWorker, Predict, Predicted, Resources, WorkerLimits
 
 ANSWER_SECONDS = 60.0
 IDLE_SECONDS = 60.0
@@ -30,36 +32,52 @@ class Predictor:
 
     Args:
         limits: what one worker may use.
-        framework: the framework that loads the models.
+        lends: what this machine's owner lends to models.
     """
 
-    def __init__(self, host: WorkerHost, limits: Callable[[], WorkerLimits], framework: str = "torch") -> None:
+    def __init__(self, host: WorkerHost, limits: Callable[[], WorkerLimits], lends: Callable[[], Resources]) -> None:
         self._host = host
         self._limits = limits
-        self._framework = framework
+        self._lends = lends
         self._serving: dict[str, _Serving] = {}
         self._next = 0
 
-    async def predict(self, key: str, path: str, inputs: list[list[float]]) -> Predicted:
-        """Outputs for samples, one flattened float32 sample a row.
+    async def predict(
+        self,
+        key: str,
+        path: str,
+        framework: str,
+        inputs: list[list[float]],
+        texts: list[str] | None = None,
+        continue_tokens: int = 0,
+    ) -> Predicted:
+        """Outputs for samples, one flattened float32 sample a row, or one text.
 
         Args:
             key: names the model; one worker serves each key.
+            framework: that which loads it.
+            continue_tokens: how far to go on with each, of a model that writes text.
 
         Raises:
             InvalidInput: a row does not fit the model.
             Unavailable: the worker died or did not answer.
             Exhausted: too many models or requests at once.
         """
-        answers = [await self._ask(key, path, rows) for rows in _portions(inputs)]
+        resources = self._lends()
+        if texts:
+            asked = [Predict(0, path, [], texts, continue_tokens, resources)]
+        else:
+            asked = [Predict(0, path, rows, [], continue_tokens, resources) for rows in _portions(inputs)]
+        answers = [await self._ask(key, framework, request) for request in asked]
         return Predicted(
             request=answers[-1].request,
             outputs=[row for answer in answers for row in answer.outputs],
             labels=answers[-1].labels,
+            texts=[text for answer in answers for text in answer.texts],
         )
 
-    async def _ask(self, key: str, path: str, inputs: list[list[float]]) -> Predicted:
-        serving = await self._worker(key)
+    async def _ask(self, key: str, framework: str, request: Predict) -> Predicted:
+        serving = await self._worker(key, framework)
         if len(serving.waiting) >= MAX_WAITING:
             raise Exhausted(f"{MAX_WAITING} predictions are waiting already.", fix="Ask again in a moment.")
         self._next += 1
@@ -70,7 +88,7 @@ class Predictor:
             serving.idle.cancel()
         try:
             assert serving.handle is not None
-            serving.handle.send(Predict(request=number, model=path, inputs=inputs))
+            serving.handle.send(msgspec.structs.replace(request, request=number))
             async with asyncio.timeout(ANSWER_SECONDS):
                 return await answer
         except TimeoutError:
@@ -84,7 +102,7 @@ class Predictor:
             if not serving.waiting:
                 serving.idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._retire, key, serving)
 
-    async def _worker(self, key: str) -> _Serving:
+    async def _worker(self, key: str, framework: str) -> _Serving:
         serving = self._serving.get(key)
         if serving is None:
             if len(self._serving) >= MAX_WORKERS:
@@ -95,9 +113,10 @@ class Predictor:
             serving = self._serving[key] = _Serving()
         async with serving.starting:
             if serving.handle is None:
+                here = self._host.frameworks
                 serving.handle = await self._host.start(
                     "predict",
-                    self._framework,
+                    _server(framework, here),
                     self._limits(),
                     lambda message: self._heard(serving, message),
                     lambda how: self._exited(key, serving, how),
@@ -144,3 +163,11 @@ def _portions(inputs: list[list[float]]) -> list[list[list[float]]]:
         portions[-1].append(row)
         values += len(row)
     return portions
+
+
+def _server(framework: str, here: tuple[str, ...]) -> str:
+    """Which framework's server starts the worker. What keras or scikit-learn have trained takes neither to be asked:
+    torch builds the same layers, and estimators are arrays."""
+    if framework in ("keras", "sklearn") and "torch" in here:
+        return "torch"
+    return framework

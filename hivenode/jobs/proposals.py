@@ -5,21 +5,30 @@ from __future__ import annotations
 import asyncio
 import random
 import zlib
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
-from hivenode.data.sources import describe as describe_data
+from hivenode.data import sources
+from hivenode.data.info import DataInfo
 from hivenode.errors import HiveError, Unavailable
-from hivenode.models.zoo import describe as describe_model
+from hivenode.models import estimators
+from hivenode.models.declared import describe as describe_model
 from hivenode.net.messages import ProfileReply, ProfileRequest, Request, Response
 from hivenode.planning.planner import plan
 from hivenode.planning.profile import ClusterView, NodeProfile
 from hivenode.planning.qtable import Experience
 from hivenode.planning.workload import Workload
 from hivenode.spec.job import JobSpec
+from hivenode.spec.model import ModelSpec
 from hivenode.spec.values import Plan, Strategy
 
 PROFILE_SECONDS = 3.0
-RUNNABLE = frozenset({Strategy.single_node, Strategy.data_parallel})
+EVERYWHERE = frozenset({Strategy.single_node, Strategy.data_parallel})
+RUNNABLE = {"torch": EVERYWHERE | {Strategy.model_parallel, Strategy.pipeline_parallel}}
+"""Strategies that can be run, by framework; `EVERYWHERE` for others."""
+SHARING = frozenset({Strategy.data_parallel, Strategy.model_parallel, Strategy.pipeline_parallel})
+"""Strategies in which several nodes see the same data, or what has been made of it."""
 
 
 class Proposer:
@@ -56,10 +65,11 @@ class Proposer:
             InvalidInput, NotFound: the job itself is wrong.
             Unavailable: nobody can run it now, with the reasons.
         """
-        workload = describe(spec)
-        workers = self._workers()
-        answers = await asyncio.gather(*(self._profile(node) for node in workers))
-        profiles = tuple(profile for profile in answers if profile is not None)
+        if not self.only_nodes_know(spec):
+            describe(spec)  # what is wrong with it is told whoever is there
+        heard = await self._heard()
+        workload, heard = _priced(spec, heard)
+        profiles = tuple(self._profile(node, reply) for node, reply in heard.items())
         if not profiles:
             raise Unavailable(
                 "No member that may work answers.", fix="Start a node with the worker role; see `hivenode status`."
@@ -70,16 +80,49 @@ class Proposer:
             self._view(profiles),
             self._experience,
             rng=random.Random(zlib.crc32(salt.encode())),
-            runnable=RUNNABLE,
+            runnable=_runnable(spec),
         )
 
-    async def _profile(self, node: str) -> NodeProfile | None:
+    async def _heard(self) -> dict[str, ProfileReply]:
+        workers = self._workers()
+        replies = await asyncio.gather(*(self._ask(node) for node in workers))
+        return {node: reply for node, reply in zip(workers, replies, strict=True) if reply is not None}
+
+    async def profiles(self) -> tuple[tuple[NodeProfile, ...], tuple[str, ...]]:
+        """What each member that may work has measured of itself, and the names of those that do not answer."""
+        heard = await self._heard()
+        missing = tuple(self._name(node) for node in self._workers() if node not in heard)
+        return tuple(self._profile(node, reply) for node, reply in heard.items()), missing
+
+    @staticmethod
+    def only_nodes_know(spec: JobSpec) -> bool:
+        """Whether the cost of a job follows from what some nodes have, and not from its declaration."""
+        return spec.data.kind == "private" or (spec.model.kind == "hf" and spec.model.source != "hf:config")
+
+    async def newcomers(self, spec: JobSpec, nodes: Sequence[str]) -> list[str]:
+        """Of these, the workers that could take part in the job and have nothing else to do."""
+        named, workers = set(spec.placement.nodes), self._workers()
+        asked = [node for node in nodes if node in workers]
+        answers = await asyncio.gather(*(self._ask(node) for node in asked))
+        return [
+            node
+            for node, reply in zip(asked, answers, strict=True)
+            if reply is not None
+            and spec.runtime in reply.frameworks
+            and not reply.paused
+            and not reply.running
+            and set(spec.needs) <= {offer.name for offer in reply.offers}
+            and (not named or named & {node, self._name(node)})
+        ]
+
+    async def _ask(self, node: str) -> ProfileReply | None:
         try:
             reply = await self._call(node, ProfileRequest(), PROFILE_SECONDS)
         except HiveError:
             return None  # it does not answer now, so it takes no part now
-        if not isinstance(reply, ProfileReply):
-            return None
+        return reply if isinstance(reply, ProfileReply) else None
+
+    def _profile(self, node: str, reply: ProfileReply) -> NodeProfile:
         return NodeProfile(
             node=node,
             flops=reply.flops,
@@ -90,6 +133,8 @@ class Proposer:
             running=reply.running,
             paused=reply.paused,
             name=self._name(node),
+            offers=tuple(offer.name for offer in reply.offers),
+            versions=reply.versions,
         )
 
     def _view(self, profiles: tuple[NodeProfile, ...]) -> ClusterView:
@@ -101,7 +146,63 @@ class Proposer:
 
 
 def describe(spec: JobSpec) -> Workload:
-    """What a job costs, from its declaration alone. Raises InvalidInput for a model or data set that does not exist."""
-    data = describe_data(spec.data.source)
-    model = describe_model(spec.model.source, spec.model.params, data.input_shape, data.classes)
-    return Workload.of(spec, model=model, data=data)
+    """What a job costs, from its declaration alone. Raises InvalidInput for a model or data set that does not exist,
+    or one that does not fit the other."""
+    data = sources.information(spec.data)
+    return _workload(spec, spec.model, data)
+
+
+def _priced(spec: JobSpec, heard: dict[str, ProfileReply]) -> tuple[Workload, dict[str, ProfileReply]]:
+    """What a job costs, also by what nodes offer; and the nodes without those whose private data are of another kind
+    than most others'."""
+    if spec.data.kind != "private":
+        data = sources.information(spec.data)
+    else:
+        offered = {
+            node: o for node, reply in heard.items() for o in reply.offers if o.name == spec.data.source and o.info
+        }
+        if not offered:
+            raise Unavailable(
+                f"No node that answers has {spec.data.source}.",
+                fix=f"Say what {spec.data.name!r} is in the section data.private of a node that has such data.",
+            )
+        kinds = Counter(offer.same for offer in offered.values())
+        usual = max(sorted(kinds), key=lambda kind: kinds[kind])
+        odd = {node for node, offer in offered.items() if offer.same != usual}
+        heard = {node: reply for node, reply in heard.items() if node not in odd}
+        data = next(offer.info for offer in offered.values() if offer.same == usual and offer.info is not None)
+    model = spec.model
+    if model.kind == "hf" and model.source != "hf:config":
+        sizes = [offer.parameters for reply in heard.values() for offer in reply.offers if offer.name == model.source]
+        model = model.model_copy(update={"parameters": max(sizes, default=0) or None})
+    return _workload(spec, model, data), heard
+
+
+def _workload(spec: JobSpec, model: ModelSpec, data: DataInfo) -> Workload:
+    workload = Workload.of(spec, model=describe_model(model, data), data=data, masked=_masked(spec))
+    if spec.framework == "sklearn" and estimators.estimator(model.source)[1].kind in ("trees", "whole"):
+        return replace(workload, batch_size=workload.samples, epochs=1, max_steps=1)  # fitted once, to all there is
+    return workload
+
+
+def _runnable(spec: JobSpec) -> frozenset[Strategy]:
+    runnable = RUNNABLE.get(spec.framework, EVERYWHERE)
+    return runnable - SHARING if spec.data.kind == "private" else runnable
+
+
+def _masked(spec: JobSpec) -> dict[Strategy, str]:
+    """Strategies that cannot run for a framework and model, and why."""
+    if spec.framework == "sklearn":
+        return estimators.masked(spec.model.source)
+    if spec.framework == "keras":
+        why = "keras models are not cut into stages; torch builds the same model and cuts it"
+        return {Strategy.model_parallel: why, Strategy.pipeline_parallel: why}
+    for given, what in (
+        (spec.training.sync != "every_step", f'training.sync = "{spec.training.sync}"'),
+        (bool(spec.model.weights), "model.weights"),
+        (spec.model.lora is not None, "model.lora"),
+    ):
+        if given:
+            why = f"{what} is for workers that hold the whole model"
+            return {Strategy.model_parallel: why, Strategy.pipeline_parallel: why}
+    return {}

@@ -7,15 +7,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.metadata
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 
 from hivenode.errors import HiveError, Unavailable
 from hivenode.jobs.forked import ForkServer, HostLimits
 from hivenode.jobs.host import WorkerHandle, WorkerKind
 from hivenode.net.local import FromWorker, WorkerLimits
 
-SUPPORTED = ("torch",)
+SUPPORTED: Mapping[str, tuple[tuple[str, ...], ...]] = {
+    "torch": (("torch",),),
+    "transformers": (("transformers", "torch"),),
+    "keras": (("keras", "tensorflow"), ("keras", "torch")),
+    "sklearn": (("sklearn",),),
+}
+"""By framework the packages it takes, all of one of these."""
+CONCERNED = ("torch", "transformers", "peft", "scikit-learn", "keras", "tensorflow")
+"""Distributions whose versions other nodes are told."""
 
 
 class ForkWorkers:
@@ -35,7 +45,16 @@ class ForkWorkers:
     @property
     def frameworks(self) -> tuple[str, ...]:
         """Frameworks installed on this machine, found without importing them."""
-        return tuple(name for name in SUPPORTED if importlib.util.find_spec(name) is not None)
+        return tuple(name for name, ways in SUPPORTED.items() if any(all(map(_installed, way)) for way in ways))
+
+    @cached_property
+    def versions(self) -> dict[str, str]:
+        """Of what jobs may need and is installed, found without importing it."""
+        found = {}
+        for name in CONCERNED:
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                found[name] = importlib.metadata.version(name)[:64]
+        return found
 
     def prewarm(self, frameworks: Sequence[str]) -> None:
         """Begin to start the servers of these frameworks, so that the first job need not wait for an import. One
@@ -87,3 +106,7 @@ class ForkWorkers:
                     del self._servers[framework]
                     raise
             return server
+
+
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None

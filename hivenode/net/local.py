@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from hivenode.spec.values import JobId, Name, NodeId, Plan, Sentence
+from hivenode.spec.tracing import TraceNumbers, TraceOrder
+from hivenode.spec.values import BlobRef, JobId, Name, NodeId, Plan, Sentence
 
 MAX_LOCAL_FRAME = 1024 * 1024
 
@@ -25,6 +26,22 @@ class WorkerLimits(msgspec.Struct, frozen=True):
     memory_bytes: int
     """RLIMIT_DATA of the worker process."""
     nice: int
+
+
+class Resources(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What this machine's owner lends to jobs, and what was brought here for this one.
+
+    Attributes:
+        directories: of transformers models, by the name that `hf:NAME` gives.
+        packages: whose factories `python:` may call.
+        private: declarations (JSON) of data that stay here, by the name that `private:NAME` gives.
+        blobs: paths by digest.
+    """
+
+    directories: dict[str, str] = {}
+    packages: tuple[str, ...] = ()
+    private: dict[str, bytes] = {}
+    blobs: dict[str, str] = {}
 
 
 class Begin(_Local, frozen=True, tag="begin"):
@@ -44,6 +61,7 @@ class Begin(_Local, frozen=True, tag="begin"):
     """Inclusive port range for that listener; (0, 0) lets the system choose."""
     resume: str | None = None
     """Path of the checkpoint to continue from."""
+    resources: Resources = Resources()
 
 
 class Peer(msgspec.Struct, frozen=True):
@@ -59,6 +77,14 @@ class PeersReady(_Local, frozen=True, tag="peers"):
     already and are left out of the first view."""
 
     peers: tuple[Peer, ...]
+    joining: bool = False
+    """They train already: join them, and take over their state."""
+
+
+class PeerJoining(_Local, frozen=True, tag="peer_joining"):
+    """One more worker wants to take part."""
+
+    peer: Peer
 
 
 class PeerLost(_Local, frozen=True, tag="peer_lost"):
@@ -74,7 +100,18 @@ class Predict(_Local, frozen=True, tag="predict"):
     model: str
     """Path of the model file."""
     inputs: list[list[float]]
-    """One flattened float32 sample a row."""
+    """One flattened float32 sample a row, or its tokens."""
+    texts: Annotated[list[str], msgspec.Meta(max_length=4096)] = []
+    """Samples in the place of `inputs`."""
+    continue_tokens: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 0
+    """How far to go on with each sample, of a model that writes text."""
+    resources: Resources = Resources()
+
+
+class Trace(_Local, frozen=True, tag="trace"):
+    """Only message to a worker that traces: it answers and ends."""
+
+    order: TraceOrder
 
 
 class Cancel(_Local, frozen=True, tag="cancel"):
@@ -107,11 +144,12 @@ class WorkerProgress(_Local, frozen=True, tag="progress"):
 
 
 class ViewChanged(_Local, frozen=True, tag="view"):
-    """The workers agreed to go on without `lost`, from `step`."""
+    """The workers agreed to go on without `lost` and with `joined`, from `step`."""
 
     step: int
     members: tuple[NodeId, ...]
     lost: tuple[NodeId, ...]
+    joined: tuple[NodeId, ...] = ()
 
 
 class CheckpointWritten(_Local, frozen=True, tag="checkpoint"):
@@ -138,6 +176,12 @@ class Predicted(_Local, frozen=True, tag="predicted"):
     """One row of class probabilities (or regression values) a sample."""
     labels: list[str]
     """Name of each output column."""
+    texts: list[str] = []
+    """Continuations, where they were asked for."""
+
+
+class Traced(_Local, frozen=True, tag="traced"):
+    numbers: TraceNumbers
 
 
 class Failed(_Local, frozen=True, tag="failed"):
@@ -158,5 +202,21 @@ class Log(_Local, frozen=True, tag="log"):
     fields: Annotated[dict[str, str | int | float | bool | None], msgspec.Meta(max_length=32)] = {}
 
 
-ToWorker = Begin | PeersReady | PeerLost | Predict | Cancel
-FromWorker = Ready | WorkerProgress | ViewChanged | CheckpointWritten | Finished | Predicted | Failed | Log
+class Need(_Local, frozen=True, tag="need"):
+    """The worker wants these pieces of its data."""
+
+    blobs: Annotated[tuple[BlobRef, ...], msgspec.Meta(max_length=256)]
+
+
+class Brought(_Local, frozen=True, tag="brought"):
+    """The answer: their paths by digest, or why they cannot be had."""
+
+    paths: dict[str, str]
+    error: Sentence = ""
+    fix: Sentence = ""
+
+
+ToWorker = Begin | PeersReady | PeerJoining | PeerLost | Predict | Trace | Cancel | Brought
+FromWorker = (
+    Need | Ready | WorkerProgress | ViewChanged | CheckpointWritten | Finished | Predicted | Traced | Failed | Log
+)

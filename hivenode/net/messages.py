@@ -9,6 +9,7 @@ from typing import Annotated
 
 import msgspec
 
+from hivenode.data.info import DataInfo
 from hivenode.spec.values import BlobRef, Digest, Epoch, JobId, Name, NodeId, Plan, Sentence
 
 MAX_FRAME = 128 * 1024
@@ -242,6 +243,10 @@ class Assign(_Message, frozen=True, tag="assign"):
     resume: BlobRef | None = None
     resume_step: int = 0
     resume_holders: Annotated[tuple[NodeId, ...], msgspec.Meta(max_length=64)] = ()
+    planned: Epoch | None = None
+    """In which it was planned, if not in this one."""
+    joining: bool = False
+    """The attempt runs already: an earlier worker of it here, if any, has ended."""
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -262,6 +267,18 @@ class Start(_Message, frozen=True, tag="start"):
     planned: Epoch
     epoch: Epoch
     endpoints: Annotated[tuple[Endpoint, ...], msgspec.Meta(max_length=128)]
+    joining: bool = False
+    """The others train already; this worker is to join them."""
+
+
+class Welcome(_Message, frozen=True, tag="welcome"):
+    """Coordinator to the executors of a running attempt: this worker is to be let in."""
+
+    job: JobId
+    attempt: Count
+    planned: Epoch
+    epoch: Epoch
+    endpoint: Endpoint
 
 
 class Adopt(_Message, frozen=True, tag="adopt"):
@@ -353,6 +370,21 @@ class ProfileRequest(_Message, frozen=True, tag="profile_req"):
     pass
 
 
+class Offer(msgspec.Struct, frozen=True):
+    """Something that only some nodes have: `private:NAME`, `hf:NAME` or `python:PACKAGE`.
+
+    Attributes:
+        info: of data, without the names of the outputs.
+        same: a digest that nodes which may work together have in common; "" where it does not matter.
+        parameters: of a model.
+    """
+
+    name: Annotated[str, msgspec.Meta(max_length=128)]
+    info: DataInfo | None = None
+    same: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    parameters: Count = 0
+
+
 class ProfileReply(_Message, frozen=True, tag="profile"):
     """What a node has measured of itself, for the planner."""
 
@@ -368,6 +400,9 @@ class ProfileReply(_Message, frozen=True, tag="profile"):
     """Assignments it is working on."""
     paused: Sentence = ""
     """Why it takes no work now; empty when it does."""
+    offers: Annotated[tuple[Offer, ...], msgspec.Meta(max_length=128)] = ()
+    versions: Annotated[dict[Name, Name], msgspec.Meta(max_length=32)] = {}
+    """Of what jobs may need and is installed."""
 
 
 class Failure(_Message, frozen=True, tag="failure"):
@@ -385,7 +420,9 @@ class Keep(_Message, frozen=True, tag="keep"):
     wanted: bool
 
 
-Request = Assign | Start | Adopt | Stop | Hold | Have | LogsRequest | ProfileRequest | Renew | AuthorityRequest
+Request = (
+    Assign | Start | Welcome | Adopt | Stop | Hold | Have | LogsRequest | ProfileRequest | Renew | AuthorityRequest
+)
 Response = Standing | Held | Having | LogsReply | ProfileReply | Renewed | AuthorityKey | Failure
 
 

@@ -61,6 +61,7 @@ class Estimate:
     seconds: float
     shares: tuple[Share, ...]
     reason: str
+    micro_batches: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +243,8 @@ def data_parallel(
         if given is None:
             continue
         compute = max(pace.fixed + count * pace.sample for pace, count in zip(own, given, strict=True))
-        exchange = exchange_time(len(given), workload.gradient_bytes, group.round_trip, group.bandwidth, costs)
+        exchange = exchange_time(len(given), workload.wire_bytes, group.round_trip, group.bandwidth, costs)
+        exchange /= workload.sync_every
         g = costs.overlap
         step = (compute**g + exchange**g) ** (1 / g)
         if best is None or (step, len(given)) < best[:2]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from collections.abc import Collection, Sequence
 
 from hivenode.errors import HiveError, InvalidInput, Unavailable
@@ -72,6 +73,11 @@ def plan(
             f"placement.strategy: {_not_built(forced, workload.framework)}.",
             fix=f"Use 'auto' or one of {', '.join(repr(s.value) for s in Strategy if s in runnable)}.",
         )
+    if forced is not None and forced in workload.masked:
+        raise InvalidInput(
+            f"placement.strategy: {forced} cannot run this job: {workload.masked[forced]}.",
+            fix="Use 'auto', or another model or framework.",
+        )
     nodes, left_out = eligible(workload, spec_placement, cluster, exclude)
     options = [_option(s, workload, spec_placement, nodes, left_out, cluster, runnable, costs) for s in Strategy]
     state = state_of(workload, nodes, cluster)
@@ -89,6 +95,7 @@ def plan(
         explored=explored,
         state=state,
         candidates=candidates,
+        micro_batches=chosen.micro_batches,
     )
 
 
@@ -107,13 +114,41 @@ def eligible(
             left_out.append(f"{node.label} takes no work ({node.paused.rstrip('.')})")
         elif workload.framework not in node.frameworks:
             left_out.append(f"{node.label} does not have {workload.framework}")
+        elif missing := [*_lacking(workload.libraries, node.versions), *_lacking(workload.needs, node.offers)]:
+            left_out.append(f"{node.label} does not have {missing[0]}")
         elif not (math.isfinite(node.flops) and node.flops > 0):
             left_out.append(f"{node.label} has not measured its speed")
         else:
             nodes.append(node)
+    nodes, others = _alike(workload.framework, nodes)
+    left_out += others
     known = {name for node in cluster.profiles for name in (node.node, node.name)}
     left_out.extend(f"{name}, named in placement.nodes, does not answer" for name in sorted(wanted - known))
     return nodes, left_out
+
+
+def _lacking(wanted: Sequence[str], there: Collection[str]) -> list[str]:
+    return [name for name in wanted if name not in there]
+
+
+def _alike(framework: str, nodes: list[NodeProfile]) -> tuple[list[NodeProfile], list[str]]:
+    """Nodes with the framework's version that most have (of equally many, the newest), and clauses on the others:
+    versions differ in what they compute, and in what they can build."""
+    found = {node.node: version(node.versions.get(framework, "")) for node in nodes}
+    counted = Counter(number for number in found.values() if number)
+    if len(counted) < 2:
+        return nodes, []
+    usual = max(counted, key=lambda number: (counted[number], number))
+    odd = [node for node in nodes if found[node.node] and found[node.node] != usual]
+    spelled = ".".join(map(str, usual))
+    clauses = [f"{n.label} has {framework} {n.versions[framework]} and others {spelled}" for n in odd]
+    return [node for node in nodes if node not in odd], clauses
+
+
+def version(text: str) -> tuple[int, ...]:
+    """Major and minor number; () if there are none."""
+    parts = text.split(".")[:2]
+    return tuple(map(int, parts)) if len(parts) == 2 and all(part.isdecimal() for part in parts) else ()
 
 
 def experience_of(job: str, attempt: int, plan: Plan, measured_seconds: float) -> ExperienceRecorded:
@@ -150,6 +185,8 @@ def _option(
     runnable: frozenset[Strategy],
     costs: Costs,
 ) -> Estimate | Masked:
+    if strategy in workload.masked:
+        return Masked(strategy, workload.masked[strategy])
     if strategy not in runnable:
         return Masked(strategy, _not_built(strategy, workload.framework))
     if strategy is Strategy.single_node:

@@ -48,6 +48,10 @@ class NodeProfile:
     """Why it takes no work now; empty when it does."""
     name: str = ""
     """Its name for people."""
+    offers: tuple[str, ...] = ()
+    """What it has that not every node has: `private:NAME`, `hf:NAME`, `python:PACKAGE`."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Of what jobs may need and is installed there."""
 
     @property
     def label(self) -> str:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from hivenode.planning.profile import ClusterView, NodeProfile
 from hivenode.spec.job import JobSpec
+from hivenode.spec.values import COMPLEXITY_EDGES, Strategy
 
-COMPLEXITY_EDGES = (1e6, 1e8, 1e9)
-"""Parameters: small below 1e6, medium below 1e8, large below 1e9, xlarge from there."""
 DATASET_EDGES = (1e4, 1e6)
 """Samples: small below 10,000, medium below 1,000,000, large from there."""
 NODES_EDGES = (2, 4, 8)
@@ -23,6 +22,11 @@ SHAPE = (len(COMPLEXITY_EDGES) + 1, len(DATASET_EDGES) + 1, len(NODES_EDGES) + 1
 
 BACKWARD_FACTOR = 3.0
 """Forward and backward together cost three times the forward pass: two products backward for each one forward."""
+
+WIRE: Mapping[str, float] = {
+    "auto": 1.0, "fp32": 1.0, "fp16": 0.5, "bf16": 0.5, "int8": 0.2503, "int4": 0.129, "topk": 0.0237,
+}  # fmt: skip
+"""Bytes that a codec of the exchange takes over those of float32; `auto` decides when it has measured."""
 
 State = tuple[int, int, int, int]
 
@@ -88,9 +92,26 @@ class Workload:
     momentum: bool = False
     max_steps: int | None = None
     framework: str = "torch"
+    needs: tuple[str, ...] = ()
+    """What a node has to offer besides the framework."""
+    libraries: tuple[str, ...] = ()
+    """What has to be installed on it besides the framework."""
+    sync_every: int = 1
+    """Steps between two exchanges."""
+    wire: float = 1.0
+    """Bytes on the wire over those of float32."""
+    masked: Mapping[Strategy, str] = field(default_factory=dict)
+    """Strategies that cannot run for this framework and model, and why."""
 
     @classmethod
-    def of(cls, spec: JobSpec, *, model: ModelNumbers, data: DataNumbers) -> Workload:
+    def of(
+        cls,
+        spec: JobSpec,
+        *,
+        model: ModelNumbers,
+        data: DataNumbers,
+        masked: Mapping[Strategy, str] | None = None,
+    ) -> Workload:
         """The numbers of a declared job."""
         training = spec.training
         return cls(
@@ -107,7 +128,12 @@ class Workload:
             ),
             momentum=training.momentum > 0,
             max_steps=training.max_steps,
-            framework=spec.framework,
+            framework=spec.runtime,
+            needs=spec.needs,
+            libraries=spec.libraries,
+            sync_every=training.sync_every if training.sync == "local" else 1,
+            wire=WIRE[training.codec],
+            masked=masked or {},
         )
 
     @property
@@ -125,6 +151,11 @@ class Workload:
     def gradient_bytes(self) -> int:
         """One float32 per parameter."""
         return 4 * self.parameters
+
+    @property
+    def wire_bytes(self) -> int:
+        """What is exchanged of them at a time."""
+        return int(self.gradient_bytes * self.wire)
 
     @property
     def bytes_per_parameter(self) -> int:

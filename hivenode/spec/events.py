@@ -7,7 +7,7 @@ from typing import Annotated
 
 import msgspec
 
-from hivenode.spec.values import BlobRef, Digest, Epoch, JobId, Name, NodeId, Number, Plan, Sentence
+from hivenode.spec.values import BlobRef, Digest, Epoch, JobId, Name, NodeId, Number, Plan, Sentence, Share
 
 Clock = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """A reading of the hybrid clock."""
@@ -51,8 +51,18 @@ class AttemptAdopted(msgspec.Struct, frozen=True, tag="attempt.adopted"):
     members: tuple[NodeId, ...]
 
 
+class AttemptGrown(msgspec.Struct, frozen=True, tag="attempt.grown"):
+    """The coordinator lets one more node take part in a running attempt, or one that was lost again."""
+
+    job: JobId
+    attempt: Number
+    planned: Epoch
+    epoch: Epoch
+    share: Share
+
+
 class MembersChanged(msgspec.Struct, frozen=True, tag="attempt.members"):
-    """The workers of an attempt went on without some of their number (their own view change)."""
+    """The workers of an attempt went on without some of their number, or with more (their own view change)."""
 
     job: JobId
     attempt: Number
@@ -167,6 +177,7 @@ Body = (
     | JobSubmitted
     | JobPlanned
     | AttemptAdopted
+    | AttemptGrown
     | MembersChanged
     | CheckpointSaved
     | AttemptEnded

@@ -3,51 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from hivenode.errors import InvalidInput
+from hivenode.spec.data import DataSpec
+from hivenode.spec.model import ModelSpec, runtime
+from hivenode.spec.section import Section
+from hivenode.spec.training import TrainingSpec as TrainingSpec
 from hivenode.spec.values import Strategy
 from hivenode.validation import explain, read_toml
 
-Scalar = bool | int | float | str
 
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
-
-
-class ModelSpec(_Section):
-    """Which model. `source` is `zoo:NAME`; `params` are the arguments that model takes."""
-
-    source: Annotated[str, Field(pattern=r"^zoo:[a-z0-9_]+$", max_length=64)] = "zoo:cnn"
-    params: Annotated[dict[str, Scalar], Field(max_length=32)] = {}
-
-
-class DataSpec(_Section):
-    """Which data. `source` is `sklearn:NAME`, a set bundled with scikit-learn."""
-
-    source: Annotated[str, Field(pattern=r"^sklearn:[a-z0-9_]+$", max_length=64)] = "sklearn:digits"
-    test_fraction: Annotated[float, Field(strict=True, ge=0.0, lt=1.0)] = 0.2
-    seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = 0
-
-
-class TrainingSpec(_Section):
-    """How to train. `batch_size` is the global batch, in samples; each node computes its share of it."""
-
-    epochs: Annotated[int, Field(strict=True, ge=1, le=100_000)] = 10
-    batch_size: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] = 64
-    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
-    learning_rate: Annotated[float, Field(strict=True, gt=0, le=100)] = 0.05
-    momentum: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.0
-    weight_decay: Annotated[float, Field(strict=True, ge=0, le=1)] = 0.0
-    seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = 0
-    max_steps: Annotated[int, Field(strict=True, ge=1)] | None = None
-    checkpoint_every_steps: Annotated[int, Field(strict=True, ge=1)] = 50
-
-
-class PlacementSpec(_Section):
+class PlacementSpec(Section):
     """Where. `nodes` limits the job to these node names or ids; empty means any capable node."""
 
     strategy: Literal["auto"] | Strategy = "auto"
@@ -62,15 +31,63 @@ class PlacementSpec(_Section):
         return self
 
 
-class JobSpec(_Section):
+class JobSpec(Section):
     """One training job."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
-    framework: Literal["torch"] = "torch"
+    framework: Literal["torch", "keras", "sklearn"] = "torch"
+    """What builds and trains the model; that of `sklearn:` models goes without saying."""
     model: ModelSpec = ModelSpec()
     data: DataSpec = DataSpec()
     training: TrainingSpec = TrainingSpec()
     placement: PlacementSpec = PlacementSpec()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _framework(cls, given: Any) -> Any:
+        model = given.get("model") if isinstance(given, dict) else None
+        source = model.get("source") if isinstance(model, dict) else getattr(model, "source", None)
+        if isinstance(source, str) and source.startswith("sklearn:") and "framework" not in given:
+            return {**given, "framework": "sklearn"}
+        return given
+
+    @model_validator(mode="after")
+    def _together(self) -> JobSpec:
+        estimator = self.model.kind == "sklearn"
+        if estimator != (self.framework == "sklearn"):
+            raise ValueError(f"framework is {self.framework}, and {self.model.source} is not a model of it")
+        if self.framework == "keras" and self.model.kind not in ("zoo", "layers"):
+            raise ValueError(f"keras builds zoo: and layers: models, and {self.model.source} is neither")
+        if estimator and self.training.sync == "accumulate":
+            raise ValueError("training.sync is accumulate, and an estimator has no gradients to accumulate")
+        return self
+
+    @property
+    def runtime(self) -> str:
+        """What a node has to have installed to build the model."""
+        return runtime(self.model.source, self.framework)
+
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        """What has to be installed on a node besides the framework."""
+        found: list[str] = [self.framework] if self.runtime != self.framework else []
+        if self.model.lora is not None:
+            found.append("peft")
+        if self.data.kind == "sklearn":
+            found.append("scikit-learn")
+        return tuple(found)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What a node must have that not every node has: data, a model, a package."""
+        found = []
+        if self.data.kind == "private":
+            found.append(self.data.source)
+        if self.model.kind == "hf" and self.model.source != "hf:config":
+            found.append(self.model.source)
+        if self.model.kind == "python":
+            found.append("python:" + self.model.name.partition(":")[0].partition(".")[0])
+        return tuple(found)
 
 
 def read_job(path: Path) -> JobSpec:
@@ -82,6 +99,20 @@ def read_job(path: Path) -> JobSpec:
     """
     data = read_toml(path, "job file", missing_fix="Check the path; configs/jobs/ has examples.")
     return parse_job(data, where=str(path))
+
+
+MAX_ENCODED = 65_536
+
+
+def encoded(spec: JobSpec) -> bytes:
+    """As JSON. Raises InvalidInput when it is too long to be stated."""
+    said = spec.model_dump_json().encode()
+    if len(said) > MAX_ENCODED:
+        raise InvalidInput(
+            f"The declaration has {len(said)} bytes; at most {MAX_ENCODED} are passed on.",
+            fix="Shorten model.config, model.layers or data.features.",
+        )
+    return said
 
 
 def parse_job(data: object, *, where: str = "the job") -> JobSpec:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from hivenode.spec.capacity import HiveCapacity
 from hivenode.spec.members import MemberService
 from hivenode.spec.values import BlobRef, Plan, Role
 
@@ -140,6 +141,8 @@ class Prediction(msgspec.Struct, frozen=True):
     outputs: tuple[tuple[float, ...], ...]
     node: str
     seconds: float
+    texts: tuple[str, ...] = ()
+    """How the samples go on, where that was asked for."""
 
 
 class InviteIssued(msgspec.Struct, frozen=True):
@@ -197,10 +200,17 @@ class NodeService(Protocol):
 
     async def logs(self, ref: str) -> JobLogs: ...
 
+    async def capacity(self) -> HiveCapacity:
+        """What every member that may work offers now."""
+        ...
+
     def models(self) -> tuple[ModelSummary, ...]: ...
 
-    async def predict(self, model: str, inputs: list[list[float]]) -> Prediction:
-        """`model` is `name` (newest version) or `name:version`; `inputs` one flattened sample a row."""
+    async def predict(
+        self, model: str, inputs: list[list[float]], texts: list[str], continue_tokens: int
+    ) -> Prediction:
+        """`model` is `name` (newest version) or `name:version`; `inputs` one flattened sample a row, or `texts`
+        in their place; with `continue_tokens`, how each goes on."""
         ...
 
     async def invite(self, roles: tuple[Role, ...], uses: int, expires_seconds: float) -> InviteIssued: ...

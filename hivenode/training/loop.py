@@ -1,57 +1,108 @@
-"""The training loop: synchronous minibatch training by one member of any number, each of which runs this same loop.
-
-A member computes the gradient of its slice of every global batch; the mean over the members, weighted by samples, is
-the gradient of the whole batch, and all apply the same update to the same weights. One member alone is the special
-case in which its slice is everything.
-"""
+"""The training loop, the same on one member or many and whatever the way they share the work: steps, then at each
+epoch's end a look at the held-out part, progress for the daemon, states to keep, and the decision to go on."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
-from hivenode.data.loading import Dataset
-from hivenode.data.partition import Batches, Indices, member_range
-from hivenode.errors import JobFailed
-from hivenode.net.local import FromWorker, Peer, ViewChanged, WorkerProgress
-from hivenode.spec.job import TrainingSpec
-from hivenode.spec.values import Share
+from hivenode.data.dataset import Dataset
+from hivenode.net.local import FromWorker, Log, Peer, WorkerProgress
+from hivenode.spec.training import TrainingSpec
 from hivenode.training.checkpoints import State
-from hivenode.training.frameworks.model import Model, Vector
-from hivenode.training.optimizers import Optimizer
-from hivenode.training.strategies.collective import Collective, MembersChanged
+from hivenode.training.exchange.inheritance import State as Arrays
+from hivenode.training.frameworks.model import Inputs, Labels, Vector
+from hivenode.training.handover import HEADER_ELEMENTS, Header, pack, unpack
+from hivenode.training.patience import Patience
+from hivenode.training.schedules import learning_rate
+from hivenode.training.strategies.collective import Collective
+from hivenode.training.strategies.group import Group
+from hivenode.training.strategies.way import Advance, Course, Way
 
 PROGRESS_SECONDS = 0.5
+GATE_STEPS = 10
+"""Steps after which newcomers may come in (with running statistics, which differ between members, whenever these have
+been averaged)."""
+EVALUATED_SAMPLES = 4096
+"""Of the held-out part, in memory at once."""
+SCORED = ("classification", "language")
+"""Tasks with right and wrong answers."""
 
 
-class Cancelled(Exception):
-    """By order; the reason is its argument."""
+class Judged(Protocol):
+    """What the loop needs of a model, beside the way it trains."""
+
+    @property
+    def buffers(self) -> Vector:
+        """See `Model.buffers`."""
+        ...
+
+    def evaluate(self, inputs: Inputs, labels: Labels) -> tuple[int, float]:
+        """See `Model.evaluate`."""
+        ...
 
 
 @dataclass(frozen=True)
 class Result:
     """The end of a run. `accuracy` and `test_loss` are None without a held-out part; `loss` is the mean over the last
-    epoch's steps."""
+    epoch's samples.
+
+    Attributes:
+        epochs: passes over the data, the last perhaps not whole.
+        samples_per_second: all members together; `tokens_per_second` likewise, of text.
+        convergence: by how much of itself the loss fell in the last epoch; None in the first.
+    """
 
     step: int
     loss: float
     accuracy: float | None
     test_loss: float | None
+    epochs: float
+    samples_per_second: float
+    convergence: float | None
+    tokens_per_second: float | None = None
+
+    def metrics(self) -> dict[str, float]:
+        """By name, those that there are."""
+        found = {
+            "loss": self.loss,
+            "accuracy": self.accuracy,
+            "test_loss": self.test_loss,
+            "epochs": self.epochs,
+            "samples_per_second": self.samples_per_second,
+            "tokens_per_second": self.tokens_per_second,
+            "convergence": self.convergence,
+        }
+        return {name: value for name, value in found.items() if value is not None}
 
 
 @dataclass(slots=True)
 class _Meter:
-    """What happened since the last report."""
+    """What happened since some moment."""
 
-    started: float
+    started: float = field(default_factory=time.monotonic)
     steps: int = 0
     samples: int = 0
     compute_seconds: float = 0.0
     loss: float = 0.0
+
+    def add(self, advance: Advance, steps: int) -> None:
+        self.steps += steps
+        self.samples += advance.samples
+        self.compute_seconds += advance.compute_seconds
+        self.loss += advance.loss * advance.samples
+
+    @property
+    def mean_loss(self) -> float:
+        return self.loss / max(self.samples, 1)
+
+    @property
+    def samples_per_second(self) -> float:
+        return self.samples / max(time.monotonic() - self.started, 1e-9)
 
 
 @dataclass(slots=True)
@@ -59,62 +110,98 @@ class Training:
     """One member's run.
 
     Args:
-        me: this node's id.
-        shares: the planned nodes and their weights.
-        vector: (parameters + 1,) float32; the model's gradient is a view of all but the last element, which carries
-            the loss, so that both are reduced at once.
         report: takes messages for the daemon.
-        cancelled: the reason to stop, or None.
         save: called with the state of every step that is to be kept, on the lowest rank only.
         step: finished steps; above 0 when resuming.
     """
 
-    me: str
-    shares: tuple[Share, ...]
     spec: TrainingSpec
-    model: Model
-    optimizer: Optimizer
-    vector: Vector
+    group: Group
+    way: Way
+    model: Judged
+    course: Course
     data: Dataset
     collective: Collective
     report: Callable[[FromWorker], None]
-    cancelled: Callable[[], str | None]
     save: Callable[[State], None]
     step: int = 0
-    _batches: Batches = field(init=False)
-    _weights: dict[str, float] = field(init=False)
-    _members: tuple[str, ...] = field(init=False)
     _meter: _Meter = field(init=False)
-    _epoch_loss: list[float] = field(init=False)
+    _epoch: _Meter = field(init=False, default_factory=_Meter)
+    _previous: float | None = field(init=False, default=None)
+    _convergence: float | None = field(init=False, default=None)
+    _patience: Patience = field(init=False)
 
     def __post_init__(self) -> None:
-        self._batches = Batches(len(self.data.train_labels), self.spec.batch_size, self.spec.seed)
-        self._weights = {share.node: share.weight for share in self.shares}
-        self._members = tuple(share.node for share in sorted(self.shares, key=lambda share: share.rank))
-        self._epoch_loss = []
-
-    @property
-    def steps(self) -> int:
-        """Of the whole run."""
-        whole = self.spec.epochs * self._batches.steps_per_epoch
-        return whole if self.spec.max_steps is None else min(whole, self.spec.max_steps)
+        self._patience = Patience(self.spec)
 
     @property
     def leads(self) -> bool:
         """Whether this is the lowest rank of the view."""
-        return self._members[0] == self.me
+        return self.group.leads
 
     def state(self) -> State:
         """As of the last finished step; not a copy."""
-        return State(self.step, self.model.weights, self.optimizer.slots(), self.optimizer.scalars())
+        scalars = {**self.way.scalars(), **self._patience.scalars()}
+        return State(self.step, self.way.weights, self.model.buffers, self.way.slots(), scalars)
+
+    def resume(self, state: State) -> None:
+        """Go on from there; weights and buffers are in their places already.
+
+        Raises:
+            KeyError, ValueError: it is the state of another way.
+        """
+        self._patience.restore(state.scalars)
+        own = self._patience.scalars()
+        self.way.restore(state.slots, {name: value for name, value in state.scalars.items() if name not in own})
+        self.step = state.step
 
     def begin(self, peers: tuple[Peer, ...]) -> None:
         """Meet the other members. Raises as `run` does."""
         try:
             self.collective.connect(peers)
         except Exception:
-            self._heed()
+            self.group.heed()
             raise
+
+    def join(self, peers: tuple[Peer, ...]) -> None:
+        """Meet members that train already, and take over their state. Raises as `run` does."""
+        slots, _ = self.way.shared()
+        size = self.way.weights.size + self.model.buffers.size + sum(slot.size for slot in slots.values())
+        try:
+            taken = unpack(self.collective.join(peers, size + HEADER_ELEMENTS))
+        except Exception:
+            self.group.heed()
+            raise
+        header = taken.header
+        self.group.inherit(header.planned, header.shares)
+        self.way.wire.inherit(header.codec)
+        self.way.inherit(taken.weights, taken.slots, header.scalars)
+        self.model.buffers[:] = taken.buffers
+        self._patience.restore(header.patience)
+        self._epoch = _Meter(samples=header.samples, loss=header.loss)
+        self.step = header.step
+
+    def _gate(self) -> None:
+        """Let newcomers in. Members have everything in common here but the state of what they learn by themselves."""
+        if self.way.wire.settled and self.course.movable:
+            self.group.gate(self._hand_over, self.step)
+
+    def _hand_over(self) -> Arrays:
+        slots, scalars = self.way.shared()
+        header = Header(
+            step=self.step,
+            planned=self.group.planned,
+            shares=self.group.weights,
+            codec=self.way.wire.codec,
+            scalars=scalars,
+            patience=self._patience.scalars(),
+            loss=self._epoch.loss,
+            samples=self._epoch.samples,
+            weights=0,
+            buffers=0,
+            slots=(),
+        )
+        return pack(header, self.way.weights, self.model.buffers, slots)
 
     def run(self) -> Result:
         """Train to the end.
@@ -124,128 +211,116 @@ class Training:
             JobFailed: training diverged.
             HiveError: this member cannot go on.
         """
-        per_epoch, steps = self._batches.steps_per_epoch, self.steps
-        self._look_around()
-        self._meter = _Meter(time.monotonic())
-        accuracy = test_loss = None
-        loss = 0.0
-        order = self._batches.order(self.step // per_epoch)
-        while self.step < steps:
-            self._heed()
-            if self.step % per_epoch == 0:
-                order = self._batches.order(self.step // per_epoch)
-                self._epoch_loss.clear()
-            self._train_step(self._batches.of_step(order, self.step))
-            loss = math.fsum(self._epoch_loss) / len(self._epoch_loss)
-            epoch_ended = self.step % per_epoch == 0 or self.step == steps
-            if epoch_ended:
-                accuracy, test_loss = self._evaluate()
-            if epoch_ended or time.monotonic() - self._meter.started >= PROGRESS_SECONDS:
-                self._progress(accuracy)
-            if self.leads and self.step % self.spec.checkpoint_every_steps == 0 and self.step < steps:
+        steps, per_epoch = self.course.steps, self.course.steps_per_epoch
+        self.group.look_around(self.step)
+        self._gate()
+        self._meter, whole = _Meter(), _Meter()
+        found: tuple[float | None, float | None] | None = None
+        loss, going = 0.0, self._patience.going
+        while self.step < steps and going:
+            self.group.heed()
+            before = self.step
+            advance = self.way.advance(before, steps)
+            self.step = advance.step
+            for meter in (self._meter, self._epoch, whole):
+                meter.add(advance, self.step - before)
+            loss = self._epoch.mean_loss
+            ended = self.step // per_epoch > before // per_epoch or self.step == steps
+            every = self.spec.checkpoint_every_steps
+            keeps = self.step // every > before // every and self.step < steps
+            if ended or keeps:
+                self._share_buffers()
+            if ended:
+                found = self._evaluate()
+                going = self._improves(found[1])
+                self._tell_epoch(loss, *found)
+                self._epoch = _Meter()
+            if ended or time.monotonic() - self._meter.started >= PROGRESS_SECONDS:
+                self._progress(found[0] if ended and found is not None else None)
+            if self.leads and keeps and going:
                 self.save(self.state())
-        if accuracy is None:  # resumed after the last step
-            accuracy, test_loss = self._evaluate()
-        try:
-            self.collective.finish()
-        except Exception:
-            self._heed()
-            raise
-        return Result(self.step, loss, accuracy, test_loss)
-
-    def _train_step(self, batch: Indices) -> None:
-        gradient = self.vector[:-1]
-
-        def compute() -> int:
-            part = self._part(len(batch))
-            mine = batch[part.start : part.stop]
-            started = time.monotonic()
-            if len(mine):
-                self.vector[-1] = self.model.backward(self.data.train_inputs[mine], self.data.train_labels[mine])
-            else:
-                self.vector.fill(0.0)
-            self._meter.compute_seconds += time.monotonic() - started
-            return len(mine)
-
-        self._agree(self.vector, compute)
-        loss = float(self.vector[-1])
-        if not math.isfinite(loss):
-            raise JobFailed(
-                f"Training diverged: the loss of step {self.step + 1} is {loss}.",
-                fix="Lower training.learning_rate.",
-            )
-        self.optimizer.step(self.model.weights, gradient)
-        self.step += 1
-        self._epoch_loss.append(loss)
-        self._meter.steps += 1
-        self._meter.samples += len(batch)
-        self._meter.loss += loss
+            shared = ended or keeps if self.model.buffers.size else self.step // GATE_STEPS > before // GATE_STEPS
+            if shared and going and self.step < steps:
+                self._gate()
+        if found is None:  # resumed after the last step
+            found = self._evaluate()
+        self.group.finish()
+        speed, info = whole.samples_per_second, self.data.info
+        tokens = speed * info.features if info.vocabulary else None
+        return Result(self.step, loss, *found, self.step / per_epoch, speed, self._convergence, tokens)
 
     def _evaluate(self) -> tuple[float | None, float | None]:
-        """Accuracy and mean loss on the held-out part. The members' counts are combined, never compared: machines that
-        round differently still agree on the result."""
-        total = len(self.data.test_labels)
+        """Accuracy (where there are right answers) and mean loss on the held-out part. The members' counts are
+        combined, never compared: machines that round differently still agree on the result."""
+        total, info = len(self.data.test), self.data.info
         if total == 0:
             return None, None
         vector = np.zeros(2, np.float32)
 
-        def compute() -> int:
-            part = self._part(total)
-            if part:
-                mine = slice(part.start, part.stop)
-                correct, loss = self.model.evaluate(self.data.test_inputs[mine], self.data.test_labels[mine])
-                vector[:] = correct / len(part), loss / len(part)
-            else:
-                vector.fill(0.0)
-            return len(part)
+        def compute() -> float:
+            part = self.group.part(total)
+            vector.fill(0.0)
+            for start in range(part.start, part.stop, EVALUATED_SAMPLES):
+                places = np.arange(start, min(start + EVALUATED_SAMPLES, part.stop))
+                vector[:] += self.model.evaluate(*self.data.test.take(places))
+            vector[:] /= max(len(part), 1)
+            return float(len(part))
 
-        self._agree(vector, compute)
-        return round(float(vector[0]) * total) / total, float(vector[1])
+        self.group.agree(vector, compute, self.step)
+        answers = total * (info.features if info.task == "language" else 1)
+        accuracy = round(float(vector[0]) * total) / answers if info.task in SCORED else None
+        return accuracy, float(vector[1])
 
-    def _agree(self, vector: Vector, compute: Callable[[], int]) -> None:
-        """Have `compute` fill `vector` and return its weight, and replace it by the mean; again while members go."""
-        while True:
-            weight = compute()
-            again = False
-            try:
-                self.collective.mean(vector, float(weight))
-            except MembersChanged:
-                again = True
-            except Exception:
-                self._heed()
-                raise
-            self._look_around()
-            if not again:
-                return
+    def _share_buffers(self) -> None:
+        """Replace running statistics by their mean over the members, so that all evaluate and keep the same model."""
+        buffers = self.model.buffers
+        if not buffers.size:
+            return
+        shared = buffers.copy()
 
-    def _heed(self) -> None:
-        """A cancel also closes the collective, so it is the cause of whatever goes wrong after it."""
-        if (reason := self.cancelled()) is not None:
-            raise Cancelled(reason) from None
+        def compute() -> float:
+            shared[:] = buffers
+            return 1.0
 
-    def _look_around(self) -> None:
-        members = self.collective.members
-        lost = tuple(node for node in self._members if node not in members)
-        self._members = members
-        if lost:
-            self.report(ViewChanged(step=self.step, members=members, lost=lost))
+        self.group.agree(shared, compute, self.step)
+        buffers[:] = shared
 
-    def _part(self, total: int) -> range:
-        return member_range(total, self._members, self._weights, self.me)
+    def _improves(self, test_loss: float | None) -> bool:
+        """Whether it is worth going on: the same on all members, as the loss is."""
+        self._patience.judge(test_loss)
+        if not self._patience.going and self.leads:
+            self.report(Log(level="info", event=str(self._patience), fields={"step": self.step}))
+        return self._patience.going
+
+    def _tell_epoch(self, loss: float, accuracy: float | None, test_loss: float | None) -> None:
+        if self._previous is not None and self._previous > 0:
+            self._convergence = (self._previous - loss) / self._previous
+        self._previous = loss
+        if self.leads:
+            fields: dict[str, str | int | float | bool | None] = {
+                "epoch": -(-self.step // self.course.steps_per_epoch),
+                "loss": loss,
+                "accuracy": accuracy,
+                "test_loss": test_loss,
+                "convergence": self._convergence,
+                "samples_per_second": self._epoch.samples_per_second,
+                "learning_rate": learning_rate(self.spec, self.step - 1, self.course.steps),
+            }
+            self.report(Log(level="info", event="epoch", fields=fields))
 
     def _progress(self, accuracy: float | None) -> None:
-        now, meter = time.monotonic(), self._meter
+        meter = self._meter
         self.report(
             WorkerProgress(
                 step=self.step,
-                steps=self.steps,
-                epoch=-(-self.step // self._batches.steps_per_epoch),
+                steps=self.course.steps,
+                epoch=-(-self.step // self.course.steps_per_epoch),
                 epochs=self.spec.epochs,
-                loss=meter.loss / max(meter.steps, 1),
+                loss=meter.mean_loss,
                 accuracy=accuracy,
-                samples_per_second=meter.samples / max(now - meter.started, 1e-9),
+                samples_per_second=meter.samples_per_second,
                 step_seconds=meter.compute_seconds / max(meter.steps, 1),
-                members=self._members,
+                members=self.group.members,
             )
         )
-        self._meter = _Meter(now)
+        self._meter = _Meter()

@@ -4,100 +4,95 @@ attempt from another, so that every member writes the same bytes."""
 from __future__ import annotations
 
 import json
-import math
-from dataclasses import dataclass
-from math import prod
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import numpy as np
 
-from hivenode.data.loading import Normalisation
+from hivenode.data.dataset import Dataset
 from hivenode.errors import Corrupted
-from hivenode.models.zoo import Layer, declare, tensor_shapes
-from hivenode.spec.job import Scalar
+from hivenode.models.card import FORMAT, ModelCard, card_of
+from hivenode.spec.job import JobSpec
+from hivenode.spec.model import ModelSpec
 from hivenode.training import tensorfiles
-from hivenode.training.frameworks.model import Vector, views
-
-FORMAT = "hivenode-model-1"
+from hivenode.training.frameworks.model import Floats, Layout, Model, Vector, views
 
 
-@dataclass(frozen=True)
-class ModelCard:
-    """What a model is.
+class Kept(Protocol):
+    """What a model file is made of."""
 
-    Attributes:
-        labels: name of each output.
-        accuracy: on the held-out part, if there was one.
+    @property
+    def layout(self) -> Layout: ...
+
+    @property
+    def weights(self) -> Vector: ...
+
+    @property
+    def buffers(self) -> Vector: ...
+
+    @property
+    def constants(self) -> Mapping[str, Floats]: ...
+
+
+def card(spec: JobSpec, model: ModelSpec, data: Dataset) -> ModelCard:
+    """Of a job's model.
+
+    Args:
+        model: what it can be built from again on any node.
     """
-
-    source: str
-    params: dict[str, Scalar]
-    input_shape: tuple[int, ...]
-    classes: int
-    labels: tuple[str, ...]
-    normalisation: Normalisation
-    accuracy: float | None = None
-
-    def layers(self) -> tuple[Layer, ...]:
-        """Its declaration; raises InvalidInput when there is no such architecture here."""
-        return declare(self.source, self.params, self.input_shape, self.classes)
+    return ModelCard(
+        framework=spec.runtime,
+        model=model,
+        info=data.info,
+        normalisation=data.normalisation,
+        targets=data.targets,
+        tokenizer=data.tokenizer,
+    )
 
 
-def write(path: Path, card: ModelCard, weights: Vector) -> None:
+def write(path: Path, card: ModelCard, model: Kept) -> None:
     """Raises OSError when it cannot be written."""
-    metadata = {
+    held = views(model.weights, model.layout.parameters) | views(model.buffers, model.layout.buffers)
+    tensorfiles.save(path, held | dict(model.constants), metadata(card))
+
+
+def metadata(card: ModelCard) -> dict[str, str]:
+    """What a model file says beside its tensors."""
+    return {
         "format": FORMAT,
-        "source": card.source,
-        "params": _json(card.params),
-        "input_shape": _json(card.input_shape),
-        "classes": str(card.classes),
-        "labels": _json(card.labels),
-        "normalisation": _json({"mean": card.normalisation.mean, "scale": card.normalisation.scale}),
+        "framework": card.framework,
+        "model": _json(card.model.model_dump(mode="json", exclude_defaults=True)),
+        "data": _json(msgspec.to_builtins(card.info)),
+        "normalisation": _json(msgspec.to_builtins(card.normalisation)),
+        "targets": _json(msgspec.to_builtins(card.targets)),
+        "tokenizer": card.tokenizer,
         "accuracy": _json(card.accuracy),
     }
-    tensorfiles.save(path, views(weights, card.layers()), metadata)
 
 
-def read(path: Path, limit_bytes: int) -> tuple[ModelCard, Vector]:
-    """Raises:
-    Corrupted: it is not a model file, or its tensors are not those of its architecture.
-    InvalidInput: its architecture is unknown.
+def read(path: Path, limit_bytes: int) -> tuple[ModelCard, dict[str, Floats]]:
+    """The card, and every tensor by name; whoever builds the model checks that they are those of its architecture.
+
+    Raises:
+        Corrupted: it is not a model file.
     """
-    tensors, metadata = tensorfiles.load(path, limit_bytes)
-    try:
-        if metadata["format"] != FORMAT:
-            raise ValueError(f"its format is {metadata['format'][:64]!r}")
-        normalisation = msgspec.json.decode(metadata["normalisation"], type=dict[str, tuple[float, ...]])
-        card = ModelCard(
-            source=metadata["source"],
-            params=msgspec.json.decode(metadata["params"], type=dict[str, bool | int | float | str]),
-            input_shape=msgspec.json.decode(metadata["input_shape"], type=tuple[int, ...]),
-            classes=int(metadata["classes"]),
-            labels=msgspec.json.decode(metadata["labels"], type=tuple[str, ...]),
-            normalisation=Normalisation(normalisation["mean"], normalisation["scale"]),
-            accuracy=msgspec.json.decode(metadata["accuracy"], type=float | None),
+    tensors, said = tensorfiles.load(path, limit_bytes)
+    return card_of(path, said), tensors
+
+
+def fill(path: Path, model: Model, tensors: Mapping[str, Floats]) -> None:
+    """Put the tensors of a file in their places. Raises Corrupted when they are not exactly the model's."""
+    places = views(model.weights, model.layout.parameters) | views(model.buffers, model.layout.buffers)
+    places |= model.constants
+    if {name: tensor.shape for name, tensor in tensors.items()} != {n: place.shape for n, place in places.items()}:
+        raise Corrupted(
+            f"{path.name} is not a usable model file: its tensors are not those of its architecture.",
+            fix="Train the model again.",
         )
-        layers = card.layers()
-        if len(card.labels) != card.classes:
-            raise ValueError(f"it has {card.classes} outputs and {len(card.labels)} labels")
-        used = card.normalisation
-        if len(used.mean) != len(used.scale) or len(used.mean) not in (0, prod(card.input_shape)):
-            raise ValueError("its normalisation does not fit its inputs")
-        if not all(math.isfinite(mean) for mean in used.mean) or not all(0 < scale < math.inf for scale in used.scale):
-            raise ValueError("its normalisation cannot be applied")
-        return card, flatten(tensors, layers)
-    except (KeyError, ValueError) as error:  # msgspec's errors are ValueErrors
-        raise Corrupted(f"{path.name} is not a usable model file: {error}.", fix="Train the model again.") from error
-
-
-def flatten(tensors: dict[str, tensorfiles.Tensor], layers: tuple[Layer, ...]) -> Vector:
-    """Named tensors as one vector, in the order of `tensor_shapes`; ValueError if they are not exactly those."""
-    shapes = tensor_shapes(layers)
-    found = {name: tensor.shape for name, tensor in tensors.items()}
-    if found != shapes:
-        raise ValueError("its tensors are not those of its architecture")
-    return np.concatenate([tensors[name].ravel() for name in shapes])
+    for name, place in places.items():
+        np.copyto(place, tensors[name])
 
 
 def _json(value: object) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from hivenode.spec.job import TrainingSpec
+from hivenode.spec.training import TrainingSpec
 
 Vector = npt.NDArray[np.float32]
 
@@ -40,13 +40,13 @@ class Optimizer:
             names = ("momentum",)
         self._slots = {name: np.zeros(size, np.float32) for name in names}
 
-    def step(self, weights: Vector, gradient: Vector) -> None:
+    def step(self, weights: Vector, gradient: Vector, learning_rate: float) -> None:
         """One update. `gradient` is overwritten."""
         spec, scratch = self._spec, self._scratch
-        rate = np.float32(spec.learning_rate)
+        rate = np.float32(learning_rate)
         if spec.weight_decay > 0:
             if spec.optimizer == "adamw":
-                weights *= np.float32(1.0 - spec.learning_rate * spec.weight_decay)
+                weights *= np.float32(1.0 - learning_rate * spec.weight_decay)
             else:
                 np.multiply(weights, np.float32(spec.weight_decay), out=scratch)
                 gradient += scratch
@@ -59,9 +59,9 @@ class Optimizer:
             np.multiply(gradient, rate, out=scratch)
             weights -= scratch
         else:
-            self._adam(weights, gradient)
+            self._adam(weights, gradient, learning_rate)
 
-    def _adam(self, weights: Vector, gradient: Vector) -> None:
+    def _adam(self, weights: Vector, gradient: Vector, learning_rate: float) -> None:
         """Kingma and Ba, arXiv 1412.6980, algorithm 1."""
         scratch, mean, square = self._scratch, self._slots["mean"], self._slots["square"]
         self._power1 *= self.BETA1
@@ -77,7 +77,7 @@ class Optimizer:
         scratch /= np.float32(math.sqrt(1.0 - self._power2))
         scratch += np.float32(self.EPSILON)
         np.divide(mean, scratch, out=scratch)
-        scratch *= np.float32(self._spec.learning_rate / (1.0 - self._power1))
+        scratch *= np.float32(learning_rate / (1.0 - self._power1))
         weights -= scratch
 
     def slots(self) -> Mapping[str, Vector]:
@@ -97,3 +97,25 @@ class Optimizer:
         for name, slot in self._slots.items():
             slot[...] = slots[name]
         self._power1, self._power2 = float.fromhex(scalars["power1"]), float.fromhex(scalars["power2"])
+
+
+class Outer:
+    """What the mean of the members' ways does to the weights they set out from: SGD with Nesterov's momentum, on the
+    way back to where they came from as the gradient (DiLoCo, arXiv 2311.08105, algorithm 1; momentum as PyTorch's).
+
+    Args:
+        learning_rate: 1 and no momentum give the plain mean of the members' weights.
+    """
+
+    def __init__(self, learning_rate: float, momentum: float, size: int) -> None:
+        self._rate, self._momentum = np.float32(learning_rate), np.float32(momentum)
+        self.velocity = np.zeros(size if momentum > 0 else 0, np.float32)
+
+    def step(self, weights: Vector, back: Vector) -> None:
+        """One update of `weights`, those all set out from. `back` is overwritten."""
+        if self.velocity.size:
+            self.velocity *= self._momentum
+            self.velocity += back
+            back += self.velocity * self._momentum
+        back *= self._rate
+        weights -= back

@@ -24,7 +24,12 @@ import msgspec
 from hivenode.net.forking import MAX_PACKET, REQUEST, Ended, Fork, Forked, FromForkserver, Hello, NotForked
 from hivenode.worker import sandbox
 
-FRAMEWORKS = {"torch": "hivenode.training.frameworks.torch_framework"}
+FRAMEWORKS = {
+    "torch": "hivenode.training.frameworks.torch_building",
+    "transformers": "hivenode.training.frameworks.hub_models",
+    "keras": "hivenode.training.frameworks.keras_framework",
+    "sklearn": "hivenode.training.estimating",
+}
 OPTIONAL = ("sklearn.datasets",)
 """Imported once here instead of once in every worker, where installed."""
 

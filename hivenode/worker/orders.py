@@ -5,17 +5,27 @@ from __future__ import annotations
 import os
 import threading
 import traceback
+from typing import Protocol
 
 from hivenode.errors import HiveError
 from hivenode.net.framing import Channel
-from hivenode.net.local import Cancel, PeerLost, PeersReady
-from hivenode.training.loop import Cancelled
-from hivenode.training.strategies.collective import Collective
+from hivenode.net.local import Brought, Cancel, Peer, PeerJoining, PeerLost, PeersReady
+from hivenode.training.strategies.group import Cancelled
 
 EXIT_ORPHANED = 3
 """Exit status of a worker whose daemon closed the channel before the work was done."""
 EXIT_CHANNEL = 4
 """Exit status of a worker whose daemon said something it does not understand."""
+
+
+class Others(Protocol):
+    """What the other members of an attempt are reached through."""
+
+    def lost(self, node: str) -> None: ...
+
+    def admit(self, peer: Peer) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Orders:
@@ -25,12 +35,13 @@ class Orders:
         collective: told of lost peers, and closed by a cancel so that nothing waits for the others any more.
     """
 
-    def __init__(self, channel: Channel, collective: Collective) -> None:
+    def __init__(self, channel: Channel, collective: Others) -> None:
         self._channel = channel
         self._collective = collective
         self._changed = threading.Condition()
         self._peers: PeersReady | None = None
         self._reason: str | None = None
+        self._brought: Brought | None = None
         threading.Thread(target=self._listen, name="orders", daemon=True).start()
 
     @property
@@ -46,6 +57,15 @@ class Orders:
                 raise Cancelled(self._reason or "")
             return self._peers
 
+    def wait_for_data(self) -> Brought:
+        """The answer to a `Need`. Raises Cancelled instead if the work is called off."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._brought is not None or self._reason is not None)
+            brought, self._brought = self._brought, None
+            if brought is None:
+                raise Cancelled(self._reason or "")
+            return brought
+
     def _listen(self) -> None:
         try:
             while (message := self._channel.receive()) is not None:
@@ -54,6 +74,12 @@ class Orders:
                         with self._changed:
                             self._peers = message
                             self._changed.notify()
+                    case Brought():
+                        with self._changed:
+                            self._brought = message
+                            self._changed.notify()
+                    case PeerJoining(peer=peer):
+                        self._collective.admit(peer)
                     case PeerLost(node=node):
                         self._collective.lost(node)
                     case Cancel(reason=reason):

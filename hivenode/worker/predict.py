@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from hivenode.errors import InvalidInput
+from hivenode.data import text
+from hivenode.errors import Corrupted, InvalidInput
 from hivenode.net.framing import Channel
 from hivenode.net.local import Predict, Predicted, WorkerLimits
+from hivenode.spec.shapes import spelled
 from hivenode.training import modelfile
-from hivenode.training.frameworks.torch_framework import TorchModel
+from hivenode.training.frameworks.estimator_model import EstimatorModel, labels
+from hivenode.training.frameworks.making import make, serving
+from hivenode.training.frameworks.model import Model
 from hivenode.worker.failures import failed
 
 
@@ -20,33 +24,96 @@ class Predictions:
     """A loaded model.
 
     Args:
-        path: the model file.
+        first: the first request, which names the model file.
 
     Raises:
         Corrupted: it cannot be used.
     """
 
-    def __init__(self, path: Path, limits: WorkerLimits) -> None:
-        self._card, weights = modelfile.read(path, limits.memory_bytes)
-        self._model = TorchModel(self._card.layers(), weights, np.zeros_like(weights), limits.threads)
+    def __init__(self, first: Predict, limits: WorkerLimits) -> None:
+        path = Path(first.model)
+        self._card, tensors = modelfile.read(path, limits.memory_bytes)
+        card = self._card
+        self._labels = list(card.info.labels)
+        self._model: Model | EstimatorModel
+        if card.model.kind == "sklearn":
+            try:
+                self._model = EstimatorModel(card.model, card.info, tensors)
+            except (KeyError, ValueError) as error:
+                raise Corrupted(f"{path.name} is not a usable model file: {error}.", fix="Train it again.") from error
+            self._labels = list(labels(card.model, card.info))
+        else:
+            model = make(serving(card.framework), card.model, card.info, 0, first.resources, limits.threads).model
+            modelfile.fill(path, model, tensors)
+            self._model = model
+        self._tokenizer = text.load(card.tokenizer) if card.tokenizer else None
 
     def answer(self, request: Predict) -> Predicted:
-        """Class probabilities of each sample.
+        """Outputs for each sample, by the names of the outputs; for texts to go on with, how they go on.
 
         Raises:
-            InvalidInput: a sample has the wrong length or a value that is not finite.
+            InvalidInput: a sample has the wrong length or kind, or a value that is not finite.
         """
+        info = self._card.info
+        if info.task == "language":
+            return self._language(request)
+        if request.continue_tokens:
+            raise InvalidInput("The model does not write text.", fix="Leave out --continue.")
+        outputs = self._card.targets.undo(self._model.predict(self._inputs(request)))
+        if info.task == "reconstruction":
+            outputs = self._card.normalisation.undo(outputs)
+        return Predicted(request=request.request, outputs=outputs.tolist(), labels=self._labels)
+
+    def _language(self, request: Predict) -> Predicted:
+        """Probabilities of the next token, or the likeliest continuation of each text."""
+        length = self._card.info.input_shape[0]
+        found, outputs = [], []
+        for prompt in self._sequences(request):
+            tokens = prompt.tolist()
+            for _ in range(request.continue_tokens):
+                window = np.array([tokens[-length:]], np.int64)
+                tokens.append(int(self._model.predict(window)[0].argmax()))
+            if request.continue_tokens:
+                found.append(self._spelled(tokens[len(prompt) :]))
+            else:
+                outputs.append(self._model.predict(prompt[None, -length:])[0].tolist())
+        labels = [] if request.continue_tokens else [self._spelled([t]) for t in range(self._card.info.outputs)]
+        return Predicted(request=request.request, outputs=outputs, labels=labels, texts=found)
+
+    def _spelled(self, tokens: list[int]) -> str:
+        return self._tokenizer.decode(tokens) if self._tokenizer is not None else " ".join(map(str, tokens))
+
+    def _inputs(self, request: Predict) -> npt.NDArray[Any]:
+        info = self._card.info
+        if request.texts or info.vocabulary:
+            return np.stack([text.fitted(t, info.input_shape[0], info.padding) for t in self._sequences(request)])
         rows = self._rows(request.inputs)
-        inputs = self._card.normalisation.apply(rows).reshape(len(rows), *self._card.input_shape)
-        return Predicted(
-            request=request.request,
-            outputs=self._model.predict(inputs).tolist(),
-            labels=list(self._card.labels),
-        )
+        return self._card.normalisation.apply(rows).reshape(len(rows), *info.input_shape)
+
+    def _sequences(self, request: Predict) -> list[npt.NDArray[np.int64]]:
+        if not request.texts:
+            return [self._whole(number, row) for number, row in enumerate(request.inputs)]
+        if self._tokenizer is None:
+            raise InvalidInput(
+                "The model takes numbers, not text.", fix=f"Give {self._card.info.features} numbers a sample."
+            )
+        found = [self._tokenizer.encode(sample) for sample in request.texts]
+        if not all(map(len, found)):
+            raise InvalidInput("A text is empty.", fix="Give at least one character.")
+        return found
+
+    def _whole(self, number: int, row: list[float]) -> npt.NDArray[np.int64]:
+        vocabulary = self._card.info.vocabulary
+        wrong = next((value for value in row if not (0 <= value < vocabulary and value == int(value))), None)
+        if not row or wrong is not None:
+            raise InvalidInput(
+                f"Sample {number} has {'no tokens' if not row else f'the token {wrong:g}'}.",
+                fix=f"Give whole numbers from 0 to {vocabulary - 1}, or text.",
+            )
+        return np.array(row, np.int64)
 
     def _rows(self, inputs: list[list[float]]) -> npt.NDArray[np.float64]:
-        width = prod(self._card.input_shape)
-        shape = "x".join(map(str, self._card.input_shape))
+        width, shape = self._card.info.features, spelled(self._card.info.input_shape)
         for number, row in enumerate(inputs):
             if len(row) != width:
                 raise InvalidInput(
@@ -65,7 +132,7 @@ def serve(channel: Channel, first: Predict, limits: WorkerLimits) -> None:
     Raises:
         HiveError: the model cannot be loaded.
     """
-    predictions = Predictions(Path(first.model), limits)
+    predictions = Predictions(first, limits)
     request: Predict = first
     while True:
         try:

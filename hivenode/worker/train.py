@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
-from hivenode.data.loading import load
 from hivenode.errors import InvalidInput
-from hivenode.models.zoo import describe
+from hivenode.models.declared import describe
 from hivenode.net.framing import Channel
 from hivenode.net.local import Begin, CheckpointWritten, Finished, Log, Ready, WorkerLimits
 from hivenode.spec.job import JobSpec
@@ -18,18 +16,19 @@ from hivenode.spec.values import Strategy
 from hivenode.training import checkpoints, modelfile
 from hivenode.training.checkpoints import State
 from hivenode.training.exchange import Seat
-from hivenode.training.frameworks.model import initial_weights
-from hivenode.training.frameworks.torch_framework import TorchModel
-from hivenode.training.loop import Cancelled, Result, Training
-from hivenode.training.modelfile import ModelCard
-from hivenode.training.optimizers import Optimizer
+from hivenode.training.frameworks.making import make
+from hivenode.training.frameworks.model import Layout
+from hivenode.training.loop import Result, Training
+from hivenode.training.runs import Prepared, Run
 from hivenode.training.strategies.collective import Collective
 from hivenode.training.strategies.data_parallel import Together
+from hivenode.training.strategies.group import Cancelled, Group
+from hivenode.training.strategies.making import way_of
 from hivenode.training.strategies.single import Alone
+from hivenode.training.strategies.way import Course
 from hivenode.worker.orders import Orders
-
-THREAD_FLOPS = 2e8
-"""A step's work worth one more thread: some 20 ms of it."""
+from hivenode.worker.pieces import PieceFinder, open_data
+from hivenode.worker.threads import useful_threads
 
 
 class TrainingAssignment:
@@ -47,29 +46,36 @@ class TrainingAssignment:
         self._limits = limits
         self._spec = JobSpec.model_validate_json(begin.spec)
         self._directory = Path(begin.directory)
-        self._data = load(self._spec.data)
-        self._layers = self._card(None).layers()
+        self._pieces = PieceFinder(channel)
+        self._data = open_data(self._spec.data, begin.resources, self._pieces)
+        self._afresh: tuple[str, ...] = ()
 
     def run(self) -> None:
         """Prepare, wait for the word to begin, train, leave the model."""
         collective = _collective(self._begin)
         orders = Orders(self._channel, collective)
+        self._pieces.orders = orders
         writer = checkpoints.Writer(self._write_checkpoint, self._not_written)
         try:
-            training = self._training(collective, orders, writer)
+            self._prepared = self._prepare(collective, orders, writer)
+            training = self._prepared.run
             self._channel.send(
                 Ready(
                     pid=os.getpid(),
                     port=collective.port,
                     certificate=collective.certificate,
-                    parameters=len(training.model.weights),
+                    parameters=self._prepared.layout.size,
                     load_seconds=time.monotonic() - self._started,
                 )
             )
-            peers = orders.wait_for_peers().peers
+            ready = orders.wait_for_peers()
             began = time.monotonic()
             try:
-                training.begin(peers)
+                self._tell_of_data(training)
+                if ready.joining:
+                    training.join(ready.peers)
+                else:
+                    training.begin(ready.peers)
                 result = training.run()
             except Cancelled:
                 if training.leads and training.step > 0:
@@ -81,72 +87,77 @@ class TrainingAssignment:
             writer.close()
             collective.close()
 
-    def _training(self, collective: Collective, orders: Orders, writer: checkpoints.Writer) -> Training:
-        weights = initial_weights(self._layers, self._spec.training.seed)
-        optimizer = Optimizer(self._spec.training, len(weights))
-        step = 0
-        if self._begin.resume is not None:
-            state = checkpoints.read(
-                Path(self._begin.resume), self._spec, self._layers, limit_bytes=self._limits.memory_bytes
+    def _prepare(self, collective: Collective, orders: Orders, writer: checkpoints.Writer) -> Prepared:
+        spec, begin, report = self._spec, self._begin, self._channel.send
+        group = Group(begin.node, begin.plan.shares, collective, report, lambda: orders.cancelled)
+        self._declared = spec.model
+        if spec.framework == "sklearn":
+            from hivenode.training.estimating import estimating
+
+            return estimating(
+                spec, group, self._data, collective, report, writer.submit, self._saved, self._limits.threads
             )
-            weights, step = state.weights, state.step
-            optimizer.restore(state.slots, state.scalars)
-        vector = np.zeros(len(weights) + 1, np.float32)
-        return Training(
-            me=self._begin.node,
-            shares=self._begin.plan.shares,
-            spec=self._spec.training,
-            model=TorchModel(self._layers, weights, vector[:-1], self._threads()),
-            optimizer=optimizer,
-            vector=vector,
+        made = make(spec.runtime, spec.model, self._data.info, spec.training.seed, begin.resources, self._threads())
+        self._declared, self._afresh, model = made.declared, made.afresh, made.model
+        state = self._saved(model.layout)
+        if state is not None:
+            model.weights[:], model.buffers[:] = state.weights, state.buffers
+        course = Course(self._data, spec.training, group)
+        training = Training(
+            spec=spec.training,
+            group=group,
+            way=way_of(spec.training, group, course, model, made.vector, report),
+            model=model,
+            course=course,
             data=self._data,
             collective=collective,
-            report=self._channel.send,
-            cancelled=lambda: orders.cancelled,
+            report=report,
             save=writer.submit,
-            step=step,
         )
+        if state is not None:
+            training.resume(state)
+        return Prepared(training, model.layout, lambda: model)
+
+    def _saved(self, layout: Layout) -> State | None:
+        """The checkpoint to go on from."""
+        if self._begin.resume is None:
+            return None
+        return checkpoints.read(Path(self._begin.resume), self._spec, layout, limit_bytes=self._limits.memory_bytes)
+
+    def _tell_of_data(self, training: Run) -> None:
+        """To the job's log, once."""
+        if not training.leads:
+            return
+        for line in self._data.summary:
+            self._channel.send(Log(level="info", event=line))
+        if self._afresh:
+            names = ", ".join(self._afresh[:20])
+            self._channel.send(Log(level="info", event=f"not among the weights given, so begun afresh: {names}"[:2000]))
 
     def _threads(self) -> int:
-        """As many threads as this share of a step can feed, within the limit: on a busy machine, threads that wait for
-        each other in small steps are many times slower than one."""
-        card, begin = self._card(None), self._begin
+        """As many as this share of a step can feed."""
+        begin = self._begin
         share = next(share.weight for share in begin.plan.shares if share.node == begin.node)
-        cost = describe(card.source, card.params, card.input_shape, card.classes)
-        flops = 3 * cost.flops_per_sample * self._spec.training.batch_size * share
-        return max(1, min(self._limits.threads, int(flops / THREAD_FLOPS)))
+        cost = describe(self._spec.model, self._data.info)
+        return useful_threads(3 * cost.flops_per_sample * self._spec.training.batch_size * share, self._limits.threads)
 
-    def _finish(self, training: Training, result: Result, began: float) -> None:
+    def _finish(self, training: Run, result: Result, began: float) -> None:
         path = self._directory / "model.safetensors"
-        modelfile.write(path, self._card(result.accuracy), training.model.weights)
-        metrics = {"loss": result.loss}
-        if result.accuracy is not None and result.test_loss is not None:
-            metrics |= {"accuracy": result.accuracy, "test_loss": result.test_loss}
+        card = modelfile.card(self._spec, self._declared, self._data)
+        modelfile.write(path, replace(card, accuracy=result.accuracy), self._prepared.kept())
         self._channel.send(
             Finished(
                 step=result.step,
                 path=str(path),
                 seconds=time.monotonic() - began,
-                metrics=metrics,
+                metrics=result.metrics(),
                 lead=training.leads,
             )
         )
 
-    def _card(self, accuracy: float | None) -> ModelCard:
-        info = self._data.info
-        return ModelCard(
-            source=self._spec.model.source,
-            params=dict(self._spec.model.params),
-            input_shape=info.input_shape,
-            classes=info.classes,
-            labels=info.labels,
-            normalisation=self._data.normalisation,
-            accuracy=accuracy,
-        )
-
     def _write_checkpoint(self, state: State) -> None:
         path = self._directory / f"checkpoint-{state.step}.safetensors"
-        checkpoints.write(path, state, self._spec, self._layers)
+        checkpoints.write(path, state, self._spec, self._prepared.layout)
         self._channel.send(CheckpointWritten(step=state.step, path=str(path)))
 
     def _not_written(self, state: State, reason: str) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from hivenode.cli.demo import DIGITS
-from hivenode.cli.inputs import read_inputs
+from hivenode.cli.inputs import Asked, read_inputs
 from hivenode.cli.output import bar, clean, duration, size
 from hivenode.cli.pictures import digit, side_of
 from hivenode.errors import InvalidInput, NotFound
@@ -46,14 +46,30 @@ def npy(array: Any, **options: Any) -> bytes:
     ],
 )
 def test_samples(tmp_path: Path, name: str, content: str | bytes, rows: list[list[float]]) -> None:
-    assert read_inputs(file(tmp_path, name, content)) == rows
+    assert read_inputs(file(tmp_path, name, content)) == Asked(rows, [])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "asked"),
+    [
+        ("a.json", '"once"', Asked([], ["once"])),
+        ("a.json", '["once", {"text": "upon"}]', Asked([], ["once", "upon"])),
+        ("a.json", '{"tokens": [3, 4]}', Asked([[3.0, 4.0]], [])),
+        ("a.json", '[{"features": [0.5]}, [1]]', Asked([[0.5], [1.0]], [])),
+        ("a.txt", "once\nupon", Asked([], ["once\nupon"])),
+    ],
+)
+def test_texts_and_objects(tmp_path: Path, name: str, content: str, asked: Asked) -> None:
+    assert read_inputs(file(tmp_path, name, content)) == asked
 
 
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("a.json", "{}", "not a JSON list"),
-        ("a.json", '["x"]', "not a JSON list"),
+        ("a.json", "{}", "sample 1 has 0 of features"),
+        ("a.json", '[{"text": "x", "tokens": [1]}]', "sample 1 has 2 of features"),
+        ("a.json", '{"txt": "x"}', "not a JSON list"),
+        ("a.json", '["x", [1]]', "mixes numbers and texts"),
         ("a.json", "[" * 10_000, "not a JSON list"),
         ("a.json", "[]", "no sample"),
         ("a.json", "[[1, 2], [3]]", "sample 2 has 1 values"),
@@ -82,7 +98,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", [b" [1, 2]", b"1,2\n"])
 def test_standard_input(monkeypatch: pytest.MonkeyPatch, text: bytes) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text)))
-    assert read_inputs(Path("-")) == [[1.0, 2.0]]
+    assert read_inputs(Path("-")).rows == [[1.0, 2.0]]
 
 
 def test_a_digit_in_characters() -> None:
@@ -116,5 +132,5 @@ def test_the_demo_trains_the_example() -> None:
 
 
 def test_the_example_digit_fits_the_model() -> None:
-    assert len(read_inputs(EXAMPLES / "digit.json")[0]) == 64
+    assert len(read_inputs(EXAMPLES / "digit.json").rows[0]) == 64
     assert json.loads((EXAMPLES / "digit.json").read_text())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,27 @@ async def test_a_killed_worker_costs_nothing_but_its_share(hive: list[Machine]) 
     assert settled(await victim.api("GET", "/v1/status"), 3), "its daemon lives on"
 
 
+async def test_a_machine_that_comes_back_takes_part_in_a_job_that_runs(hive: list[Machine]) -> None:
+    coordinator = await coordinator_of(hive)
+    late = next(machine for machine in hive if machine is not coordinator)
+    await late.kill()
+    await coordinator.until(
+        "/v1/status", lambda s: next(m["state"] for m in s["members"] if m["name"] == late.name) != "alive"
+    )
+    submitted = await coordinator.api("POST", "/v1/jobs", job(100, strategy="data_parallel", min_nodes=2))
+    path = f"/v1/jobs/{submitted['summary']['job']}"
+    await coordinator.until(path, lambda d: d["summary"]["state"] == "running" and d["summary"]["step"] >= 20)
+    await late.start()
+    everybody = sorted(machine.name for machine in hive)
+    await coordinator.until(path, lambda d: sorted(d["attempts"][0]["members"]) == everybody, 60)
+    detail = await late.until(path, lambda d: d["summary"]["state"] == "finished", 90)
+    assert len(detail["attempts"]) == 1, "it went on all the while"
+    assert sorted(detail["attempts"][0]["members"]) == everybody
+    assert detail["summary"]["accuracy"] > 0.9
+    models = [await model_on(machine) for machine in hive]
+    assert models[0]["blob"] == models[1]["blob"] == models[2]["blob"]
+
+
 async def test_a_cancelled_job_leaves_no_worker(hive: list[Machine]) -> None:
     submitted = await hive[0].api("POST", "/v1/jobs", job(500, min_nodes=3))
     path = f"/v1/jobs/{submitted['summary']['job']}"
@@ -109,3 +131,22 @@ async def test_a_cancelled_job_leaves_no_worker(hive: list[Machine]) -> None:
     status, answer = await hive[0].ask("POST", f"{path}/cancel", {"reason": "again"})
     assert status == 409
     assert "already cancelled" in answer["error"]["message"]
+
+
+async def test_analyze_tells_what_each_node_of_the_hive_would_take(hive: list[Machine]) -> None:
+    """The command as a person runs it, over what the daemons have really measured."""
+    job = str(Path(__file__).parents[2] / "configs" / "jobs" / "digits.toml")
+    process = await asyncio.create_subprocess_exec(
+        *hive[1].command(), "--home", str(hive[1].home), "analyze", job, "--no-trace", "--json",
+        stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, _ = await process.communicate()
+    found = json.loads(out)
+    assert process.returncode == 0
+    assert {node["name"]: node["self"] for node in found["nodes"]} == {
+        machine.name: machine is hive[1] for machine in hive
+    }
+    for node in found["nodes"]:
+        assert node["training"]
+        assert node["room_bytes"] > 0
+        assert 0 < node["step_seconds"]["low"] < node["step_seconds"]["value"] < node["step_seconds"]["high"]

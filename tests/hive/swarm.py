@@ -227,7 +227,9 @@ class Swarm:
         for node, each in self.cores.items():
             for other in self._links[node]:
                 each.link_up(0.0, other)
-            self._act(node, [e for e in each.receive(0.0, next(iter(self._links[node])), said) if not isinstance(e, Send)])
+            self._act(
+                node, [e for e in each.receive(0.0, next(iter(self._links[node])), said) if not isinstance(e, Send)]
+            )
             each._roster.broadcasts = Broadcasts()
 
     def _act(self, node: str, effects: Iterable[Effect]) -> None:

@@ -17,6 +17,8 @@ def node(
     frameworks: tuple[str, ...] = ("torch",),
     running: int = 0,
     paused: str = "",
+    offers: tuple[str, ...] = (),
+    versions: dict[str, str] | None = None,
 ) -> NodeProfile:
     return NodeProfile(
         node=f"{number:02d}".ljust(32, "a"),
@@ -28,6 +30,8 @@ def node(
         running=running,
         paused=paused,
         name=f"node{number}",
+        offers=offers,
+        versions=versions or {},
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from hivenode.errors import InvalidInput, Unavailable
 from hivenode.planning.breakdown import coordination, subtasks
 from hivenode.planning.explain import explain, to_text
-from hivenode.planning.planner import EXPLORED_WITHIN, expected_seconds, experience_of, plan
+from hivenode.planning.planner import EXPLORED_WITHIN, eligible, expected_seconds, experience_of, plan
 from hivenode.planning.profile import ClusterView, NodeProfile
 from hivenode.planning.qtable import Experience
 from hivenode.planning.workload import Workload
@@ -92,6 +93,30 @@ def test_paused_lacking_and_excluded_nodes_take_no_part() -> None:
     assert "node1 takes no work (on battery)" in reasons
     assert "node2 does not have torch" in reasons
     assert "node3 is left out" in reasons
+
+
+def test_who_lacks_a_library_or_what_the_job_is_about_is_never_chosen() -> None:
+    job = replace(workload(), needs=("private:xrays",), libraries=("peft",))
+    has = {"versions": {"torch": "2.13.0+cpu", "peft": "0.21.2"}, "offers": ("private:xrays",)}
+    view = cluster(
+        node(0, **has),
+        node(1, 1000, **{**has, "versions": {"torch": "2.13.0"}}),
+        node(2, 1000, **{**has, "offers": ()}),
+    )
+    made = planned(job, view)
+    assert {share.node for share in made.shares} == {node(0).node}
+    reasons = " ".join(c.reason for c in made.candidates)
+    assert "node1 does not have peft" in reasons
+    assert "node2 does not have private:xrays" in reasons
+
+
+def test_nodes_whose_framework_is_of_another_version_do_not_work_with_the_others() -> None:
+    versions = ["2.13.0+cpu", "2.13.1", "2.9.0", ""]
+    view = cluster(*(node(n, 100 + 900 * (n == 2), versions={"torch": text}) for n, text in enumerate(versions)))
+    made = planned(workload(), view)
+    assert node(2).node not in {share.node for share in made.shares}
+    _, left_out = eligible(workload(), PlacementSpec(), view)
+    assert left_out == ["node2 has torch 2.9.0 and others 2.13"]
 
 
 def test_nothing_feasible_says_why_for_each_strategy_and_what_to_do() -> None:
@@ -327,3 +352,33 @@ def test_experience_is_of_the_cost_models_own_prediction() -> None:
     assert body.reference_seconds == pytest.approx(128.0)
     if later.strategy is first.strategy:
         assert "experience makes it x3" in later.reason or "experience makes it x2.9" in later.reason
+
+
+def test_what_a_framework_cannot_do_is_masked_with_its_reason() -> None:
+    job = replace(workload(), masked={Strategy.pipeline_parallel: "keras models are not cut"})
+    made = planned(job, cluster(node(0), node(1)))
+    (candidate,) = [c for c in made.candidates if c.strategy is Strategy.pipeline_parallel]
+    assert (candidate.feasible, candidate.reason) == (False, "pipeline_parallel: keras models are not cut")
+    with pytest.raises(InvalidInput, match="pipeline_parallel cannot run this job: keras models are not cut"):
+        planned(job, cluster(node(0), node(1)), strategy="pipeline_parallel")
+
+
+def test_local_steps_and_fewer_bytes_make_a_slow_line_bearable() -> None:
+    view = cluster(*(node(number, bandwidth=1e6) for number in range(3)))
+    slow = workload(parameters=10_000_000, flops=1e9)
+    every, local = slow, replace(slow, sync_every=50, wire=0.25)
+    predicted = [
+        next(c.predicted_seconds for c in planned(job, view).candidates if c.strategy is Strategy.data_parallel)
+        for job in (every, local)
+    ]
+    assert predicted[1] < predicted[0] / 50
+    assert planned(every, view).strategy is not Strategy.data_parallel
+    assert planned(local, view).strategy is Strategy.data_parallel
+
+
+def test_a_node_without_the_framework_takes_no_part() -> None:
+    job = replace(workload(), framework="keras")
+    made = planned(job, cluster(node(0), node(1, frameworks=("torch", "keras"))))
+    assert [share.node for share in made.shares] == [node(1).node]
+    with pytest.raises(Unavailable, match="node0 does not have keras"):
+        planned(job, cluster(node(0)))

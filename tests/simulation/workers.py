@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from hivenode.data.sources import describe
+from hivenode.data.sources import lookup
 from hivenode.errors import NotFound, Unavailable
 from hivenode.jobs.host import WorkerHandle, WorkerKind
 from hivenode.net.local import (
@@ -30,6 +30,7 @@ from hivenode.net.local import (
     Failed,
     Finished,
     FromWorker,
+    PeerJoining,
     PeerLost,
     PeersReady,
     Predict,
@@ -87,7 +88,7 @@ class Size:
     @classmethod
     def of(cls, encoded: bytes) -> Size:
         spec = JobSpec.model_validate_json(encoded)
-        every = describe(spec.data.source).samples
+        every = lookup(spec.data).info.samples
         held_out = min(max(round(every * spec.data.test_fraction), 1), every - 1) if spec.data.test_fraction else 0
         training, samples = spec.training, every - held_out
         whole = training.epochs * -(-samples // training.batch_size)
@@ -142,6 +143,10 @@ class SimulatedWorker:
     size: Size | None = None
     lineage: Lineage = field(default_factory=lambda: Lineage(b""))
     members: tuple[str, ...] = ()
+    joins: frozenset[str] = frozenset()
+    """Certificates of those it wants to join."""
+    admitted: set[str] = field(default_factory=set)
+    """Of those that it was told may join."""
     lost: set[str] = field(default_factory=set)
     """Nodes that its daemon has given up."""
     started: float = 0.0
@@ -183,6 +188,10 @@ class SimulatedWorker:
             case Begin():
                 self.begin = message
                 self.fabric.later(self.fabric.between(self.fabric.pace.load), self._ready)
+            case PeersReady(peers=peers, joining=True):
+                self.joins = frozenset(peer.certificate for peer in peers)
+            case PeerJoining(peer=peer):
+                self.admitted.add(peer.certificate)
             case PeersReady(peers=peers):
                 named = {peer.certificate for peer in peers} | {self.certificate}
                 self.begun = tuple(sorted(named))
@@ -227,9 +236,10 @@ class SimulatedWorker:
     def view(self, members: tuple[str, ...]) -> None:
         """Go on with these nodes."""
         lost = tuple(node for node in self.members if node not in members)
+        joined = tuple(node for node in members if node not in self.members)
         self.members = members
-        if lost:
-            self.tell(ViewChanged(step=self.step, members=members, lost=lost))
+        if lost or joined:
+            self.tell(ViewChanged(step=self.step, members=members, lost=lost, joined=joined))
 
     def advance(self, parts: tuple[Part, ...]) -> None:
         """One step is done."""
@@ -372,12 +382,26 @@ class Fabric:
                 parts = _parts(members, ahead.step, size.batch(ahead.step))
                 for worker in members:
                     worker.advance(parts)
+                if newcomers := self._newcomers(members):
+                    self._spawn(self._run([*members, *newcomers]))
+                    return
             else:
                 if any(worker.alive for worker in members):
                     self._split([worker for worker in members if worker.alive])
                 return
         for worker in members:
             worker.finish()
+
+    def _newcomers(self, members: list[SimulatedWorker]) -> list[SimulatedWorker]:
+        """Who may come in before the next step: whom all were told of, and who can reach all."""
+        present = {worker.certificate for worker in members}
+        found = []
+        for worker in self.workers.values():
+            wants = worker.alive and worker not in members and present <= worker.joins
+            known = all(worker.certificate in member.admitted for member in members)
+            if wants and known and self._intact([*members, *found, worker]):
+                found.append(worker)
+        return found
 
     async def _whole(self, members: list[SimulatedWorker]) -> bool:
         """Whether the view stands; if not, after the time it takes to find out."""
@@ -432,7 +456,8 @@ def _parts(members: list[SimulatedWorker], step: int, total: int) -> tuple[Part,
     begin = members[0].begin
     assert begin is not None
     weights = {share.node: share.weight for share in begin.plan.shares}
-    ranges = split(total, [weights[worker.node] for worker in members])
+    usual = sum(weights.values()) / len(weights)
+    ranges = split(total, [weights.get(worker.node, usual) for worker in members])
     return tuple(Part(step, w.node, r.start, r.stop) for w, r in zip(members, ranges, strict=True))
 
 

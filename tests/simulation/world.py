@@ -226,6 +226,7 @@ class World:
                 bandwidth=12.5e6,
                 frameworks=("torch",),
                 running=0,
+                versions={"torch": "2.13.0", "scikit-learn": "1.9.1"},
             )
 
         return Ports(
@@ -457,7 +458,7 @@ class World:
             waiting = list(node.coordinator.waiting.values())
             lines.append(
                 f"  {machine.name} {machine.id[:6]} sees {self.sees(machine.name)} linked "
-                f"{len(node._ports.transport.links)} leader {node.leadership.leader} jobs {jobs} waiting {waiting}"
+                f"{len(node.ports.transport.links)} leader {node.leadership.leader} jobs {jobs} waiting {waiting}"
             )
         return lines
 

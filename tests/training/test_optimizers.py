@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hivenode.spec.job import TrainingSpec
-from hivenode.training.optimizers import Optimizer
+from hivenode.training.optimizers import Optimizer, Outer
 
 SPECS = [
     TrainingSpec(optimizer="sgd", learning_rate=0.1),
@@ -37,7 +37,7 @@ def test_the_same_course_as_pytorch(spec: TrainingSpec) -> None:
         gradient = rng.normal(size=50).astype(np.float32)
         parameter.grad = torch.from_numpy(gradient.copy())
         theirs.step()
-        ours.step(weights, gradient)
+        ours.step(weights, gradient, spec.learning_rate)
     assert np.allclose(weights, parameter.detach().numpy(), rtol=1e-4, atol=1e-6)
 
 
@@ -48,11 +48,26 @@ def test_restored_state_goes_on_to_the_bit(spec: TrainingSpec) -> None:
     straight = np.ones(20, np.float32)
     first = Optimizer(spec, 20)
     for gradient in gradients[:5]:
-        first.step(straight, gradient.copy())
+        first.step(straight, gradient.copy(), spec.learning_rate)
     resumed = straight.copy()
     second = Optimizer(spec, 20)
     second.restore(first.slots(), first.scalars())
     for gradient in gradients[5:]:
-        first.step(straight, gradient.copy())
-        second.step(resumed, gradient.copy())
+        first.step(straight, gradient.copy(), spec.learning_rate)
+        second.step(resumed, gradient.copy(), spec.learning_rate)
     assert straight.tobytes() == resumed.tobytes()
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_the_outer_optimizer_is_pytorchs_nesterov(momentum: float) -> None:
+    rng = np.random.default_rng(2)
+    weights = rng.normal(size=40).astype(np.float32)
+    parameter = torch.nn.Parameter(torch.from_numpy(weights.copy()))
+    theirs = torch.optim.SGD([parameter], lr=0.7, momentum=momentum, nesterov=momentum > 0)
+    ours = Outer(0.7, momentum, 40)
+    for _ in range(10):
+        back = rng.normal(size=40).astype(np.float32)
+        parameter.grad = torch.from_numpy(back.copy())
+        theirs.step()
+        ours.step(weights, back)
+    assert np.allclose(weights, parameter.detach().numpy(), rtol=1e-4, atol=1e-6)

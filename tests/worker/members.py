@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,9 +20,20 @@ def node(number: int) -> str:
     return f"{number:032d}"
 
 
-def spec(model: str = "zoo:cnn", source: str = "sklearn:digits", **training: object) -> JobSpec:
+def spec(
+    model: str = "zoo:cnn",
+    source: str = "sklearn:digits",
+    framework: str = "",
+    params: Mapping[str, object] | None = None,
+    **training: object,
+) -> JobSpec:
+    given = {"framework": framework} if framework else {}
     return JobSpec(
-        name="test", model=ModelSpec(source=model), data=DataSpec(source=source), training=TrainingSpec(**training)
+        name="test",
+        model=ModelSpec(source=model, params=params or {}),
+        data=DataSpec(source=source),
+        training=TrainingSpec(**training),
+        **given,
     )
 
 
@@ -43,9 +54,11 @@ class Member:
         self.handle: WorkerHandle
 
     @classmethod
-    async def start(cls, host: WorkerHost, kind: WorkerKind = "train", limits: WorkerLimits = LIMITS) -> Member:
+    async def start(
+        cls, host: WorkerHost, kind: WorkerKind = "train", limits: WorkerLimits = LIMITS, framework: str = "torch"
+    ) -> Member:
         member = cls()
-        member.handle = await host.start(kind, "torch", limits, member._message, member._exit)
+        member.handle = await host.start(kind, framework, limits, member._message, member._exit)
         return member
 
     def _message(self, message: FromWorker) -> None:
@@ -76,6 +89,18 @@ class Member:
         found = self.all(kind)
         assert len(found) >= count, f"no {kind.__name__}: {self.heard[-3:]} {self.exits}"
         return found[count - 1]
+
+    async def expect_any(self, kind: type[M], count: int, *others: type[FromWorker]) -> FromWorker:
+        """The `count`th message of a kind, or the first of one of the others; fails as `expect` does."""
+        async with self._changed:
+            await self._changed.wait_for(
+                lambda: len(self.all(kind)) >= count or any(self.all(other) for other in others) or self.exits
+            )
+        if len(found := self.all(kind)) >= count:
+            return found[count - 1]
+        instead = [message for other in others for message in self.all(other)]
+        assert instead, f"no {kind.__name__}: {self.heard[-3:]} {self.exits}"
+        return instead[0]
 
     async def exit(self) -> str:
         async with self._changed:
@@ -109,7 +134,7 @@ async def attempt(
 ) -> list[Member]:
     """Workers of an attempt, all told to begin; those of the ranks in `absent` are killed before."""
     planned = plan(weights)
-    members = [await Member.start(host) for _ in weights]
+    members = [await Member.start(host, framework=job.runtime) for _ in weights]
     for rank, member in enumerate(members):
         member.handle.send(begin(job, planned, rank, directory, resume))
     ready = [await member.expect(Ready) for member in members]

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 
 from hivenode.jobs.workers import ForkWorkers
 from hivenode.net.local import Cancel, CheckpointWritten, Failed, Finished, PeerLost, ViewChanged, WorkerProgress
+from hivenode.spec.job import JobSpec, ModelSpec, TrainingSpec
 from tests.worker.members import Member, attempt, node, spec
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -140,3 +141,28 @@ async def test_a_cancel_ends_all_of_them(host: ForkWorkers, tmp_path: Path) -> N
     assert failures[0].code == "cancelled"
     assert {failed.retry for failed in failures} == {True}
     assert len(members[0].all(CheckpointWritten)) == 1
+
+
+async def test_running_statistics_are_averaged_and_the_members_models_equal(host: ForkWorkers, tmp_path: Path) -> None:
+    layers = (
+        {"type": "conv", "outputs": 4},
+        {"type": "batch_norm"},
+        {"type": "dropout"},
+        {"type": "average"},
+        {"type": "dense"},
+    )
+    job = JobSpec(
+        name="test",
+        model=ModelSpec(source="layers:", layers=layers),
+        training=TrainingSpec(epochs=1, max_steps=7, checkpoint_every_steps=4),
+    )
+    members = await attempt(host, job, [0.7, 0.3], tmp_path)
+    paths = [(await member.expect(Finished)).path for member in members]
+    for member in members:
+        await member.exit()
+    first, second = (Path(path).read_bytes() for path in paths)
+    assert first == second
+    from safetensors.numpy import load
+
+    statistics = load(first)["batch_norm2.running_mean"]
+    assert statistics.any()

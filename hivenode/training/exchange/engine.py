@@ -7,6 +7,7 @@ takes it for an instant per frame, reduces what has become reducible outside of 
 from __future__ import annotations
 
 import contextlib
+import math
 import ssl
 import threading
 from collections import deque
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from hivenode.training.exchange.clock import now
 from hivenode.training.exchange.effects import Bulk, Effect, Entered, Landing, Phase, Reduce, Send, Transfer
 from hivenode.training.exchange.group import Group
+from hivenode.training.exchange.incoming import Incoming
 from hivenode.training.exchange.link import Frame, Link, Sink
 from hivenode.training.exchange.messages import Accusation, Control, Leave, Reason
 from hivenode.training.exchange.views import RankView
@@ -25,6 +27,11 @@ LINGER_SECONDS = 2.0
 
 SETTLE_SECONDS = 0.25
 """How long a link out of the view may take to finish the frame it is sending."""
+
+BRISK_SECONDS = 1.0
+BRISK_GAPS = 4.0
+"""When a round is overdue, silence of the greater of the two (the second times the longest gap lately seen on that
+link, though no longer than usual) is enough: whoever is not merely slow would have sent a heartbeat."""
 
 BROKEN_SECONDS = 1.0
 """How long after writing failed the reader may take to find out why."""
@@ -62,7 +69,9 @@ class Engine(Sink):
         self._closing: list[tuple[Link, float]] = []
         self._suspects: dict[int, float] = {}
         self._views: deque[RankView] = deque()
-        self._last_tick = now()
+        self.waiting_since: float | None = None
+        """When the round was called that the caller waits for."""
+        self._last_tick = self._awake_at = now()
         self._tick = threading.Condition(self.lock)
         self._news = threading.Condition(self.lock)
         self._threads = [threading.Thread(target=self._keep_time, name="exchange-timer", daemon=True)]
@@ -129,15 +138,23 @@ class Engine(Sink):
         if self.group.phase is Phase.out:
             for rank in list(self._links):
                 self._retire(rank)
+        due = self.group.due()
+        if due is not None and due < self._awake_at:
+            self._tick.notify_all()
         self.changed.notify_all()
         return work
+
+    def rates(self) -> dict[int, int]:
+        """Bytes a second that each link lately carried away from here, as far as measured; lock held."""
+        measured = {rank: link.rate() for rank, link in self._links.items()}
+        return {rank: rate for rank, rate in measured.items() if rate is not None}
 
     def perform(self, work: list[Reduce]) -> None:
         """The arithmetic; lock held on entry and exit, not between."""
         while work:
             job = work.pop(0)
             with self._released():
-                culprits = job.attempt.reduce(job.start, job.stop, job.out)
+                culprits = job.attempt.reduce(job.start, job.stop)
             work += self.apply(self.group.reduced(job.attempt, job.start, job.stop, culprits))
 
     def settle(self) -> None:
@@ -177,14 +194,14 @@ class Engine(Sink):
 
     # --- from links ------------------------------------------------------------------------------------------
 
-    def linked(self, rank: int, outgoing: ssl.SSLSocket, incoming: ssl.SSLSocket) -> None:
+    def linked(self, rank: int, outgoing: ssl.SSLSocket, incoming: Incoming) -> None:
         """Both connections to that peer stand."""
         with self.lock:
             link = Link(rank, outgoing, incoming, self, self._pace.chunk_bytes)
             link.start()
             if self.closed:
                 link.cut()
-            elif rank in self.group.unlinked:
+            elif rank in self.group.unlinked or (self.group.is_candidate(rank) and rank not in self._links):
                 self._links[rank] = link
                 self.apply(self.group.linked(rank))
             else:
@@ -197,13 +214,13 @@ class Engine(Sink):
         with self.lock:
             self._note_pause()
             if sender in self._links:
-                self.perform(self.apply(self.group.receive(sender, message)))
+                self.perform(self.apply(self.group.receive(sender, message, now())))
 
     def landing(self, sender: int, frame: Frame) -> Landing | None:
         with self.lock:
             if sender not in self._links:
                 return None
-            return self.group.landing(sender, Bulk(frame.kind), frame.view, frame.round, frame.start, frame.length // 4)
+            return self.group.landing(sender, Bulk(frame.kind), frame.view, frame.round, frame.start, frame.count)
 
     def landed(self, landing: Landing) -> None:
         with self.lock:
@@ -214,7 +231,9 @@ class Engine(Sink):
             self._note_pause()
             if sender not in self._links or self.closed:
                 return
-            if malformed:
+            if self.group.is_candidate(sender):
+                self._dismiss(sender)
+            elif malformed:
                 self.apply(self.group.accuse(sender, Reason.malformed))
             elif sender > self.group.rank:
                 self.apply(self.group.accuse(sender, Reason.lost))
@@ -222,6 +241,10 @@ class Engine(Sink):
                 # A lower rank is given up a little later than it would give up this one.
                 self._suspects.setdefault(sender, now() + self._pace.courtesy)
                 self._tick.notify_all()
+
+    def _dismiss(self, rank: int) -> None:
+        self.group.dismiss(rank)
+        self._retire(rank)
 
     # --- time ------------------------------------------------------------------------------------------------
 
@@ -232,7 +255,7 @@ class Engine(Sink):
         if moment - self._last_tick > self._pace.silence:
             self.group.doubt = True
             for link in self._links.values():
-                link.heard(moment, anew=True)
+                link.heard = moment
             self._last_tick = moment
 
     def _keep_time(self) -> None:
@@ -245,8 +268,12 @@ class Engine(Sink):
                     next_beat = moment + self._pace.heartbeat
                     for link in self._links.values():
                         link.beat()
-                due = min(next_beat, self._give_up(moment))
-                self._tick.wait(max(0.0, due - now()))
+                due = self.group.due()
+                if due is not None and due <= moment:
+                    self.perform(self.apply(self.group.tick(moment)))
+                    due = self.group.due()
+                self._awake_at = min(next_beat, self._give_up(moment), math.inf if due is None else due)
+                self._tick.wait(max(0.0, self._awake_at - now()))
 
     def _give_up(self, moment: float) -> float:
         """Accuse whoever's time is up; returns when the next one's will be."""
@@ -258,9 +285,13 @@ class Engine(Sink):
             else:
                 due = min(due, until)
         for rank, link in list(self._links.items()):
-            patience = self._pace.silence + (self._pace.courtesy if rank < self.group.rank else 0.0)
-            until = link.heard(moment) + patience
-            if until <= moment:
+            patience = self._pace.silence
+            if self.waiting_since is not None and moment - self.waiting_since > self.group.deadline:
+                patience = min(patience, max(BRISK_SECONDS, BRISK_GAPS * link.gap))
+            until = link.heard + patience + (self._pace.courtesy if rank < self.group.rank else 0.0)
+            if until <= moment and self.group.is_candidate(rank):
+                self._dismiss(rank)
+            elif until <= moment:
                 self.apply(self.group.accuse(rank, Reason.silent))
             elif link.broken_since is not None and moment - link.broken_since > BROKEN_SECONDS:
                 self.apply(self.group.accuse(rank, Reason.lost))

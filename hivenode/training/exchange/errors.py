@@ -14,12 +14,17 @@ class ViewChanged(Exception):
     Attributes:
         view: the view now in force, the same on all its members.
         lost: node ids that were in the caller's last view and are not in this one, in rank order.
+        joined: node ids that were not in the caller's last view and are in this one, in rank order.
     """
 
-    def __init__(self, view: View, lost: tuple[str, ...]) -> None:
-        super().__init__(f"view {view.number} of {len(view.members)} workers, without {', '.join(lost) or 'nobody'}")
+    def __init__(self, view: View, lost: tuple[str, ...], joined: tuple[str, ...] = ()) -> None:
+        super().__init__(
+            f"view {view.number} of {len(view.members)} workers, without {', '.join(lost) or 'nobody'}, "
+            f"with {', '.join(joined) or 'nobody'} new"
+        )
         self.view = view
         self.lost = lost
+        self.joined = joined
 
 
 class Excluded(Unavailable):
@@ -42,6 +47,19 @@ class NonFinite(JobFailed):
         super().__init__(
             f"Worker {node} contributed values that are not finite to round {number}.",
             fix="Lower the learning rate, clip gradients, or check that worker's data.",
+        )
+        self.node = node
+        self.round = number
+        self.view = view
+
+
+class Absurd(JobFailed):
+    """A worker contributed values far larger than the others'; it is out, and the round is void. As `NonFinite`."""
+
+    def __init__(self, node: str, number: int, view: View | None) -> None:
+        super().__init__(
+            f"Worker {node} contributed values far larger than the others' to round {number}.",
+            fix="Check that worker's data and memory, or lower the learning rate.",
         )
         self.node = node
         self.round = number

@@ -1,27 +1,44 @@
 """View-synchronous all-reduce: the rules, without sockets, threads or clocks.
 
-Rounds. All members of a view call round R with a vector of one length. Each owns a slice; it is sent everybody's
-part of that slice, reduces the parts in rank order, and sends the reduced slice to all. R is complete at a member
-that holds every slice and knows that every member of the view takes part. So whoever completes R knows that all
-have completed R - 1, and members are never more than one round apart.
+Rounds. The members of a view call round R with a vector of one length. The view's leader, its lowest rank, hears of
+each call; once all have called, or those that have not are overdue, it fixes who contributes, and the slice each of
+them owns. A contributor sends every owner its part of the slice; owners reduce the parts in rank order and send the
+result to the other contributors. Who was not in time takes the result from one of them when it calls, and has its own
+vector back.
+
+R is fixed only when every member holds the result of R - 1, so nobody ever lacks more than the last one, and whoever
+holds the last one can give it to whoever does not. A member that holds up the others by lacking it is waited for
+longer than one that is merely late, and then put out.
 
 Who takes part, and what becomes of a round when that changes, is membership's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from statistics import median
 
 import numpy as np
 
+from hivenode.training.exchange import slices
 from hivenode.training.exchange.attempt import Attempt, Buffers, State
+from hivenode.training.exchange.codecs import BLOCK, Codec
+from hivenode.training.exchange.deadlines import Deadlines
 from hivenode.training.exchange.effects import Bulk, Effect, Landing, Malformed, Phase, Reduce, Send, Transfer
+from hivenode.training.exchange.inheritance import Inheritance, donate
+from hivenode.training.exchange.inheritance import State as Inherited
 from hivenode.training.exchange.membership import Membership
 from hivenode.training.exchange.messages import (
     Accusation,
     Begin,
+    Candidate,
     Completed,
     Control,
+    Donation,
+    Fixed,
     Flush,
     Hello,
     Install,
@@ -31,7 +48,23 @@ from hivenode.training.exchange.messages import (
     ViewId,
     Want,
 )
-from hivenode.training.exchange.reduction import Vector, total_of
+from hivenode.training.exchange.reduction import Vector, cut, total_of
+
+BEHIND_SECONDS = 10.0
+BEHIND_DEADLINES = 5.0
+"""A member that lacks the last result holds up the others for the greater of the two, from the first call on."""
+
+NEWCOMER_SECONDS = 120.0
+"""How long a newcomer may take over the state, once the others could go on to the second round."""
+
+MAX_EARLY = 4096
+"""Messages."""
+
+MAX_ESTATES = 8
+"""Views that a newcomer is let into, one after the other, before it has the state of one."""
+
+ENOUGH_FOR_NORMS = 3
+"""Contributors without which nobody's norm is absurd."""
 
 
 class Group(Membership):
@@ -40,48 +73,255 @@ class Group(Membership):
     Args:
         rank: this member's.
         ranks: all members named, this one included.
-        shares: relative slice sizes by rank, the same on all members; equal where absent.
+        deadlines: how long a round waits.
+        shares: relative slice sizes by rank, where they are not to follow the measured rates; 1 where absent.
+        norm_limit: updates whose norm is larger than the contributors' median by more than this factor are absurd.
+        state_limit: elements of a state that is taken over, at most; None when this member does not come late.
     """
 
-    def __init__(self, rank: int, ranks: Sequence[int], shares: Mapping[int, float] | None = None) -> None:
-        super().__init__(rank, ranks)
+    def __init__(
+        self,
+        rank: int,
+        ranks: Sequence[int],
+        deadlines: Deadlines | None = None,
+        shares: Mapping[int, float] | None = None,
+        norm_limit: float | None = None,
+        state_limit: int | None = None,
+    ) -> None:
+        super().__init__(rank, ranks, joining=state_limit is not None)
         self.attempt: Attempt | None = None
         self.last: Attempt | None = None
         """The last completed attempt; its result is kept for members that lack it."""
         self.mismatch: tuple[int, int] | None = None
         """Rank and round of a result that is not ours."""
-        self._shares = shares
+        self.deadlines = deadlines if deadlines is not None else Deadlines(1.0, 30.0)
+        self.deadline = self.deadlines.seconds()
+        """Seconds the leader last said it would wait."""
+        self._estates: dict[ViewId, Inheritance] = {}
+        """Of a newcomer: what it is given in the view it has come into, or perhaps will be told that it has."""
+        self._came_into: ViewId | None = None
+        self._shares, self._norm_limit, self._state_limit = shares, norm_limit, state_limit
+        self._gift: tuple[Install, tuple[int, ...]] | None = None
+        """How newcomers came in that wait for the state, and who gives it."""
+        self._early: deque[tuple[int, Control]] = deque(maxlen=MAX_EARLY)
+        """What was heard in a view before this member knew that it is in it."""
         self._buffers = Buffers()
-        self._begins: dict[int, Begin] = {}
+        self._fixed = 0
+        """The last round that this member has seen fixed in this view."""
+        self._entered = 0
+        """The last round that was completed when this view began."""
+        self._missed: tuple[int, int] | None = None
+        """A round that goes on or is done without this member, and whom to ask for its result."""
         self._wants: dict[int, Want] = {}
         self._digests: dict[int, Completed] = {}
         self._digest: Completed | None = None
+        self._done: dict[int, int] = {}
+        """Of each member, the last round that it is known to hold the result of."""
+        # The leader's, for the round that is to be fixed next.
+        self._begins: dict[int, Begin] = {}
+        self._called_at = 0.0
+        self._late: dict[int, float] = {}
+        """Who is not in the round fixed last, and when it was called first."""
+        self._rates: dict[int, dict[int, float]] = {}
 
     # --- rounds ----------------------------------------------------------------------------------------------
 
-    def begin(self, vector: Vector, weight: float) -> tuple[Attempt, list[Effect]]:
+    def begin(
+        self,
+        vector: Vector,
+        weight: float,
+        now: float,
+        codec: Codec | None = None,
+        norm: float = -1.0,
+        rates: Mapping[int, int] | None = None,
+        *,
+        open: bool = False,
+    ) -> tuple[Attempt, list[Effect]]:
         """Take part in the next round. Only in a stable view, with no attempt under way and no leavers.
 
         Args:
             vector: float32, one-dimensional, contiguous; must not change until the attempt is over.
             weight: finite and not negative.
+            now: seconds.
+            codec: the same on all members.
+            norm: of the vector; negative if not taken.
+            rates: bytes a second lately sent to each member.
+            open: a newcomer may be let in before this round.
         """
-        attempt = Attempt(self.rank, self.view, self.completed + 1, vector, weight, self._shares, self._buffers)
+        attempt = Attempt(self.rank, self.view, self.completed + 1, vector, weight, codec)
         self.attempt = attempt
-        message = Begin(self.view.id, attempt.number, attempt.count, weight, attempt.layout)
-        effects: list[Effect] = [Send(rank, message) for rank in attempt.others]
+        if self._missed is not None:
+            return attempt, self._fetch(attempt, self._missed[1])
+        name = "" if codec is None else codec.name
+        begin = Begin(self.view.id, attempt.number, attempt.count, name, weight, norm, dict(rates or {}), open)
+        if self.leader == self.rank:
+            return attempt, self._on_begin(self.rank, begin, now)
+        return attempt, [Send(self.leader, begin)]
+
+    @property
+    def leader(self) -> int:
+        return self.view.ranks[0]
+
+    @property
+    def leavers(self) -> bool:
+        """Members of the view have finished: expel them before beginning a round."""
+        return any(rank in self.view.ranks for rank in self._leaving)
+
+    # --- fixing (the leader) -----------------------------------------------------------------------------------
+
+    def due(self) -> float | None:
+        """When `tick` is to be called, if nothing happens before."""
+        if not self._begins or self.phase is not Phase.stable:
+            return None
+        return self._called_at + (self._patience() if self.holding_up() else self.deadlines.seconds())
+
+    def tick(self, now: float) -> list[Effect]:
+        """Time has passed."""
+        return self._consider(now)
+
+    def _on_begin(self, sender: int, begin: Begin, now: float) -> list[Effect]:
+        if not 0.0 <= begin.weight < math.inf:
+            raise Malformed(f"weight {begin.weight}")
+        self._came(sender, begin.round, now)
+        if begin.view != self.view.id or self.leader != self.rank or begin.round != self._fixed + 1:
+            return []
+        if not self._begins:
+            self._called_at = now
+        self._begins[sender] = begin
+        self._rates[sender] = {rank: float(rate) for rank, rate in begin.rates.items()}
+        self._done[sender] = max(self._done.get(sender, 0), begin.round - 1)
+        self.deadlines.observe(sender, now - self._called_at)
+        return self._consider(now)
+
+    def _came(self, rank: int, number: int, now: float) -> None:
+        """A member calls a round, or holds its result: if it is late, this is by how much."""
+        if number == self._fixed and rank in self._late:
+            self.deadlines.observe(rank, now - self._late.pop(rank))
+
+    def holding_up(self) -> list[int]:
+        """Members that lack the last result, without which the next round cannot be fixed; the leader knows."""
+        return [
+            rank
+            for rank in self.view.ranks
+            if (self.completed if rank == self.rank else self._done.get(rank, 0)) < self._fixed
+        ]
+
+    def _patience(self) -> float:
+        if self.newcomers & set(self.holding_up()):
+            return NEWCOMER_SECONDS
+        return max(BEHIND_SECONDS, BEHIND_DEADLINES * self.deadlines.seconds())
+
+    def _consider(self, now: float) -> list[Effect]:
+        due, expected = self.due(), len(self.view.ranks)
+        if due is None:
+            return []
+        if not self.holding_up():
+            expected -= len(self.newcomers - self._begins.keys())  # they do not keep the first round waiting
+        if len(self._begins) < expected and now < due:
+            return []
+        if behind := self.holding_up():
+            return self._accuse([Accusation(rank, self.rank, Reason.behind) for rank in behind])
+        if self.welcome and all(begin.open for begin in self._begins.values()):
+            return self._grow()
+        return self._fix()
+
+    def _fix(self) -> list[Effect]:
+        number, begins = self._fixed + 1, self._begins
+        ready = tuple(sorted(begins))
+        first = begins[ready[0]]
+        odd = next((r for r in ready if (begins[r].count, begins[r].codec) != (first.count, first.codec)), None)
+        if odd is None and (absurd := self._absurd()):
+            self._begins = {}
+            return self._accuse([Accusation(rank, self.rank, Reason.absurd, number) for rank in absurd])
+        if odd is None:
+            shares = self._shares if self._shares is not None else slices.shares(slices.speeds(self._rates, ready))
+            bounds = cut(first.count, ready, shares, BLOCK if first.codec else 1)
+            weights = tuple(begins[rank].weight for rank in ready)
+            fixed = Fixed(self.view.id, number, ready, weights, bounds, self.deadlines.seconds())
+        else:
+            fixed = Fixed(self.view.id, number, (), (), (), self.deadlines.seconds(), odd)
+        self._late = {rank: self._called_at for rank in self.view.ranks if rank not in begins}
+        self._begins = {}
+        effects: list[Effect] = [Send(rank, fixed) for rank in self.view.ranks if rank != self.rank]
+        return effects + self._on_fixed(self.rank, fixed)
+
+    def _absurd(self) -> list[int]:
+        norms = {rank: begin.norm for rank, begin in self._begins.items() if begin.norm >= 0.0 and begin.weight > 0.0}
+        if self._norm_limit is None or len(norms) < ENOUGH_FOR_NORMS:
+            return []
+        limit = self._norm_limit * median(norms.values())
+        return [rank for rank, norm in sorted(norms.items()) if math.isfinite(norm) and norm > limit]
+
+    # --- taking part -------------------------------------------------------------------------------------------
+
+    def _on_fixed(self, sender: int, fixed: Fixed) -> list[Effect]:
+        if fixed.view != self.view.id or self.phase is not Phase.stable or fixed.round <= self._fixed:
+            return []
+        attempt = self.attempt if self.attempt is not None and self.attempt.number == fixed.round else None
+        self._check_fixed(sender, fixed, attempt)
+        self._fixed, self.deadline = fixed.round, fixed.deadline
+        if fixed.odd is not None:
+            if attempt is not None:
+                attempt.disagreement = fixed.odd
+            return []
+        if self.rank not in fixed.contributors:
+            self._missed = (fixed.round, fixed.contributors[self.rank % len(fixed.contributors)])
+            return self._fetch(attempt, self._missed[1]) if attempt is not None else []
+        if attempt is None or attempt.state is not State.waiting:
+            return []
+        attempt.fix(fixed, self._buffers)
+        effects: list[Effect] = []
         for rank in attempt.others:
-            effects += self._join(rank)
-        return attempt, effects + self._advance(attempt)
+            if rank != self.leader:
+                effects.append(Send(rank, fixed))  # ahead of the numbers: it may not have heard it from the leader
+            low, high = attempt.slices[rank]
+            if low < high:
+                values = attempt.vector[low:high]
+                effects.append(Transfer(rank, Bulk.part, attempt.view.id, attempt.number, low, values, attempt.codec))
+        return effects + self._advance(attempt)
+
+    def _check_fixed(self, sender: int, fixed: Fixed, attempt: Attempt | None) -> None:
+        who, bounds = fixed.contributors, fixed.bounds
+        if sender != self.leader and sender not in who:
+            raise Malformed("a round fixed by somebody else than the leader")
+        if fixed.odd is not None:
+            return
+        step = BLOCK if attempt is not None and attempt.codec is not None else 1
+        if not (
+            who
+            and set(who) <= set(self.view.ranks)
+            and all(a < b for a, b in pairwise(who))
+            and len(fixed.weights) == len(who) == len(bounds) - 1
+            and all(0.0 <= weight < math.inf for weight in fixed.weights)
+            and bounds[0] == 0
+            and (attempt is None or self.rank not in who or bounds[-1] == attempt.count)
+            and all(a <= b and a % step == 0 for a, b in pairwise(bounds))
+        ):
+            raise Malformed("a round fixed amiss")
+
+    def _fetch(self, attempt: Attempt, source: int) -> list[Effect]:
+        attempt.fetch_from(source)
+        return [Send(source, Want(self.view.id, attempt.number))]
 
     def _resolve(self, install: Install) -> list[Effect]:
         self._buffers.clear()
-        attempt, effects = self.attempt, list[Effect]()
+        self._begins, self._late, self._missed, self._fixed = {}, {}, None, install.completed
+        self.deadlines.keep(self.view.ranks)
+        self._entered = install.completed
+        for rank in install.joined:
+            self._done[rank] = install.completed
+        donors = tuple(rank for rank in install.members if rank not in install.joined)
+        self._gift = (install, donors) if install.joined and self.rank in donors else None
+        if self.rank in install.joined and self._state_limit is not None:
+            self._came_into = install.view
+            self._estates.setdefault(install.view, Inheritance(donors, self._state_limit))
+        effects = list[Effect]()
         if install.completed > self.completed:
-            if attempt is None or install.completed != attempt.number or install.source == self.rank:
+            if install.completed != self.completed + 1 or install.source == self.rank:
                 return self._leave(Accusation(self.rank, self.rank, Reason.behind))
-            attempt.fetch_from(install.source)
-            effects.append(Send(install.source, Want(install.view, attempt.number)))
+            self._missed = (install.completed, install.source)
+            if self.attempt is not None:
+                effects += self._fetch(self.attempt, install.source)
         else:
             self._abandon()
         for rank in self.view.ranks:
@@ -93,27 +333,7 @@ class Group(Membership):
             self.attempt.state = State.void
             self.attempt = None
 
-    @property
-    def leavers(self) -> bool:
-        """Members of the view have finished: expel them before beginning a round."""
-        return any(rank in self.view.ranks for rank in self._leaving)
-
-    def _join(self, rank: int) -> list[Effect]:
-        """The other member takes part too: send it what is its to reduce."""
-        attempt, begin = self._current(), self._begins.get(rank)
-        if attempt is None or begin is None or rank in attempt.weights:
-            return []
-        if begin.view != attempt.view.id or begin.round != attempt.number:
-            return []
-        if begin.count != attempt.count or begin.layout != attempt.layout:
-            attempt.disagreement = rank
-            return []
-        attempt.weights[rank] = begin.weight
-        low, high = attempt.slices[rank]
-        if low == high:
-            return []
-        data = attempt.vector[low:high]
-        return [Transfer(rank, Bulk.part, attempt.view.id, attempt.number, low, data)]
+    # --- numbers -----------------------------------------------------------------------------------------------
 
     def _current(self) -> Attempt | None:
         """The attempt, if it may make progress."""
@@ -129,30 +349,52 @@ class Group(Membership):
             Malformed: nobody who follows the protocol sends this.
         """
         attempt = self.attempt
+        if kind is Bulk.state:
+            estate = self._estates.get(view)
+            if estate is None:
+                return None
+            values = estate.landing(sender, start, count)
+            return Landing(None, view, kind, sender, count, values.view(np.uint8))
         if self.phase is not Phase.stable or attempt is None or view != self.view.id or number != attempt.number:
             return None
         if sender not in self.view.ranks:
             return None
         if kind is Bulk.fetched:
-            if attempt.state is not State.fetching or sender != attempt.source:
-                raise Malformed("a result nobody asked for")
-            expected, end, base, array = attempt.fetch_mark, attempt.count, 0, attempt.result
+            if attempt.state is not State.fetching or sender != attempt.source or not attempt.fetch_announced:
+                raise Malformed("a result nobody asked for, or not announced")
+            expected, end, codec = attempt.fetch_mark, attempt.count, None
         elif attempt.state is not State.active:
             return None
+        elif sender not in attempt.part_marks:
+            raise Malformed("numbers of one who does not contribute")
         elif kind is Bulk.part:
-            expected, end, base = attempt.low + attempt.part_marks[sender], attempt.high, attempt.low
-            array = attempt.parts[sender]
+            expected, end, codec = attempt.low + attempt.part_marks[sender], attempt.high, attempt.codec
         else:
             low, end = attempt.slices[sender]
-            expected, base, array = low + attempt.slice_marks[sender], 0, attempt.result
+            expected, codec = low + attempt.slice_marks[sender], attempt.codec
         if start != expected or count < 1 or start + count > end:
             raise Malformed(f"elements {start} to {start + count} where {expected} to {end} are due")
-        return Landing(attempt, view, kind, sender, array[start - base : start - base + count])
+        if codec is not None and count % BLOCK and start + count != end:
+            raise Malformed(f"{count} elements where whole blocks are due")
+        if kind is Bulk.part:
+            target = attempt.part(sender, start - attempt.low, count)
+            return Landing(attempt, view, kind, sender, count, target)
+        values = attempt.result[start : start + count]
+        if codec is not None:
+            return Landing(attempt, view, kind, sender, count, None, values, codec)
+        return Landing(attempt, view, kind, sender, count, values.view(np.uint8))
 
     def arrived(self, landing: Landing) -> list[Effect]:
-        """The numbers have been written to `landing.target`."""
-        attempt, count = landing.attempt, int(landing.target.size)
-        if attempt is not self.attempt or landing.view != self.view.id or self.phase is not Phase.stable:
+        """The numbers are where they belong."""
+        attempt, count = landing.attempt, landing.count
+        if landing.kind is Bulk.state and landing.view in self._estates:
+            self._estates[landing.view].arrived(landing.sender, count)
+        if (
+            attempt is None
+            or attempt is not self.attempt
+            or landing.view != self.view.id
+            or self.phase is not Phase.stable
+        ):
             return []
         if landing.kind is Bulk.fetched:
             if attempt.state is State.fetching and landing.sender == attempt.source:
@@ -173,58 +415,63 @@ class Group(Membership):
         if culprits:
             return self._accuse([Accusation(rank, self.rank, Reason.nonfinite, attempt.number) for rank in culprits])
         attempt.reduced = stop
-        first, last = attempt.low + start, attempt.low + stop
+        first, values = attempt.low + start, attempt.result[attempt.low + start : attempt.low + stop]
+        encoded = attempt.encoded(start, stop)
         effects: list[Effect] = [
-            Transfer(rank, Bulk.reduced, attempt.view.id, attempt.number, first, attempt.result[first:last])
+            Transfer(rank, Bulk.reduced, attempt.view.id, attempt.number, first, values, attempt.codec, encoded)
             for rank in attempt.others
         ]
         return effects + self._advance(attempt)
 
     def _advance(self, attempt: Attempt) -> list[Effect]:
         if attempt.state is State.fetching:
-            if attempt.fetched():
-                self._complete(attempt)
+            return self._complete(attempt) if attempt.fetched() else []
+        if attempt.state is not State.active:
             return []
         ready = attempt.reducible()
         if ready is not None:
             attempt.reducing = True
-            start, stop = ready
-            return [Reduce(attempt, start, stop, attempt.result[attempt.low + start : attempt.low + stop])]
+            return [Reduce(attempt, *ready)]
         if not attempt.others:
             return self._alone(attempt)
         if not attempt.reducing and attempt.all_arrived():
-            attempt.total_weight = float(total_of(attempt.ordered_weights()))
-            self._complete(attempt)
+            attempt.total_weight = float(total_of(attempt.weights()))
+            return self._complete(attempt)
         return []
 
     def _alone(self, attempt: Attempt) -> list[Effect]:
         """The mean of one is itself."""
         if not np.isfinite(attempt.vector).all():
             return self._accuse([Accusation(self.rank, self.rank, Reason.nonfinite, attempt.number)])
-        weight = attempt.weights[self.rank]
-        np.copyto(attempt.result, attempt.vector if weight > 0.0 else np.float32(0.0))
-        attempt.total_weight = float(total_of([weight]))
-        self._complete(attempt)
-        return []
+        np.copyto(attempt.result, attempt.vector if attempt.weight > 0.0 else np.float32(0.0))
+        attempt.total_weight = float(total_of([attempt.weight]))
+        return self._complete(attempt)
 
-    def _complete(self, attempt: Attempt) -> None:
+    def _complete(self, attempt: Attempt) -> list[Effect]:
         attempt.state = State.complete
-        self.attempt = None
+        self.attempt = self._missed = None
         self.completed = attempt.number
+        self.newcomers.discard(self.rank)
         self.doubt = False
         if attempt.view.id == self.view.id:
-            # The next round writes to them only once all members have begun it: then nobody lacks this result.
-            self._buffers.give(attempt.result, attempt.parts_array)
+            # The next round writes to it only once it is fixed, when all members hold this one's result.
+            attempt.give_back(self._buffers)
         self.last = attempt
+        effects: list[Effect] = []
+        for rank in list(self._wants):
+            effects += self._serve(rank)
+        return effects
 
-    def digested(self, attempt: Attempt, digest: int) -> list[Effect]:
+    def digested(self, attempt: Attempt, digest: int, now: float) -> list[Effect]:
         """The digest of a completed attempt's result: compared with everybody's."""
         self._digest = Completed(attempt.number, digest)
+        self._came(self.rank, attempt.number, now)
         if self.phase is Phase.out:
             return []
         for rank, other in self._digests.items():
             self._compare(rank, other)
-        return [Send(rank, self._digest) for rank in self.view.ranks if rank != self.rank]
+        effects: list[Effect] = [Send(rank, self._digest) for rank in self.view.ranks if rank != self.rank]
+        return effects + self._consider(now)
 
     def _compare(self, rank: int, other: Completed) -> None:
         mine = self._digest
@@ -238,17 +485,69 @@ class Group(Membership):
         want, last = self._wants.get(rank), self.last
         if want is None or want.view != self.view.id or self.phase is not Phase.stable:
             return []
+        if last is None or last.number < want.round:
+            return []  # once it is there
         del self._wants[rank]
-        if last is None or last.number != want.round:
+        if last.number > want.round:
             return []
-        effects: list[Effect] = [Send(rank, Result(self.view.id, last.number, last.total_weight))]
+        result = Result(self.view.id, last.number, last.count, last.contributors, last.total_weight)
+        effects: list[Effect] = [Send(rank, result)]
         if last.count:
+            # It may be read for longer than rounds take.
+            self._buffers.withdraw("result")
             effects.append(Transfer(rank, Bulk.fetched, self.view.id, last.number, 0, last.result))
         return effects
 
+    # --- newcomers -----------------------------------------------------------------------------------------------
+
+    @property
+    def gift_due(self) -> bool:
+        """Newcomers wait for this member's part of the state as it is now."""
+        return self._gift is not None and self._gift[0].completed == self.completed
+
+    def give(self, state: Inherited) -> list[Effect]:
+        """Give it to them; `state` is as of the last round completed."""
+        gift, self._gift = self._gift, None
+        if gift is None:
+            return []
+        install, donors = gift
+        donation, start, values = donate(state, donors, self.rank, install.view)
+        effects: list[Effect] = []
+        for rank in install.joined:
+            effects.append(Send(rank, donation))
+            if values.size:
+                effects.append(Transfer(rank, Bulk.state, install.view, install.completed, start, values))
+        return effects
+
+    def _flushes_heard(self) -> Iterable[Flush]:
+        return (message for _, message in self._early if isinstance(message, Flush))
+
+    @property
+    def inheritance(self) -> Inheritance | None:
+        """Of a newcomer, the state that it is being given; until `settled`."""
+        return None if self._came_into is None else self._estates.get(self._came_into)
+
+    def settled(self) -> None:
+        """The newcomer has taken its state."""
+        self._estates, self._state_limit = {}, None
+
+    def _unsettled(self) -> bool:
+        return self._state_limit is not None
+
+    def _on_donation(self, sender: int, donation: Donation) -> list[Effect]:
+        if self._state_limit is None:
+            return []
+        estate = self._estates.get(donation.view)
+        if estate is None:
+            if len(self._estates) >= MAX_ESTATES:
+                raise Malformed("a state in too many views")
+            estate = self._estates[donation.view] = Inheritance(donation.donors, self._state_limit)
+        estate.announced(sender, donation)
+        return []
+
     # --- messages --------------------------------------------------------------------------------------------
 
-    def receive(self, sender: int, message: Control) -> list[Effect]:
+    def receive(self, sender: int, message: Control, now: float) -> list[Effect]:
         """A message from a member.
 
         Raises:
@@ -256,24 +555,31 @@ class Group(Membership):
         """
         if self.phase is Phase.out:
             return []
+        if self.phase is Phase.joining and not isinstance(message, (Install, Donation)):
+            self._early.append((sender, message))
+            return self._give_up_joining()
         match message:
             case Flush():
+                self._done[sender] = max(self._done.get(sender, 0), message.completed)
                 return self.on_flush(sender, message)
             case Install():
-                return self.on_install(sender, message)
+                effects = self.on_install(sender, message)
+                while self._early and self.phase is not Phase.joining:
+                    effects += self.receive(*self._early.popleft(), now)
+                return effects
+            case Candidate():
+                self.on_candidate(sender, message)
+                return self._consider(now)
+            case Donation():
+                return self._on_donation(sender, message)
             case Leave():
                 return self._on_leave(sender)
             case Begin():
-                if not 0.0 <= message.weight < float("inf"):
-                    raise Malformed(f"weight {message.weight}")
-                self._begins[sender] = message
-                effects = self._join(sender)
-                attempt = self._current()
-                return effects + (self._advance(attempt) if attempt is not None else [])
+                return self._on_begin(sender, message, now)
+            case Fixed():
+                return self._on_fixed(sender, message)
             case Completed():
-                self._digests[sender] = message
-                self._compare(sender, message)
-                return []
+                return self._on_completed(sender, message, now)
             case Want():
                 self._wants[sender] = message
                 return self._serve(sender)
@@ -282,16 +588,28 @@ class Group(Membership):
             case Hello():
                 raise Malformed("a second greeting")
 
+    def _on_completed(self, sender: int, message: Completed, now: float) -> list[Effect]:
+        self._digests[sender] = message
+        self._compare(sender, message)
+        self._came(sender, message.round, now)
+        if message.round > self._done.get(sender, 0):
+            self._done[sender] = message.round
+            if message.round > self._entered:
+                self.newcomers.discard(sender)
+        return self._consider(now)
+
     def _on_leave(self, sender: int) -> list[Effect]:
         self._leaving[sender] = None
         attempt = self.attempt
         if self.phase is Phase.stable:
-            waiting = (
-                attempt is not None
-                and sender in attempt.others
-                and (sender == attempt.source if attempt.state is State.fetching else not attempt.heard_out(sender))
-            )
-            if not waiting:
+            if attempt is None:
+                return []
+            waiting = {
+                State.waiting: True,
+                State.active: not attempt.heard_out(sender),
+                State.fetching: sender == attempt.source,
+            }
+            if sender not in self.view.ranks or not waiting.get(attempt.state, False):
                 return []
         return self._accuse([Accusation(sender, self.rank, Reason.left)])
 
@@ -301,6 +619,9 @@ class Group(Membership):
             return []
         if result.view != self.view.id or result.round != attempt.number or sender != attempt.source:
             return []
-        attempt.total_weight = result.total_weight
+        if result.count != attempt.count:
+            attempt.disagreement = sender
+            return []
+        attempt.contributors, attempt.total_weight = result.contributors, result.total_weight
         attempt.fetch_announced = True
         return self._advance(attempt)

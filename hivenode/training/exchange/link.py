@@ -19,19 +19,29 @@ import msgspec
 import numpy as np
 
 from hivenode.training.exchange.clock import now
+from hivenode.training.exchange.codecs import BLOCK, Encoded
 from hivenode.training.exchange.effects import Bulk, Landing, Malformed, Transfer
+from hivenode.training.exchange.incoming import Incoming
 from hivenode.training.exchange.messages import Control, ViewId, decode, encode
 from hivenode.training.exchange.reduction import Vector
 
-HEADER = struct.Struct("<BxHIQQI")
-"""Type, leader and number of the view, round, first element, bytes that follow."""
+HEADER = struct.Struct("<BxHIQQII")
+"""Type, leader and number of the view, round, first element, elements, bytes that follow."""
 
 CONTROL, HEARTBEAT = 0, 16
 """Frame types beside those of `Bulk`."""
 
 MAX_CONTROL = 64 * 1024
 MAX_CHUNK = 1024 * 1024
-"""Bytes. No frame is longer."""
+"""Bytes of numbers in one frame, before they are encoded."""
+MAX_FRAME = MAX_CHUNK + 64 * 1024
+"""Bytes. No frame is longer, whatever the codec adds."""
+
+ENOUGH_SENT = 1024 * 1024
+"""Bytes by which a rate can be told."""
+
+BEATS = 32
+"""Heartbeats that the longest gap is looked for in, and as many before."""
 
 MAX_QUEUED = 4096
 """Control frames waiting for one peer; it is lost when there are more."""
@@ -49,16 +59,20 @@ class Frame:
     view: ViewId
     round: int
     start: int
+    count: int
     length: int
 
 
 def write_control(message: Control) -> bytes:
     """The frame of a control message."""
     body = encode(message)
-    return HEADER.pack(CONTROL, 0, 0, 0, 0, len(body)) + body
+    return HEADER.pack(CONTROL, 0, 0, 0, 0, 0, len(body)) + body
 
 
-def read_exactly(connection: socket.socket, target: memoryview) -> None:
+Readable = ssl.SSLSocket | Incoming
+
+
+def read_exactly(connection: Readable, target: memoryview) -> None:
     """Fill `target`. Raises LinkBroken at the end of the stream, OSError."""
     while target:
         count = connection.recv_into(target)
@@ -67,11 +81,11 @@ def read_exactly(connection: socket.socket, target: memoryview) -> None:
         target = target[count:]
 
 
-def read_control(connection: socket.socket) -> Control:
+def read_control(connection: Readable) -> Control:
     """One control message, as the first on a connection. Raises LinkBroken, Malformed, OSError."""
     header = bytearray(HEADER.size)
     read_exactly(connection, memoryview(header))
-    kind, _, _, _, _, length = HEADER.unpack(header)
+    kind, _, _, _, _, _, length = HEADER.unpack(header)
     if kind != CONTROL or not 0 < length <= MAX_CONTROL:
         raise Malformed("a frame before the greeting")
     body = bytearray(length)
@@ -115,17 +129,18 @@ class Link:
     chunk_bytes: numbers are sent in frames of at most this size; a control frame waits for one of them at most.
     """
 
-    def __init__(
-        self, rank: int, outgoing: ssl.SSLSocket, incoming: ssl.SSLSocket, sink: Sink, chunk_bytes: int
-    ) -> None:
+    def __init__(self, rank: int, outgoing: ssl.SSLSocket, incoming: Incoming, sink: Sink, chunk_bytes: int) -> None:
         self.rank = rank
-        self.received = 0
-        """Bytes read so far."""
-        self._noticed = (0, now())
+        self.heard = now()
+        """When something was last read; a long frame on a slow link is not silence."""
+        self._gap = self._gap_before = 0.0
+        self._beats = 0
+        self._sent, self._seconds = 0, 0.0
         self.broken_since: float | None = None
         """When writing failed. The reader, which first reads all that the peer had to say, decides what it means."""
         self._outgoing, self._incoming, self._sink = outgoing, incoming, sink
-        self._chunk = min(chunk_bytes, MAX_CHUNK) // 4 * 4
+        self._chunk = max(1, min(chunk_bytes, MAX_CHUNK) // 4 // BLOCK) * BLOCK
+        self._scratch = np.empty(0, np.uint8)
         self._wake = threading.Condition()
         self._control: deque[bytes] = deque()
         self._bulk: deque[tuple[Transfer, int]] = deque()
@@ -139,11 +154,18 @@ class Link:
         self._writer.start()
         self._reader.start()
 
-    def heard(self, moment: float, *, anew: bool = False) -> float:
-        """When something was last read, as far as calls of this have noticed; `anew` counts this moment as such."""
-        if anew or self._noticed[0] != self.received:
-            self._noticed = (self.received, moment)
-        return self._noticed[1]
+    @property
+    def gap(self) -> float:
+        """The longest time between two readings, of late."""
+        return max(self._gap, self._gap_before)
+
+    def rate(self) -> int | None:
+        """Bytes a second that numbers lately went out with, while they did; None if there were too few."""
+        sent, seconds = self._sent, self._seconds
+        if sent < ENOUGH_SENT or seconds <= 0.0:
+            return None
+        self._sent, self._seconds = sent // 2, seconds / 2
+        return int(sent / seconds)
 
     # --- writing ---------------------------------------------------------------------------------------------
 
@@ -154,7 +176,7 @@ class Link:
                 return
             if len(self._control) >= MAX_QUEUED:
                 self._cut = True
-                sever(self._incoming)
+                self._incoming.sever()
             self._control.append(write_control(message))
             self._wake.notify_all()
 
@@ -173,9 +195,9 @@ class Link:
             self._wake.notify_all()
 
     def forget(self, keep: ViewId) -> None:
-        """Drop queued numbers of all views but this one."""
+        """Drop queued numbers of all views but this one, except a newcomer's state."""
         with self._wake:
-            self._bulk = deque(item for item in self._bulk if item[0].view == keep)
+            self._bulk = deque(item for item in self._bulk if item[0].view == keep or item[0].kind is Bulk.state)
 
     def finish(self) -> None:
         """Send the control messages still queued, then end."""
@@ -213,7 +235,7 @@ class Link:
     def _cut_now(self) -> None:
         self._cut = True
         sever(self._outgoing)
-        sever(self._incoming)
+        self._incoming.sever()
         self._wake.notify_all()
 
     def _next(self) -> bytes | tuple[Transfer, int] | None:
@@ -230,11 +252,11 @@ class Link:
                     return None
                 if self._beat_due:
                     self._beat_due = False
-                    return HEADER.pack(HEARTBEAT, 0, 0, 0, 0, 0)
+                    return HEADER.pack(HEARTBEAT, 0, 0, 0, 0, 0, 0)
                 if self._bulk:
                     transfer, done = self._bulk.popleft()
-                    step = min(transfer.data.size - done, self._chunk // 4)
-                    if done + step < transfer.data.size:
+                    step = min(transfer.values.size - done, self._chunk)
+                    if done + step < transfer.values.size:
                         self._bulk.appendleft((transfer, done + step))
                     self._bulk_busy = True
                     return transfer, done
@@ -246,14 +268,7 @@ class Link:
                 if isinstance(item, bytes):
                     self._outgoing.sendall(item)
                     continue
-                transfer, done = item
-                piece = transfer.data[done : done + self._chunk // 4]
-                view = transfer.view
-                header = HEADER.pack(
-                    transfer.kind, view.leader, view.number, transfer.round, transfer.start + done, piece.nbytes
-                )
-                self._outgoing.sendall(header)
-                self._outgoing.sendall(bytes_of(piece))
+                self._write_numbers(*item)
         except OSError:
             self.broken_since = now()
         finally:
@@ -265,45 +280,87 @@ class Link:
                 self._wake.notify_all()
             self._outgoing.close()
 
+    def _write_numbers(self, transfer: Transfer, done: int) -> None:
+        """One chunk, from element `done` of the transfer on."""
+        values = transfer.values[done : done + self._chunk]
+        piece = self._on_the_wire(transfer, done, values)
+        view = transfer.view
+        header = HEADER.pack(
+            transfer.kind, view.leader, view.number, transfer.round, transfer.start + done, values.size, piece.nbytes
+        )
+        began = now()
+        self._outgoing.sendall(header)
+        self._outgoing.sendall(piece.data)
+        self._seconds += now() - began
+        self._sent += piece.nbytes
+
+    def _on_the_wire(self, transfer: Transfer, done: int, values: Vector) -> Encoded:
+        codec = transfer.codec
+        if codec is None:
+            return values.view(np.uint8)
+        size = codec.encoded_size(values.size)
+        if transfer.encoded is not None:
+            at = codec.encoded_size(done)
+            return transfer.encoded[at : at + size]
+        if self._scratch.size < size:
+            self._scratch = np.empty(size, np.uint8)
+        codec.encode(values, self._scratch[:size])
+        return self._scratch[:size]
+
     # --- reading ---------------------------------------------------------------------------------------------
 
     def _fill(self, target: memoryview) -> None:
-        """As `read_exactly`; counts, because a long frame on a slow link is not silence."""
+        """As `read_exactly`, and notes the time."""
         receive = self._incoming.recv_into
         while target:
             count = receive(target)
             if count == 0:
                 raise LinkBroken
-            self.received += count
+            moment = now()
+            if moment - self.heard > self._gap:
+                self._gap = moment - self.heard
+            self.heard = moment
             target = target[count:]
 
     def _read_all(self) -> None:
         malformed = False
         header = bytearray(HEADER.size)
-        scratch = memoryview(bytearray(64 * 1024))
+        scratch = np.empty(MAX_FRAME, np.uint8)
         try:
             while True:
                 self._fill(memoryview(header))
-                kind, leader, number, round_number, start, length = HEADER.unpack(header)
+                kind, leader, number, round_number, start, count, length = HEADER.unpack(header)
                 if kind == HEARTBEAT and length == 0:
+                    self._beats += 1
+                    if self._beats % BEATS == 0:
+                        self._gap_before, self._gap = self._gap, 0.0
                     continue
                 if kind == CONTROL and 0 < length <= MAX_CONTROL:
                     body = bytearray(length)
                     self._fill(memoryview(body))
                     self._sink.control(self.rank, decode(body))
                     continue
-                if kind not in Bulk._value2member_map_ or not 0 < length <= MAX_CHUNK or length % 4:
-                    raise Malformed(f"a frame of type {kind} and {length} bytes")
-                frame = Frame(kind, ViewId(number, leader), round_number, start, length)
+                if (
+                    kind not in Bulk._value2member_map_
+                    or not 0 < length <= MAX_FRAME
+                    or not 0 < count <= MAX_CHUNK // 4
+                ):
+                    raise Malformed(f"a frame of type {kind}, {count} elements and {length} bytes")
+                frame = Frame(kind, ViewId(number, leader), round_number, start, count, length)
                 landing = self._sink.landing(self.rank, frame)
-                if landing is not None:
-                    self._fill(bytes_of(landing.target))
-                    self._sink.landed(landing)
+                if landing is None:
+                    self._fill(scratch[:length].data)
                     continue
-                while length:
-                    step = min(length, len(scratch))
-                    self._fill(scratch[:step])
-                    length -= step
+                if landing.size != length:
+                    raise Malformed(f"{length} bytes where {count} elements take {landing.size}")
+                if landing.target is not None:
+                    self._fill(landing.target.data)
+                else:
+                    assert landing.codec is not None
+                    assert landing.values is not None
+                    self._fill(scratch[:length].data)
+                    landing.codec.decode(scratch[:length], landing.values)
+                self._sink.landed(landing)
         except (LinkBroken, OSError):
             pass  # `ended` says it
         except (Malformed, msgspec.MsgspecError):
@@ -311,8 +368,3 @@ class Link:
         finally:
             self._sink.ended(self.rank, malformed=malformed)
             self._incoming.close()
-
-
-def bytes_of(array: Vector) -> memoryview:
-    """The array's own memory, as the bytes that go over the wire (little-endian float32)."""
-    return array.view(np.uint8).data

@@ -12,6 +12,7 @@ from hivenode.errors import Conflict
 from hivenode.net.local import Peer
 from hivenode.training.exchange.clock import now
 from hivenode.training.exchange.effects import Malformed
+from hivenode.training.exchange.incoming import Incoming
 from hivenode.training.exchange.keys import WorkerKey, der
 from hivenode.training.exchange.link import LinkBroken, read_control, sever, write_control
 from hivenode.training.exchange.messages import PROTOCOL, Hello
@@ -19,7 +20,11 @@ from hivenode.training.exchange.messages import PROTOCOL, Hello
 MAX_GREETING = 16
 """Connections that are being greeted at once; later ones wait in the listen queue."""
 
-Linked = Callable[[int, ssl.SSLSocket, ssl.SSLSocket], None]
+UPWARD, DOWNWARD = b"\x01", b"\x00"
+"""First byte of a connection, before TLS: whether the dialling side will send on it. It only says how to read what
+follows; the greeting says it again."""
+
+Linked = Callable[[int, ssl.SSLSocket, Incoming], None]
 """Rank, connection to write to, connection to read from."""
 
 
@@ -75,13 +80,13 @@ class Meeting:
         greeting_seconds: float = 5.0,
     ) -> None:
         self._rank, self._listener, self._linked = rank, listener, linked
-        self._deadline, self._greeting = deadline, greeting_seconds
+        self._key, self._deadline, self._greeting = key, deadline, greeting_seconds
         self._higher = [(peer, key.dialling(peer.certificate)) for peer in peers if peer.rank > rank]
         lower = [peer for peer in peers if peer.rank < rank]
         self._lower = {der(peer.certificate): peer.rank for peer in lower}
         self._accepting = key.accepting([peer.certificate for peer in lower]) if lower else None
         self._lock = threading.Lock()
-        self._halves: dict[int, tuple[Hello, ssl.SSLSocket]] = {}
+        self._halves: dict[int, tuple[Hello, ssl.SSLSocket | Incoming]] = {}
         self._known: set[int] = set()
         self._over = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -93,7 +98,12 @@ class Meeting:
         else:
             self._threads.append(_spawn("exchange-accept", self._accept_all, self._accepting))
         for peer, context in self._higher:
-            self._threads.append(_spawn(f"exchange-dial-{peer.rank}", self._dial, peer, context))
+            self._threads.append(_spawn(f"exchange-dial-{peer.rank}", self._dial, peer, context, self._deadline))
+
+    def admit(self, peer: Peer, deadline: float) -> None:
+        """Dial one more, of a higher rank. Raises ValueError, ssl.SSLError when its certificate cannot be read."""
+        context = self._key.dialling(peer.certificate)
+        self._threads.append(_spawn(f"exchange-dial-{peer.rank}", self._dial, peer, context, deadline))
 
     def close(self) -> None:
         """Stop listening and dialling. Links already handed over stay; a greeting under way ends by its timeout."""
@@ -119,20 +129,24 @@ class Meeting:
             _spawn("exchange-greet", self._greet, context, connection)
 
     def _greet(self, context: ssl.SSLContext, raw: socket.socket) -> None:
+        connection: ssl.SSLSocket | Incoming
         try:
             raw.settimeout(self._greeting)
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection = context.wrap_socket(raw, server_side=True)
+            if raw.recv(1) == UPWARD:
+                connection = Incoming(raw, context, server_side=True)
+            else:
+                connection = context.wrap_socket(raw, server_side=True)
         except OSError:
             raw.close()  # a stranger, or somebody who does not speak TLS 1.3
             self._slots.release()
             return
         kept = False
         try:
-            rank = self._lower.get(connection.getpeercert(binary_form=True) or b"")
+            rank = self._lower.get(_certificate(connection))
             hello = read_control(connection)
             if isinstance(hello, Hello) and rank == hello.rank and hello.protocol == PROTOCOL:
-                kept = self._pair(hello, connection)
+                kept = hello.upward == isinstance(connection, Incoming) and self._pair(hello, connection)
         except (OSError, LinkBroken, Malformed):
             kept = False
         finally:
@@ -140,7 +154,7 @@ class Meeting:
                 connection.close()
             self._slots.release()
 
-    def _pair(self, hello: Hello, connection: ssl.SSLSocket) -> bool:
+    def _pair(self, hello: Hello, connection: ssl.SSLSocket | Incoming) -> bool:
         """Keep a greeted connection until its other half is there."""
         with self._lock:
             if self._over.is_set() or hello.rank in self._known:
@@ -153,6 +167,8 @@ class Meeting:
                 return True
             self._known.add(hello.rank)
         incoming, outgoing = (connection, waiting[1]) if hello.upward else (waiting[1], connection)
+        assert isinstance(incoming, Incoming)
+        assert isinstance(outgoing, ssl.SSLSocket)
         try:
             outgoing.sendall(write_control(Hello(PROTOCOL, self._rank, upward=False, token=hello.token)))
         except OSError:
@@ -163,21 +179,25 @@ class Meeting:
 
     # --- dialling --------------------------------------------------------------------------------------------
 
-    def _dial(self, peer: Peer, context: ssl.SSLContext) -> None:
+    def _dial(self, peer: Peer, context: ssl.SSLContext, deadline: float) -> None:
         pause = 0.05
-        while not self._over.is_set() and now() < self._deadline:
-            connections: list[ssl.SSLSocket] = []
+        while not self._over.is_set() and now() < deadline:
+            connections: list[ssl.SSLSocket | Incoming] = []
             try:
                 token = secrets.randbits(63)
-                for upward in (True, False):
-                    connection = self._connect(context, peer)
-                    connections.append(connection)
+                outgoing = context.wrap_socket(self._connect(peer, UPWARD, deadline))
+                connections.append(outgoing)
+                incoming = Incoming(self._connect(peer, DOWNWARD, deadline), context, server_side=False)
+                connections.append(incoming)
+                for connection, upward in ((outgoing, True), (incoming, False)):
+                    if _certificate(connection) != der(peer.certificate):
+                        raise Malformed("another certificate than the one given")
                     connection.sendall(write_control(Hello(PROTOCOL, self._rank, upward, token)))
                 # From here on the other side counts the link as made: wait for it as long as there is time.
-                connections[1].settimeout(max(0.1, self._deadline - now()))
-                answer = read_control(connections[1])
+                incoming.settimeout(max(0.1, deadline - now()))
+                answer = read_control(incoming)
                 if isinstance(answer, Hello) and answer.token == token and answer.rank == peer.rank:
-                    self._hand_over(peer.rank, *connections)
+                    self._hand_over(peer.rank, outgoing, incoming)
                     return
             except (OSError, LinkBroken, Malformed):
                 pass  # not there yet, or not the one: the loop tries again until the deadline
@@ -186,24 +206,27 @@ class Meeting:
             self._over.wait(pause)
             pause = min(1.0, pause * 2)
 
-    def _connect(self, context: ssl.SSLContext, peer: Peer) -> ssl.SSLSocket:
-        seconds = max(0.1, min(self._greeting, self._deadline - now()))
+    def _connect(self, peer: Peer, direction: bytes, deadline: float) -> socket.socket:
+        seconds = max(0.1, min(self._greeting, deadline - now()))
         raw = socket.create_connection((peer.host, peer.port), seconds)
         try:
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection = context.wrap_socket(raw)
+            raw.sendall(direction)
         except OSError:
             raw.close()
             raise
-        if connection.getpeercert(binary_form=True) != der(peer.certificate):
-            connection.close()
-            raise Malformed("another certificate than the one given")
-        return connection
+        return raw
 
-    def _hand_over(self, rank: int, outgoing: ssl.SSLSocket, incoming: ssl.SSLSocket) -> None:
-        for connection in (outgoing, incoming):
-            connection.settimeout(None)
+    def _hand_over(self, rank: int, outgoing: ssl.SSLSocket, incoming: Incoming) -> None:
+        outgoing.settimeout(None)
+        incoming.settimeout(None)
         self._linked(rank, outgoing, incoming)
+
+
+def _certificate(connection: ssl.SSLSocket | Incoming) -> bytes:
+    if isinstance(connection, Incoming):
+        return connection.getpeercert()
+    return connection.getpeercert(binary_form=True) or b""
 
 
 def _spawn(name: str, target: Callable[..., None], *args: object) -> threading.Thread:

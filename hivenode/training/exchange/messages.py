@@ -11,7 +11,7 @@ from typing import Annotated
 
 import msgspec
 
-PROTOCOL = 1
+PROTOCOL = 2
 MAX_MEMBERS = 512
 
 Rank = Annotated[int, msgspec.Meta(ge=0, le=4096)]
@@ -39,6 +39,7 @@ class Reason(StrEnum):
     unknown = "unknown"
     malformed = "malformed"
     nonfinite = "nonfinite"
+    absurd = "absurd"
     left = "left"
     paused = "paused"
     behind = "behind"
@@ -49,7 +50,7 @@ class Accusation(msgspec.Struct, frozen=True, array_like=True):
     by: Rank
     reason: Reason
     round: Count = 0
-    """Of `nonfinite`: the round it was in."""
+    """Of `nonfinite` and `absurd`: the round it was in."""
 
 
 Members = Annotated[tuple[Rank, ...], msgspec.Meta(min_length=1, max_length=MAX_MEMBERS)]
@@ -71,15 +72,37 @@ class Hello(_Control, frozen=True, tag="hello"):
 
 
 class Begin(_Control, frozen=True, tag="begin"):
-    """I have called round `round` in `view`, my buffers are ready: send me your part of my slice."""
+    """To the leader: I have called round `round` in `view`, and this is what I bring."""
 
     view: ViewId
     round: Count
     count: Count
     """Length of the vector, float32 elements."""
+    codec: Annotated[str, msgspec.Meta(max_length=64)]
+    """By which it is to travel; "" for as it is."""
     weight: float
-    layout: Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
-    """CRC-32 of the slice bounds; all members must cut alike."""
+    norm: float
+    """Euclidean norm of the vector; negative when it was not taken."""
+    rates: Annotated[dict[Rank, Count], msgspec.Meta(max_length=MAX_MEMBERS)]
+    """Bytes a second this member could lately send to others; those not measured are missing."""
+    open: bool = False
+    """A newcomer may be let in before this round."""
+
+
+class Fixed(_Control, frozen=True, tag="fixed"):
+    """From the leader, and passed on by every contributor ahead of its numbers: this is who contributes to the round
+    and who owns what. Members that are not named get the result when they ask for it."""
+
+    view: ViewId
+    round: Count
+    contributors: Annotated[tuple[Rank, ...], msgspec.Meta(max_length=MAX_MEMBERS)]
+    """Ascending; empty when `odd` came with something that does not fit what the others brought."""
+    weights: Annotated[tuple[float, ...], msgspec.Meta(max_length=MAX_MEMBERS)]
+    bounds: Annotated[tuple[Count, ...], msgspec.Meta(max_length=MAX_MEMBERS + 1)]
+    """Contributor k owns elements `[bounds[k], bounds[k + 1])`."""
+    deadline: float
+    """Seconds the leader will wait, in the next round, from the first to call to the last."""
+    odd: Rank | None = None
 
 
 class Completed(_Control, frozen=True, tag="completed"):
@@ -109,6 +132,29 @@ class Install(_Control, frozen=True, tag="install"):
     accused: Accusations
     completed: Count
     source: Rank
+    joined: Annotated[tuple[Rank, ...], msgspec.Meta(max_length=MAX_MEMBERS)] = ()
+    """Of `members`, those that are new; they take over the state as of round `completed`."""
+
+
+class Candidate(_Control, frozen=True, tag="candidate"):
+    """To the leader: I have a link to this worker, which wants to join."""
+
+    rank: Rank
+
+
+class Donation(_Control, frozen=True, tag="donation"):
+    """To a newcomer: the numbers of my part of the state follow."""
+
+    view: ViewId
+    """That it came into."""
+    donors: Members
+    """Who gives, ascending; each a part in proportion."""
+    total: Count
+    """Elements of the whole state."""
+    digest: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+    """SHA-256 of this part."""
+    follower: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+    """SHA-256 of the next donor's part, the first's after the last."""
 
 
 class Want(_Control, frozen=True, tag="want"):
@@ -119,10 +165,12 @@ class Want(_Control, frozen=True, tag="want"):
 
 
 class Result(_Control, frozen=True, tag="result"):
-    """The numbers of this round follow."""
+    """The numbers of this round follow, and this is whose mean they are."""
 
     view: ViewId
     round: Count
+    count: Count
+    contributors: Members
     total_weight: float
 
 
@@ -130,7 +178,7 @@ class Leave(_Control, frozen=True, tag="leave"):
     """I am finished, and have sent all I ever will."""
 
 
-Control = Hello | Begin | Completed | Flush | Install | Want | Result | Leave
+Control = Hello | Begin | Fixed | Completed | Flush | Install | Candidate | Donation | Want | Result | Leave
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Control] = msgspec.msgpack.Decoder(Control)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import zlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -20,27 +19,23 @@ BLOCK = 64 * 1024
 """Elements reduced at a time: accumulator, scratch and input stay in a 1 MiB cache."""
 
 
-def cut(count: int, ranks: Sequence[int], shares: Mapping[int, float] | None = None) -> tuple[int, ...]:
+def cut(count: int, ranks: Sequence[int], shares: Mapping[int, float] | None = None, step: int = 1) -> tuple[int, ...]:
     """Bounds of the slices of a vector of `count` elements: member `ranks[k]` owns `[bounds[k], bounds[k + 1])`.
 
     Args:
         count: length of the vector.
         ranks: the members, ascending.
-        shares: relative size of each member's slice (its bandwidth in any unit); equal where absent.
+        shares: relative size of each member's slice; equal where absent.
+        step: the bounds are multiples of it.
     """
     weights = [1.0 if shares is None else float(shares.get(rank, 1.0)) for rank in ranks]
     total = math.fsum(weights)
     bounds, running = [0], 0.0
     for weight in weights[:-1]:
         running += weight
-        bounds.append(min(count, max(bounds[-1], int(count * (running / total)))))
+        bounds.append(min(count, max(bounds[-1], int(count * (running / total)) // step * step)))
     bounds.append(count)
     return tuple(bounds)
-
-
-def layout(bounds: Sequence[int]) -> int:
-    """CRC-32 by which members see that they cut alike."""
-    return zlib.crc32(",".join(map(str, bounds)).encode())
 
 
 def total_of(weights: Sequence[float]) -> np.float32:

@@ -2,67 +2,151 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from math import prod
 
+import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional
 
-from hivenode.models.zoo import Layer, tensor_shapes
-from hivenode.training.frameworks.model import Inputs, Labels, Vector
+from hivenode.models.layers import Layer, buffers, tensors
+from hivenode.spec.data import Task
+from hivenode.training.frameworks.model import Floats, Inputs, Labels, Layout, Vector, initial_weights, views
 from hivenode.training.frameworks.torch_models import build
 
-EVALUATION_BATCH = 1024
+EVALUATION_VALUES = 1 << 22
+"""Outputs computed at once while evaluating."""
+DRAWING = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
+
+
+@dataclass(frozen=True)
+class Built:
+    """A module and what its flat vectors hold.
+
+    Attributes:
+        start: first weights, (layout.size,).
+        buffers: first running statistics, (layout.buffer_size,).
+        forward: from inputs to logits or values; the module itself if None.
+    """
+
+    module: nn.Module
+    layout: Layout
+    start: Vector
+    buffers: Vector
+    forward: Callable[[torch.Tensor], torch.Tensor] | None = None
+    constants: Mapping[str, Floats] = field(default_factory=dict)
+
+
+def from_layers(layers: tuple[Layer, ...], seed: int) -> Built:
+    """A declared line of layers."""
+    held, running = tensors(layers), buffers(layers)
+    layout = Layout(
+        {name: tensor.shape for name, tensor in held.items()}, {name: tensor.shape for name, tensor in running.items()}
+    )
+    statistics = initial_weights(running, seed) if running else np.zeros(0, np.float32)
+    return Built(build(layers), layout, initial_weights(held, seed), statistics)
 
 
 class TorchModel:
     """`Model` on the CPU.
 
     Args:
-        layers: the declared architecture.
-        weights: initial values, (parameters,); taken over, not copied.
-        gradient: (parameters,); where gradients go.
+        weights: initial values, (layout.size,); taken over, not copied. Likewise `buffers`.
+        gradient: (layout.size,); where gradients go.
         threads: for the operations of one step.
     """
 
-    def __init__(self, layers: tuple[Layer, ...], weights: Vector, gradient: Vector, threads: int) -> None:
+    def __init__(
+        self, built: Built, task: Task, weights: Vector, buffers: Vector, gradient: Vector, threads: int
+    ) -> None:
         torch.set_num_threads(threads)
-        self._module = build(layers)
+        self._module = built.module
+        self._forward = built.forward or built.module
+        self._task = task
+        self._layout = built.layout
+        self._constants = built.constants
         self._weights = weights
+        self._buffers = buffers
         self._gradient = gradient
-        flat_weights, flat_gradient = torch.from_numpy(weights), torch.from_numpy(gradient)
-        start = 0
-        parameters = dict(self._module.named_parameters())
-        for name, shape in tensor_shapes(layers).items():
+        self._draws = any(isinstance(module, DRAWING) and module.p > 0 for module in built.module.modules())
+        parameters = {name: p for name, p in self._module.named_parameters() if p.requires_grad}
+        places, slopes = views(weights, built.layout.parameters), views(gradient, built.layout.parameters)
+        for name, place in places.items():
             parameter = parameters.pop(name)
-            end = start + prod(shape)
-            parameter.data = flat_weights[start:end].view(shape)
-            parameter.grad = flat_gradient[start:end].view(shape)  # backward adds to it in place
-            start = end
+            parameter.data = torch.from_numpy(place)
+            parameter.grad = torch.from_numpy(slopes[name])  # backward adds to it in place
         assert not parameters
-        assert start == len(weights)
+        running = dict(self._module.named_buffers())
+        for name, place in views(buffers, built.layout.buffers).items():
+            running[name].data = torch.from_numpy(place)  # batch normalisation changes it in place
+
+    @property
+    def layout(self) -> Layout:
+        return self._layout
 
     @property
     def weights(self) -> Vector:
         return self._weights
 
-    def backward(self, inputs: Inputs, labels: Labels) -> float:
+    @property
+    def buffers(self) -> Vector:
+        return self._buffers
+
+    @property
+    def constants(self) -> Mapping[str, Floats]:
+        return self._constants
+
+    def backward(self, inputs: Inputs, labels: Labels, draw: int = 0) -> float:
         self._gradient.fill(0.0)
-        logits = self._module(torch.from_numpy(inputs))
-        loss = functional.cross_entropy(logits, torch.from_numpy(labels))
+        self._module.train()
+        if self._draws:
+            torch.manual_seed(draw)
+        outputs = self._forward(torch.from_numpy(inputs))
+        loss = losses(self._task, outputs, torch.from_numpy(labels)).mean()
         loss.backward()
         return float(loss.detach())
 
     def evaluate(self, inputs: Inputs, labels: Labels) -> tuple[int, float]:
         correct, total = 0, 0.0
+        self._module.eval()
         with torch.inference_mode():
-            for start in range(0, len(inputs), EVALUATION_BATCH):
-                logits = self._module(torch.from_numpy(inputs[start : start + EVALUATION_BATCH]))
-                expected = torch.from_numpy(labels[start : start + EVALUATION_BATCH])
-                correct += int((logits.argmax(1) == expected).sum())
-                total += float(functional.cross_entropy(logits, expected, reduction="sum"))
+            for part in self._parts(inputs):
+                outputs = self._forward(torch.from_numpy(inputs[part]))
+                expected = torch.from_numpy(labels[part])
+                right, some = judged(self._task, outputs, expected)
+                correct, total = correct + right, total + some
         return correct, total
 
-    def predict(self, inputs: Inputs) -> Inputs:
+    def predict(self, inputs: Inputs) -> Floats:
+        self._module.eval()
+        found = []
         with torch.inference_mode():
-            probabilities: Inputs = torch.softmax(self._module(torch.from_numpy(inputs)), dim=1).numpy()
-        return probabilities
+            for part in self._parts(inputs):
+                outputs = self._forward(torch.from_numpy(inputs[part]))
+                if self._task == "language":
+                    outputs = outputs[:, -1]
+                if self._task in ("classification", "language"):
+                    outputs = torch.softmax(outputs, dim=-1)
+                found.append(outputs.flatten(1).numpy())
+        return np.concatenate(found)
+
+    def _parts(self, inputs: Inputs) -> list[slice]:
+        step = max(1, min(1024, EVALUATION_VALUES // max(1, prod(inputs.shape[1:]))))
+        return [slice(start, start + step) for start in range(0, len(inputs), step)]
+
+
+def losses(task: Task, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """(samples,): each one's mean loss."""
+    if task == "classification":
+        return functional.cross_entropy(outputs, labels, reduction="none")
+    if task == "language":
+        return functional.cross_entropy(outputs.transpose(1, 2), labels, reduction="none").mean(dim=1)
+    return (outputs.flatten(1) - labels).square().mean(dim=1)
+
+
+def judged(task: Task, outputs: torch.Tensor, labels: torch.Tensor) -> tuple[int, float]:
+    """Labels that were the likeliest output (0 where outputs are values), and the sum of the samples' losses."""
+    right = int((outputs.argmax(-1) == labels).sum()) if task in ("classification", "language") else 0
+    return right, float(losses(task, outputs, labels).sum())

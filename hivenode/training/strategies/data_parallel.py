@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
+
 from hivenode.net.local import Peer
 from hivenode.training.exchange import Exchange, Seat, ViewChanged, WorkerKey
+from hivenode.training.exchange.codecs import Codec
+from hivenode.training.exchange.inheritance import State
 from hivenode.training.frameworks.model import Vector
-from hivenode.training.strategies.collective import MembersChanged
+from hivenode.training.strategies.collective import Mean, MembersChanged
 
 
 class Together:
@@ -36,11 +42,24 @@ class Together:
     def connect(self, peers: tuple[Peer, ...]) -> None:
         self._exchange.connect(peers)
 
-    def mean(self, vector: Vector, weight: float) -> None:
+    def mean(self, vector: Vector, weight: float, codec: Codec | None = None) -> Mean:
         try:
-            self._exchange.all_reduce(vector, weight)
+            reduced = self._exchange.all_reduce(vector, weight, codec)
         except ViewChanged as changed:
             raise MembersChanged from changed
+        return Mean(reduced.late, reduced.owed, reduced.total_weight)
+
+    def gate(self, state: Callable[[], State]) -> None:
+        try:
+            self._exchange.all_reduce(np.empty(0, np.float32), 0.0, state=state)
+        except ViewChanged as changed:
+            raise MembersChanged from changed
+
+    def join(self, peers: tuple[Peer, ...], limit: int) -> Vector:
+        return self._exchange.join(peers, limit)[1]
+
+    def admit(self, peer: Peer) -> None:
+        self._exchange.admit(peer)
 
     def finish(self) -> None:
         self._exchange.barrier()

@@ -13,10 +13,11 @@ from typing import TypeVar
 import numpy as np
 import pytest
 
-from hivenode.errors import Conflict, InvalidInput
+from hivenode.errors import Conflict, InvalidInput, Unavailable
 from hivenode.net.local import Peer
-from hivenode.training.exchange import Exchange, Excluded, NonFinite, Seat, View, ViewChanged, WorkerKey
+from hivenode.training.exchange import Absurd, Exchange, Excluded, NonFinite, Seat, View, ViewChanged, WorkerKey
 from hivenode.training.exchange.clock import now
+from hivenode.training.exchange.codecs import Fp16
 from hivenode.training.exchange.meeting import Meeting, listen
 
 
@@ -32,7 +33,7 @@ class Crew:
 
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
-        self._pool = ThreadPoolExecutor(16)
+        self.pool = ThreadPoolExecutor(16)
         self.members: list[Exchange] = []
         self.views: dict[int, list[View]] = {}
 
@@ -55,13 +56,13 @@ class Crew:
 
     def all(self, call: Callable[[Exchange], T], ranks: list[int] | None = None) -> list[Future[T]]:
         chosen = self.members if ranks is None else [self.members[rank] for rank in ranks]
-        futures = [self._pool.submit(call, exchange) for exchange in chosen]
+        futures = [self.pool.submit(call, exchange) for exchange in chosen]
         for future in futures:
             future.exception(timeout=30)
         return futures
 
     def close(self) -> None:
-        self._pool.shutdown()
+        self.pool.shutdown()
 
 
 @pytest.fixture
@@ -239,6 +240,101 @@ def test_workers_of_unequal_bandwidth_own_unequal_slices_of_the_same_mean(crew: 
     expected = (plain / np.float32(6)).tobytes()
     crew.all(lambda exchange: exchange.all_reduce(vectors[crew.members.index(exchange)], 2.0))
     assert {vector.tobytes() for vector in vectors} == {expected}
+
+
+def test_a_worker_that_comes_late_takes_over_the_state_and_takes_part(crew: Crew) -> None:
+    """Nobody stops: the others go on calling while it joins, from all of them at once."""
+    peers = crew.hire(3)
+    crew.all(lambda exchange: exchange.connect(peers))
+    weights = {id(exchange): np.zeros(100_001, np.float32) for exchange in crew.members}
+    steps = dict.fromkeys(weights, 0)
+    enough = threading.Event()
+
+    def train(exchange: Exchange) -> int:
+        mine = weights[id(exchange)]
+        while True:
+            vector = np.full(mine.size, 1.0 if exchange is not crew.members[-1] else 5.0, np.float32)
+            vector[-1] = float(enough.is_set())
+            state = [np.array([steps[id(exchange)]]), mine]
+            try:
+                exchange.all_reduce(vector, 1.0, state=lambda state=state: state)  # type: ignore[misc]
+            except ViewChanged:
+                continue
+            steps[id(exchange)] += 1
+            mine += vector
+            if vector[-1] == 1.0:
+                exchange.barrier()
+                return len(exchange.view)
+
+    futures = [crew.pool.submit(train, exchange) for exchange in list(crew.members)]
+    everybody = crew.hire(1)
+    newcomer = crew.members[3]
+    for exchange in crew.members[:3]:
+        exchange.admit(everybody[3])
+    view, state = newcomer.join(everybody, 200_000)
+    assert view.members == tuple(name(rank) for rank in range(4))
+    steps[id(newcomer)] = int(state[:2].view(np.int64)[0])
+    weights[id(newcomer)] = state[2:].copy()
+    last = crew.pool.submit(train, newcomer)
+    enough.set()
+    assert [future.result(30) for future in [*futures, last]] == [4] * 4
+    assert len(set(steps.values())) == 1
+    assert len({values.tobytes() for values in weights.values()}) == 1
+    assert weights[id(newcomer)][0] > steps[id(newcomer)] >= 1, "its own part is in the mean"
+
+
+def test_a_worker_whose_certificate_nobody_was_told_does_not_join(crew: Crew) -> None:
+    peers = crew.hire(2)
+    crew.all(lambda exchange: exchange.connect(peers))
+    everybody = crew.hire(1)
+    with pytest.raises(Unavailable):
+        crew.members[2].join(everybody, 10, seconds=0.5)
+    assert [future.result() for future in crew.all(ones, [0, 1])] == [2.0, 2.0]
+
+
+def test_who_comes_too_late_for_a_round_has_its_update_back(crew: Crew) -> None:
+    peers = crew.hire(3, deadline_seconds=0.3, first_deadline_seconds=0.3)
+    crew.all(lambda exchange: exchange.connect(peers))
+    vectors = [np.full(1000, rank, np.float32) for rank in range(3)]
+    done = [crew.pool.submit(crew.members[rank].all_reduce, vectors[rank], 1.0) for rank in (0, 2)]
+    assert [future.result(20).contributors for future in done] == [(name(0), name(2))] * 2
+    late = crew.members[1].all_reduce(vectors[1], 1.0)
+    assert late.contributors == (name(0), name(2))
+    assert late.late is not None
+    assert set(late.late.tolist()) == {1.0}
+    assert {vector.tobytes() for vector in vectors} == {np.full(1000, 1.0, np.float32).tobytes()}
+    assert {future.result() for future in crew.all(ones)} == {3.0}
+
+
+@pytest.mark.parametrize("count", [1, 5000, 300_001])
+def test_a_codec_gives_all_the_same_bits(crew: Crew, count: int) -> None:
+    peers = crew.hire(3)
+    crew.all(lambda exchange: exchange.connect(peers))
+    vectors = [np.random.default_rng(rank).standard_normal(count).astype(np.float32) for rank in range(3)]
+    exact = (vectors[0] + vectors[1] + vectors[2]) / np.float32(3)
+    futures = crew.all(lambda e: e.all_reduce(vectors[crew.members.index(e)], 1.0, Fp16()))
+    assert len({vector.tobytes() for vector in vectors}) == 1
+    assert np.abs(vectors[0] - exact).max() < 4e-3
+    rest = np.concatenate([future.result().owed[1] for future in futures])  # type: ignore[index]
+    assert np.abs(vectors[0] + rest - exact).max() < 2e-3
+
+
+def test_codecs_that_differ_are_an_error_on_all(crew: Crew) -> None:
+    peers = crew.hire(2)
+    crew.all(lambda exchange: exchange.connect(peers))
+    futures = crew.all(lambda e: e.all_reduce(np.zeros(5, np.float32), 1.0, Fp16() if e is crew.members[0] else None))
+    assert all(isinstance(future.exception(), InvalidInput) for future in futures)
+
+
+def test_values_that_are_absurd_are_refused_by_name(crew: Crew) -> None:
+    peers = crew.hire(4, norm_limit=100.0)
+    crew.all(lambda exchange: exchange.connect(peers))
+    futures = crew.all(lambda e: e.all_reduce(np.full(9, 1.0 if e is not crew.members[2] else 1e6, np.float32), 1.0))
+    for future in futures:
+        error = future.exception()
+        assert isinstance(error, Absurd)
+        assert (error.node, error.round) == (name(2), 1)
+    assert [future.result() for future in crew.all(ones, [0, 1, 3])] == [3.0] * 3
 
 
 def test_no_free_port_is_said_at_once() -> None:

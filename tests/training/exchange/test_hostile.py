@@ -15,21 +15,21 @@ import pytest
 from hivenode.net.local import Peer
 from hivenode.training.exchange import WorkerKey
 from hivenode.training.exchange.clock import now
-from hivenode.training.exchange.link import CONTROL, HEADER, HEARTBEAT, MAX_CHUNK, MAX_CONTROL
+from hivenode.training.exchange.link import CONTROL, HEADER, HEARTBEAT, MAX_CONTROL, MAX_FRAME
 from hivenode.training.exchange.meeting import MAX_GREETING, Meeting, listen
 from tests.training.exchange.test_exchange import Crew, crew, name, ones  # noqa: F401 (a fixture)
 
 FOREIGN = {
-    "a giant control message": HEADER.pack(CONTROL, 0, 0, 0, 0, 2**32 - 1),
-    "control one byte too long": HEADER.pack(CONTROL, 0, 0, 0, 0, MAX_CONTROL + 1),
-    "giant numbers": HEADER.pack(1, 0, 0, 1, 0, 2**32 - 4),
-    "numbers one too long": HEADER.pack(1, 0, 0, 1, 0, MAX_CHUNK + 4),
-    "half a number": HEADER.pack(1, 0, 0, 1, 0, 7) + bytes(7),
-    "numbers far beyond the vector": HEADER.pack(1, 0, 0, 1, 2**64 - 1, 400) + bytes(400),
-    "no such frame": HEADER.pack(255, 0, 0, 0, 0, 4) + bytes(4),
-    "a heartbeat with a body": HEADER.pack(HEARTBEAT, 0, 0, 0, 0, 4) + bytes(4),
-    "nested arrays": HEADER.pack(CONTROL, 0, 0, 0, 0, MAX_CONTROL) + b"\x91" * MAX_CONTROL,
-    "giant counts": HEADER.pack(CONTROL, 0, 0, 0, 0, 6) + b"\xdf\xff\xff\xff\xff\x00",
+    "a giant control message": HEADER.pack(CONTROL, 0, 0, 0, 0, 0, 2**32 - 1),
+    "control one byte too long": HEADER.pack(CONTROL, 0, 0, 0, 0, 0, MAX_CONTROL + 1),
+    "giant numbers": HEADER.pack(1, 0, 0, 1, 0, 1, 2**32 - 4),
+    "numbers one too long": HEADER.pack(1, 0, 0, 1, 0, 1, MAX_FRAME + 4),
+    "numbers without a number": HEADER.pack(1, 0, 0, 1, 0, 0, 8) + bytes(8),
+    "numbers far beyond the vector": HEADER.pack(1, 0, 0, 1, 2**64 - 1, 100, 400) + bytes(400),
+    "no such frame": HEADER.pack(255, 0, 0, 0, 0, 0, 4) + bytes(4),
+    "a heartbeat with a body": HEADER.pack(HEARTBEAT, 0, 0, 0, 0, 0, 4) + bytes(4),
+    "nested arrays": HEADER.pack(CONTROL, 0, 0, 0, 0, 0, MAX_CONTROL) + b"\x91" * MAX_CONTROL,
+    "giant counts": HEADER.pack(CONTROL, 0, 0, 0, 0, 0, 6) + b"\xdf\xff\xff\xff\xff\x00",
     "random bytes": random.Random(3).randbytes(5000),
 }
 

@@ -9,81 +9,187 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from hivenode.training.exchange.attempt import Attempt, State
-from hivenode.training.exchange.effects import Bulk, Effect, Entered, Landing, Phase, Reduce, Send, Transfer
+from hivenode.training.exchange.codecs import BLOCK, Codec, Encoded
+from hivenode.training.exchange.effects import Effect, Entered, Landing, Phase, Reduce, Send, Transfer
 from hivenode.training.exchange.group import Group
 from hivenode.training.exchange.messages import Control, Reason, ViewId
 from hivenode.training.exchange.reduction import Vector, reduce_into
 
 CHUNK = 3
-Numbers = tuple[Bulk, ViewId, int, int, Vector]
 
 
 def share(rank: int, number: int, members: Sequence[int], count: int) -> tuple[Vector, float]:
-    """What a member contributes to a round: it depends on who else takes part."""
+    """What a member contributes to a round: it depends on who is in the view."""
     rng = np.random.default_rng([rank, number, *members])
     weight = float(rng.integers(0, 4))
     return rng.standard_normal(count).astype(np.float32), weight
 
 
-def reference(number: int, members: Sequence[int], count: int) -> Vector:
-    vectors, weights = zip(*(share(r, number, members, count) for r in members), strict=True)
-    if len(members) == 1:
-        return vectors[0] if weights[0] else np.zeros(count, np.float32)
-    out = np.empty(count, np.float32)
-    assert reduce_into(out, vectors, weights) == ()
+def decoded(values: Vector, codec: Codec | None) -> Vector:
+    if codec is None:
+        return values
+    encoded, out = np.empty(codec.encoded_size(values.size), np.uint8), np.empty_like(values)
+    codec.encode(values, encoded)
+    codec.decode(encoded, out)
     return out
 
 
+def reference(
+    number: int, members: Sequence[int], contributors: Sequence[int], count: int, codec: Codec | None = None
+) -> Vector:
+    vectors, weights = zip(*(share(r, number, members, count) for r in contributors), strict=True)
+    if len(contributors) == 1:
+        return vectors[0] if weights[0] else np.zeros(count, np.float32)
+    out = np.empty(count, np.float32)
+    assert reduce_into(out, [decoded(vector, codec) for vector in vectors], weights) == ()
+    return decoded(out, codec)
+
+
 class Member:
-    def __init__(self, rank: int, ranks: Sequence[int], rounds: int, count: int) -> None:
-        self.rank, self.rounds, self.count = rank, rounds, count
-        self.group = Group(rank, ranks)
+    def __init__(
+        self,
+        rank: int,
+        ranks: Sequence[int],
+        rounds: int,
+        count: int,
+        codec: Codec | None,
+        state_limit: int | None = None,
+    ) -> None:
+        self.rank, self.rounds, self.count, self.codec = rank, rounds, count, codec
+        self.group = Group(rank, ranks, state_limit=state_limit)
         self.attempt: Attempt | None = None
+        self.begun: set[tuple[int, tuple[int, ...]]] = set()
+        """Rounds called, and the views they were called in."""
         self.results: dict[int, tuple[tuple[int, ...], bytes]] = {}
+        """Of each round the contributors and the bits."""
+        self.late: set[int] = set()
+        self.inherited: bytes | None = None
         self.reduces: deque[Reduce] = deque()
 
     @property
     def done(self) -> bool:
-        return len(self.results) == self.rounds
+        return self.group.completed == self.rounds and self.attempt is None and self.group.inheritance is None
 
     @property
     def out(self) -> bool:
         return self.group.phase is Phase.out
+
+    @property
+    def disinherited(self) -> bool:
+        """A newcomer that will not have the state, since somebody is lost that was to give it."""
+        inheritance = self.group.inheritance
+        return inheritance is not None and not (
+            inheritance.complete or set(inheritance.donors) <= set(self.group.view.ranks)
+        )
 
     def can_step(self) -> bool:
         if self.out:
             return False
         if self.attempt is not None:
             return self.attempt.state in (State.complete, State.void)
+        if self.group.inheritance is not None and not self.group.inheritance.complete:
+            return self.disinherited
         return not self.done and self.group.phase is Phase.stable
 
-    def step(self) -> list[Effect]:
+    def step(self, moment: float) -> list[Effect]:
         """What a strategy does: take a result, or begin the next round with a share for the present view."""
-        attempt = self.attempt
+        attempt, inheritance = self.attempt, self.group.inheritance
+        if inheritance is not None:
+            assert inheritance.liar() is None
+            self.inherited = inheritance.state.tobytes()
+            self.group.settled()
+            return []
+        if (attempt is None or attempt.state is State.void) and self.group.gift_due:
+            return self.group.give(self.state())
         if attempt is None:
-            vector, weight = share(self.rank, self.group.completed + 1, self.group.view.ranks, self.count)
-            self.attempt, effects = self.group.begin(vector, weight)
+            number, ranks = self.group.completed + 1, self.group.view.ranks
+            vector, weight = share(self.rank, number, ranks, self.count)
+            self.begun.add((number, ranks))
+            self.attempt, effects = self.group.begin(vector, weight, moment, self.codec, open=True)
             return effects
         self.attempt = None
+        assert attempt.vector.tobytes() == share(self.rank, attempt.number, attempt.view.ranks, self.count)[0].tobytes()
         if attempt.state is State.void:
             return []
         assert attempt.number not in self.results
-        self.results[attempt.number] = (attempt.view.ranks, attempt.result.tobytes())
+        assert attempt.late == (self.rank not in attempt.contributors)
+        if attempt.late:
+            self.late.add(attempt.number)
+        self.results[attempt.number] = (attempt.contributors, attempt.result.tobytes())
         attempt.vector[:] = np.nan  # the caller's to overwrite
-        return self.group.digested(attempt, hash(attempt.result.tobytes()) & (2**63 - 1))
+        return self.group.digested(attempt, hash(attempt.result.tobytes()) & (2**63 - 1), moment)
+
+    def state(self) -> list[Any]:
+        """What a newcomer has to know: the number of the last round, and its bits."""
+        completed = self.group.completed
+        bits = np.frombuffer(self.results[completed][1], np.uint8) if completed else np.empty(0, np.uint8)
+        return [np.array([completed]), bits]
+
+
+@dataclass
+class Told:
+    """A control message under way."""
+
+    message: Control
+    delivered: bool = False
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Some elements under way, read from the sender's own array as late as they arrive: what it overwrites too early is
+    seen."""
+
+    transfer: Transfer
+    offset: int
+    count: int
+    after: Told | None
+    """They do not overtake it."""
+
+    def bytes(self) -> Encoded:
+        transfer, codec = self.transfer, self.transfer.codec
+        values = transfer.values[self.offset : self.offset + self.count]
+        if codec is None:
+            return values.view(np.uint8)
+        if transfer.encoded is not None:
+            at = codec.encoded_size(self.offset)
+            return transfer.encoded[at : at + codec.encoded_size(self.count)]
+        out = np.empty(codec.encoded_size(self.count), np.uint8)
+        codec.encode(values, out)
+        return out
 
 
 class World:
-    def __init__(self, members: int, rounds: int, count: int, rng: random.Random) -> None:
-        self.rng = rng
+    """Args:
+    hasty: members are late as often as not.
+    newcomer: one more wants to join, and does so whenever the others have links to it.
+    """
+
+    def __init__(
+        self,
+        members: int,
+        rounds: int,
+        count: int,
+        rng: random.Random,
+        *,
+        hasty: bool = False,
+        codec: Codec | None = None,
+        newcomer: bool = False,
+    ) -> None:
+        self.rng, self.hasty, self.moment = rng, hasty, 0.0
         ranks = list(range(members))
-        self.members = {rank: Member(rank, ranks, rounds, count) for rank in ranks}
-        self.control: dict[tuple[int, int], deque[Control]] = {}
+        self.members = {rank: Member(rank, ranks, rounds, count, codec) for rank in ranks}
+        if newcomer:
+            ranks.append(members)
+            self.members[members] = Member(members, ranks, rounds, count, codec, 10**6)
+            for rank in range(members):
+                self.members[rank].group.admit(members)
+        self.control: dict[tuple[int, int], deque[Told]] = {}
         self.bulk: dict[tuple[int, int], deque[Numbers]] = {}
         for a in ranks:
             for b in ranks:
@@ -93,7 +199,7 @@ class World:
         """(source, target) of links whose target takes no more from the source."""
         self.dead: set[int] = set()
         self.hung: set[int] = set()
-        self.landings: dict[tuple[int, int], tuple[Landing, Vector]] = {}
+        self.landings: dict[tuple[int, int], tuple[Landing, Numbers]] = {}
         self.losses: list[tuple[int, int]] = []
         self.deliveries = 0
         self.speeds: dict[tuple[str, int, int], float] = {}
@@ -110,11 +216,13 @@ class World:
         for effect in effects:
             match effect:
                 case Send(to, message):
-                    self.control[rank, to].append(message)
-                case Transfer(to, kind, view, number, start, data):
-                    for offset in range(0, data.size, CHUNK):
-                        # A view, as on the wire: what the sender overwrites too early is seen.
-                        self.bulk[rank, to].append((kind, view, number, start + offset, data[offset : offset + CHUNK]))
+                    self.control[rank, to].append(Told(message))
+                case Transfer(to=to, values=values, codec=codec):
+                    chunk = CHUNK if codec is None and values.size < BLOCK else BLOCK
+                    after = self.control[rank, to][-1] if self.control[rank, to] else None
+                    for offset in range(0, values.size, chunk):
+                        count = min(chunk, values.size - offset)
+                        self.bulk[rank, to].append(Numbers(effect, offset, count, after))
                 case Reduce():
                     self.members[rank].reduces.append(effect)
                 case Entered():
@@ -155,10 +263,16 @@ class World:
                 found.append(("step", rank, 0))
             if member.reduces:
                 found.append(("reduce", rank, 0))
+            if self.hasty and member.group.due() is not None and not member.group.holding_up():
+                found.append(("tick", rank, 0))
         under_way: dict[str, dict[tuple[int, int], deque[Any]]] = {"control": self.control, "bulk": self.bulk}
         for name, queues in under_way.items():
             for (a, b), queue in queues.items():
-                if queue and self.listens(a, b) and (name == "control" or (a, b) not in self.landings):
+                if not queue or not self.listens(a, b):
+                    continue
+                if name == "control" or (
+                    (a, b) not in self.landings and (queue[0].after is None or queue[0].after.delivered)
+                ):
                     found.append((name, a, b))
         found += [("land", a, b) for a, b in self.landings if self.listens(a, b)]
         found += [("lost", a, b) for a, b in self.losses if b not in self.dead and (a, b) not in self.cut]
@@ -169,29 +283,46 @@ class World:
         if kind == "link":
             self.links.remove((a, b))
             self.apply(b, self.members[b].group.linked(a))
+        elif kind == "step" and self.members[a].disinherited:
+            self.kill(a)  # it ends, and may try again as another
         elif kind == "step":
-            self.apply(a, self.members[a].step())
+            self.apply(a, self.members[a].step(self.moment))
         elif kind == "reduce":
             job = self.members[a].reduces.popleft()
-            culprits = job.attempt.reduce(job.start, job.stop, job.out)
+            culprits = job.attempt.reduce(job.start, job.stop)
             self.apply(a, self.members[a].group.reduced(job.attempt, job.start, job.stop, culprits))
         elif kind == "control":
             self.deliveries += 1
-            self.apply(b, self.members[b].group.receive(a, self.control[a, b].popleft()))
+            told = self.control[a, b].popleft()
+            told.delivered = True
+            self.apply(b, self.members[b].group.receive(a, told.message, self.moment))
+        elif kind == "tick":
+            group = self.members[a].group
+            self.moment = max(self.moment, group.due() or 0.0)
+            self.apply(a, group.tick(self.moment))
         elif kind == "bulk":
             self.deliveries += 1
-            sort, view, number, start, data = self.bulk[a, b].popleft()
-            group = self.members[b].group
-            landing = group.landing(a, sort, view, number, start, data.size)
+            numbers = self.bulk[a, b].popleft()
+            transfer, group = numbers.transfer, self.members[b].group
+            start = transfer.start + numbers.offset
+            landing = group.landing(a, transfer.kind, transfer.view, transfer.round, start, numbers.count)
             if landing is not None:
-                self.landings[a, b] = (landing, data)
+                self.landings[a, b] = (landing, numbers)
         elif kind == "land":
             # Bytes come in while anything else may happen, and are then reported.
-            landing, data = self.landings.pop((a, b))
-            landing.target[:] = data
+            landing, numbers = self.landings.pop((a, b))
+            if landing.target is not None:
+                landing.target[:] = numbers.bytes()
+            else:
+                assert landing.codec is not None
+                assert landing.values is not None
+                landing.codec.decode(numbers.bytes(), landing.values)
             self.apply(b, self.members[b].group.arrived(landing))
         elif kind == "lost":
             self.cut.add((a, b))
+            if self.members[b].group.is_candidate(a):
+                self.members[b].group.dismiss(a)
+                return
             self.apply(b, self.members[b].group.accuse(a, Reason.lost))
 
     def step(self) -> bool:
@@ -219,15 +350,23 @@ class World:
                 by_view.setdefault(member.group.view.id, []).append(member)
             assert member.group.mismatch is None
         for together in by_view.values():
-            for number in range(1, min(len(m.results) for m in together) + 1):
-                assert len({m.results[number] for m in together}) == 1, f"round {number}"
+            for number in range(1, min(m.group.completed for m in together) + 1):
+                assert len({m.results[number] for m in together if number in m.results}) <= 1, f"round {number}"
+        begun = {call for member in self.members.values() for call in member.begun}
         for member in self.survivors:
             for number, (contributors, bits) in member.results.items():
                 if not member.out:
-                    assert bits == reference(number, contributors, member.count).tobytes()
+                    assert any(
+                        bits == reference(number, ranks, contributors, member.count, member.codec).tobytes()
+                        for called, ranks in begun
+                        if called == number and set(contributors) <= set(ranks)
+                    )
 
-    def check_all_finish(self) -> None:
+    def check_all_finish(self, but: int | None = None) -> None:
+        """All, or all but one."""
         for member in self.survivors:
+            if member.rank == but:
+                continue
             assert not member.out, f"{member.rank} was put out: {member.group.verdict}"
             assert member.done, f"{member.rank} is stuck in {member.group.phase} {member.group.view}"
         self.check_bits()

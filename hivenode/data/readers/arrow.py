@@ -1,0 +1,125 @@
+"""Parquet files, and what `datasets` saves on disk (Arrow streams with a state.json), through pyarrow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from hivenode.data.readers.raw import Raw, Table, bounded, tabulate
+from hivenode.errors import InvalidInput, Unavailable
+from hivenode.spec.data import DataSpec
+
+MAX_STATE_BYTES = 16 << 20
+
+
+def _pyarrow() -> Any:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise Unavailable(
+            "Parquet and Arrow files need pyarrow, which is not installed here.",
+            fix="Install it: pip install 'hivenode[data]'.",
+        ) from None
+    return pyarrow
+
+
+def read_parquet(path: Path, spec: DataSpec) -> Raw:
+    """A file, or a folder of them. Raises InvalidInput, Unavailable."""
+    pyarrow = _pyarrow()
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    if not files:
+        raise InvalidInput(f"{path} holds no .parquet file.", fix="Check data.source.")
+    tables = []
+    for file in files:
+        bounded(file)
+        try:
+            tables.append(pyarrow.parquet.read_table(file))
+        except (pyarrow.ArrowException, OSError, ValueError) as error:
+            raise _broken(file, error) from error
+    return _tabulated(path, spec, tables, {})
+
+
+def read_saved(path: Path, spec: DataSpec) -> Raw:
+    """A folder that `Dataset.save_to_disk` wrote, or of a DatasetDict its part "train"."""
+    pyarrow = _pyarrow()
+    folder = path / "train" if (path / "dataset_dict.json").is_file() else path
+    state = _json(folder / "state.json")
+    names = [entry.get("filename") for entry in state.get("_data_files", []) if isinstance(entry, dict)]
+    if not names or not all(isinstance(n, str) and "/" not in n and n not in ("", "..") for n in names):
+        raise InvalidInput(f"{folder / 'state.json'} names no data files.", fix="Save the dataset again.")
+    if state.get("_indices_data_files"):
+        raise InvalidInput(f"{folder} is a selection.", fix="Call flatten_indices() before save_to_disk().")
+    tables = []
+    for name in names:
+        file = folder / str(name)
+        try:
+            bounded(file)
+            with pyarrow.memory_map(str(file)) as source:
+                tables.append(pyarrow.ipc.open_stream(source).read_all())
+        except (pyarrow.ArrowException, OSError, ValueError) as error:
+            raise _broken(file, error) from error
+    features = _json(folder / "dataset_info.json").get("features", {})
+    classes = {
+        name: kind["names"]
+        for name, kind in (features.items() if isinstance(features, dict) else ())
+        if isinstance(kind, dict) and kind.get("_type") == "ClassLabel" and isinstance(kind.get("names"), list)
+    }
+    return _tabulated(path, spec, tables, classes)
+
+
+def _tabulated(path: Path, spec: DataSpec, tables: Sequence[Any], classes: dict[str, list[str]]) -> Raw:
+    pyarrow = _pyarrow()
+    try:
+        whole = pyarrow.concat_tables(tables)
+    except pyarrow.ArrowException as error:
+        raise InvalidInput(f"The files of {path} have different columns: {error}.", fix="Save them again.") from error
+    columns: dict[str, Any] = {}
+    for name in whole.column_names:
+        column = whole.column(name)
+        if column.null_count:
+            row = column.is_null().to_pylist().index(True)
+            raise InvalidInput(
+                f"{path}, row {row + 1}, column '{name}': it is empty.",
+                fix="Fill it in, or leave the row out.",
+            )
+        kind = column.type
+        if pyarrow.types.is_integer(kind) or pyarrow.types.is_floating(kind) or pyarrow.types.is_boolean(kind):
+            columns[name] = column.to_numpy() if name not in classes else _named(path, name, column, classes[name])
+        elif pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind) or pyarrow.types.is_list(kind):
+            columns[name] = column.to_pylist()
+        else:
+            wanted = {*spec.features, spec.target}
+            if name in wanted:
+                raise InvalidInput(f"{path}, column '{name}', is of type {kind}.", fix="Use numbers, text or lists.")
+    table = Table(path, columns, lambda row: f"row {row + 1}")
+    return tabulate(table, spec)
+
+
+def _named(path: Path, name: str, column: Any, names: list[str]) -> list[str]:
+    values = column.to_numpy()
+    wrong = np.flatnonzero((values < 0) | (values >= len(names)))
+    if len(wrong):
+        raise InvalidInput(
+            f"{path}, row {wrong[0] + 1}, column '{name}': class {values[wrong[0]]}, and there are {len(names)}.",
+            fix="Correct it.",
+        )
+    return [str(names[value]) for value in values]
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            return msgspec.json.decode(file.read(MAX_STATE_BYTES), type=dict[str, Any])
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise InvalidInput(
+            f"{path} cannot be read: {error}.", fix="Give a folder that `datasets` saved with save_to_disk()."
+        ) from error
+
+
+def _broken(path: Path, error: Exception) -> InvalidInput:
+    return InvalidInput(f"{path} cannot be read: {' '.join(str(error).split())[:200]}.", fix="Save it again.")

@@ -1,0 +1,48 @@
+"""One JSON object a line, all with the same keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from hivenode.data.readers.raw import Raw, Table, bounded, tabulate
+from hivenode.errors import InvalidInput
+from hivenode.spec.data import DataSpec
+
+MAX_LINE = 16 << 20
+
+
+def read(path: Path, spec: DataSpec) -> Raw:
+    """Raises InvalidInput."""
+    bounded(path)
+    columns: dict[str, list[Any]] = {}
+    lines: list[int] = []
+    decode = msgspec.json.Decoder(dict[str, str | int | float | bool | list[float] | None]).decode
+    with path.open("rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), b""), 1):
+            if not line.strip():
+                continue
+            if len(line) > MAX_LINE:
+                raise InvalidInput(f"{path}, line {number}: over {MAX_LINE >> 20} MiB.", fix="Shorten it.")
+            try:
+                said = decode(line)
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+                raise InvalidInput(
+                    f"{path}, line {number}: {error}.", fix="Give one flat JSON object a line."
+                ) from error
+            if not lines:
+                columns = {name: [] for name in said}
+            if said.keys() != columns.keys():
+                odd = sorted(said.keys() ^ columns.keys())[0]
+                missing = "lacks" if odd in columns else "also has"
+                raise InvalidInput(
+                    f"{path}, line {number}, {missing} '{odd}'.", fix="Give every line the same keys as the first."
+                )
+            lines.append(number)
+            for name, value in said.items():
+                columns[name].append(value)
+    if not lines:
+        raise InvalidInput(f"{path} holds no line.", fix="Give one JSON object a line.")
+    return tabulate(Table(path, columns, lambda row: f"line {lines[row]}"), spec)  # type: ignore[arg-type]

@@ -1,0 +1,70 @@
+"""How a job trains: the `[training]` section."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from hivenode.spec.section import Section
+
+Whole = Annotated[int, Field(strict=True, ge=1)]
+CodecName = Literal["fp32", "fp16", "bf16", "int8", "int4", "topk"]
+
+
+class TrainingSpec(Section):
+    """`batch_size` is the global batch, in samples; each node computes its share of it.
+
+    `sync` says what nodes tell each other and when:
+
+    - `every_step`: the gradient of every batch, before the next one; the result is that of one node.
+    - `accumulate`: the same, but each node computes its share in micro-batches of `micro_batch_size`, and shares follow
+      the speed that the nodes turn out to have.
+    - `local`: `sync_every` steps by each node for itself, then how far it has come; the mean of that is a step of an
+      outer optimizer (DiLoCo, arXiv 2311.08105). The faster node makes more steps, of `batch_size` over the number of
+      nodes each, so that all arrive together.
+
+    `codec` is what the numbers are written in on the wire; lossy ones carry over what they could not say. `auto`
+    measures link and codecs in the first exchanges, and then chooses.
+    """
+
+    epochs: Annotated[int, Field(strict=True, ge=1, le=100_000)] = 10
+    batch_size: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] = 64
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    learning_rate: Annotated[float, Field(strict=True, gt=0, le=100)] = 0.05
+    momentum: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.0
+    weight_decay: Annotated[float, Field(strict=True, ge=0, le=1)] = 0.0
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """What becomes of the learning rate after the warm-up: it stays, or falls to `final_learning_rate` by the end."""
+    warmup_steps: Annotated[int, Field(strict=True, ge=0)] = 0
+    """Steps in which it rises, from near 0, to `learning_rate`."""
+    final_learning_rate: Annotated[float, Field(strict=True, ge=0, le=100)] = 0.0
+    clip_norm: Annotated[float, Field(strict=True, gt=0)] | None = None
+    """Longest gradient, by its Euclidean norm; a longer one is shortened to it."""
+    patience: Whole | None = None
+    """Epochs in which the loss on the held-out part may fail to improve by `min_improvement`; then training ends."""
+    min_improvement: Annotated[float, Field(strict=True, ge=0)] = 0.0
+    sync: Literal["every_step", "accumulate", "local"] = "every_step"
+    micro_batch_size: Whole | None = None
+    sync_every: Whole = 100
+    outer_learning_rate: Annotated[float, Field(strict=True, gt=0, le=10)] = 0.7
+    outer_momentum: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.9
+    codec: Literal["auto"] | CodecName = "fp32"
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = 0
+    max_steps: Whole | None = None
+    checkpoint_every_steps: Whole = 50
+
+    @model_validator(mode="after")
+    def _fitting(self) -> TrainingSpec:
+        if self.micro_batch_size is not None and self.sync != "accumulate":
+            raise ValueError('micro_batch_size belongs to sync = "accumulate"')
+        if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
+            raise ValueError(f"micro_batch_size ({self.micro_batch_size}) is above batch_size ({self.batch_size})")
+        for name in ("sync_every", "outer_learning_rate", "outer_momentum"):
+            if self.sync != "local" and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f'{name} belongs to sync = "local"')
+        if self.final_learning_rate > self.learning_rate:
+            raise ValueError(
+                f"final_learning_rate ({self.final_learning_rate}) is above learning_rate ({self.learning_rate})"
+            )
+        return self

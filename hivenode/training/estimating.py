@@ -1,0 +1,99 @@
+"""Runs of scikit-learn estimators: what each kind of them trains by, and what it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import sklearn.cluster
+import sklearn.ensemble
+import sklearn.linear_model
+import sklearn.neural_network  # noqa: F401 - loaded once, before workers are forked
+
+from hivenode.data.dataset import Dataset
+from hivenode.data.info import DataInfo
+from hivenode.errors import InvalidInput
+from hivenode.models.estimators import arguments, estimator
+from hivenode.net.local import FromWorker
+from hivenode.spec.job import JobSpec
+from hivenode.spec.model import ModelSpec
+from hivenode.training.checkpoints import State
+from hivenode.training.forest import Fitting
+from hivenode.training.frameworks.estimator_model import EstimatorModel
+from hivenode.training.frameworks.model import Layout
+from hivenode.training.frameworks.sklearn_learners import learner
+from hivenode.training.loop import Training
+from hivenode.training.runs import Prepared
+from hivenode.training.strategies.collective import Collective
+from hivenode.training.strategies.group import Group
+from hivenode.training.strategies.making import local_way
+from hivenode.training.strategies.way import Course
+
+
+def estimating(
+    spec: JobSpec,
+    group: Group,
+    data: Dataset,
+    collective: Collective,
+    report: Callable[[FromWorker], None],
+    save: Callable[[State], None],
+    saved: Callable[[Layout], State | None],
+    threads: int,
+) -> Prepared:
+    """The run of a job's estimator.
+
+    Args:
+        saved: reads the checkpoint to go on from, if there is one.
+
+    Raises:
+        InvalidInput: it does not fit the data.
+    """
+    model, info = spec.model, data.info
+    _, entry = estimator(model.source)
+    check(model, info)
+    if entry.task == "clustering":  # whatever else the data could be for
+        data = replace(data, info=msgspec.structs.replace(info, task="clustering"))
+    if entry.kind in ("trees", "whole"):
+        fitting = Fitting(spec, group, data, collective, report, threads, entry.kind == "trees")
+        return Prepared(fitting, Layout({}), lambda: EstimatorModel(model, info, fitting.tensors))
+    inputs, _ = data.train.take(np.arange(len(data.train)))
+    learns = learner(model.source, model.params, inputs, info.outputs, spec.training.seed)
+    layout = Layout({"weights": (len(learns.weights),)})
+    state = saved(layout)
+    if state is not None:
+        learns.adopt(state.weights)
+    course = Course(data, spec.training, group)
+    training = Training(
+        spec=spec.training,
+        group=group,
+        way=local_way(spec.training, group, course, learns, report, plain=True, equal=entry.kind == "sums"),
+        model=learns,
+        course=course,
+        data=data,
+        collective=collective,
+        report=report,
+        save=save,
+    )
+    if state is not None:
+        training.resume(state)
+    return Prepared(training, layout, lambda: EstimatorModel(model, info, learns.tensors()))
+
+
+def check(model: ModelSpec, info: DataInfo) -> None:
+    """Raises InvalidInput: the estimator does not fit the data."""
+    name, entry = estimator(model.source)
+    arguments(model.source, model.params)
+    if info.vocabulary:
+        raise InvalidInput(f"{name} takes numbers, and {info.source} is text.", fix="Use a zoo: model for text.")
+    if entry.task not in ("clustering", info.task):
+        raise InvalidInput(
+            f"{name} is for {entry.task}, and {info.source} is for {info.task}.",
+            fix="Use another estimator, or other data.",
+        )
+    if entry.task == "regression" and info.outputs > 1 and name in ("SGDRegressor", "GradientBoostingRegressor"):
+        raise InvalidInput(
+            f"{name} predicts one value, and {info.source} has {info.outputs}.",
+            fix="Use RandomForestRegressor or Ridge.",
+        )

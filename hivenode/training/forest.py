@@ -1,0 +1,214 @@
+"""Runs that are not made of steps: forests, whose trees are grown on all members and put together, and estimators that
+one node fits in one piece."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from hivenode.data.dataset import Dataset, Samples
+from hivenode.errors import InvalidInput
+from hivenode.net.local import FromWorker, Peer, WorkerProgress
+from hivenode.spec.job import JobSpec
+from hivenode.training.checkpoints import State
+from hivenode.training.frameworks import sklearn_fitting as fitting
+from hivenode.training.frameworks.predictors import Floats, nearest, predictor
+from hivenode.training.frameworks.sklearn_learners import Rows, Targets, flat, narrow, score
+from hivenode.training.loop import Result
+from hivenode.training.strategies.collective import Collective
+from hivenode.training.strategies.group import Group
+
+SCORED = 256
+"""Training samples on which the loss is measured: to ask a forest about all of them takes as long as growing it."""
+_LENGTHS = 1024
+"""Lengths are told in multiples of this, so that float32 says them exactly."""
+
+
+class _Again(Exception):
+    """Members were lost between two exchanges that belong together."""
+
+
+@dataclass(slots=True)
+class Fitting:
+    """One member's run; used as `loop.Training` is.
+
+    Args:
+        report: takes messages for the daemon.
+        threads: for joblib, within this node.
+    """
+
+    spec: JobSpec
+    group: Group
+    data: Dataset
+    collective: Collective
+    report: Callable[[FromWorker], None]
+    threads: int
+    trees: bool
+    step: int = 0
+    tensors: dict[str, Floats] = field(default_factory=dict)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the lowest rank of the view."""
+        return self.group.leads
+
+    def state(self) -> State:
+        """There is nothing to keep before the end."""
+        nothing = np.zeros(0, np.float32)
+        return State(self.step, nothing, nothing, {}, {})
+
+    def begin(self, peers: tuple[Peer, ...]) -> None:
+        """Meet the other members. Raises as `run` does."""
+        try:
+            self.collective.connect(peers)
+        except Exception:
+            self.group.heed()
+            raise
+
+    def join(self, peers: tuple[Peer, ...]) -> None:
+        """Trees that are being grown are divided already."""
+        raise InvalidInput(
+            f"A job that fits {self.spec.model.source} cannot be joined while it runs.", fix="Nothing to do."
+        )
+
+    def run(self) -> Result:
+        """Fit, and put together what the members have grown.
+
+        Raises:
+            Cancelled: by order.
+            HiveError: this member cannot go on.
+        """
+        self.group.look_around(0)
+        began = time.monotonic()
+        spec, data = self.spec, self.data
+        rows, labels = _all(data.train)
+        if self.trees:
+            self.tensors = self._forest(rows, labels, began)
+        else:
+            self.tensors = fitting.fit(
+                spec.model.source,
+                spec.model.params,
+                rows,
+                labels,
+                self.data.info.outputs,
+                spec.training.seed,
+                self.threads,
+            )
+        self.step = 1
+        self.group.finish()
+        seconds = max(time.monotonic() - began, 1e-9)
+        loss = self._loss(rows[:SCORED], labels[:SCORED])[1]
+        assert loss is not None
+        self._progress(1, 1, loss, len(rows) / seconds)
+        return Result(1, loss, *self._loss(*_all(data.test)), 1.0, len(rows) / seconds, None)
+
+    def _loss(self, rows: Rows, labels: Targets) -> tuple[float | None, float | None]:
+        """Accuracy, and the mean loss; None without samples."""
+        if not len(rows):
+            return None, None
+        source, params = self.spec.model.source, self.spec.model.params
+        found = predictor(source, params, self.tensors, rows.shape[1], self.data.info.outputs)
+        if "centres" in self.tensors:
+            return None, float(nearest(rows, self.tensors["centres"])[1].mean())
+        task = "regression" if self.data.info.task == "regression" else "classification"
+        correct, loss = score(task, found.outputs(rows), labels)
+        return (correct / len(rows) if task == "classification" else None), loss / len(rows)
+
+    # --- forests ------------------------------------------------------------------------------------------------
+
+    def _forest(self, rows: Rows, labels: Targets, began: float) -> dict[str, Floats]:
+        source, params, seed = self.spec.model.source, self.spec.model.params, self.spec.training.seed
+        outputs = self.data.info.outputs
+        total = fitting.units_of(params, source)
+        grown: dict[int, fitting.Grown] = {}
+
+        def grow() -> dict[int, fitting.Grown]:
+            """This member's units for the members there are; those of lost ones are grown by the others."""
+            mine = self.group.part(total)
+            for unit in mine:
+                if unit not in grown:
+                    self.group.heed()
+                    grown[unit] = fitting.grow(source, params, unit, rows, labels, outputs, seed, self.threads)
+                    speed = len(grown) * fitting.UNIT / max(time.monotonic() - began, 1e-9)
+                    self._progress(min(len(grown), len(mine)), len(mine), 0.0, speed)
+            return {unit: grown[unit] for unit in mine}
+
+        while True:
+            try:
+                found = self._gather(grow)
+            except _Again:
+                self.group.look_around(0)
+                continue
+            if len(found) == total:  # else somebody was late, and will be there the next time
+                return fitting.together([found[unit] for unit in range(total)], outputs)
+
+    def _gather(self, grow: Callable[[], Mapping[int, fitting.Grown]]) -> dict[int, fitting.Grown]:
+        """The units of all who were in time: each member's bytes in a place of their own in one vector that is zero
+        elsewhere, whose mean times the number of contributors is all of them. So it is as safe as any exchange: all
+        have it, or none.
+
+        16 bits travel in each float32, for which a mean over any number of members is exact enough.
+        """
+        group, place = self.group, self.group.planned.index(self.group.me)
+        planned = len(group.planned)
+        lengths = np.zeros(2 * planned, np.float32)
+        words = np.zeros(0, np.uint16)
+
+        def tell() -> float:
+            nonlocal words
+            words = fitting.pack(grow()).view(np.uint16)
+            lengths.fill(0.0)
+            lengths[place], lengths[planned + place] = 1.0, -(-len(words) // _LENGTHS)
+            return 1.0
+
+        in_time = group.agree(lengths, tell, 0).late is None
+        blocks = _restored(lengths, planned).astype(np.int64)
+        ends = np.cumsum(blocks) * _LENGTHS
+        start = planned + int(ends[place]) - int(blocks[place]) * _LENGTHS
+        vector = np.zeros(planned + int(ends[-1]), np.float32)
+
+        def give() -> float:
+            vector[place] = 1.0
+            if in_time:
+                vector[start : start + len(words)] = words
+            return 1.0
+
+        def void() -> None:
+            raise _Again
+
+        group.agree(vector, give, 0, void=void)
+        whole = _restored(vector, planned).astype(np.uint16)
+        found: dict[int, fitting.Grown] = {}
+        for end, blocked in zip(ends.tolist(), blocks.tolist(), strict=True):
+            own = whole[end - blocked * _LENGTHS : end].view(np.float32)
+            if own.size and own[0] > 0:
+                found |= fitting.unpack(own)
+        return found
+
+    def _progress(self, step: int, steps: int, loss: float, speed: float) -> None:
+        self.report(
+            WorkerProgress(
+                step=step,
+                steps=steps,
+                epoch=1,
+                epochs=1,
+                loss=loss,
+                accuracy=None,
+                samples_per_second=speed,
+                step_seconds=0.0,
+                members=self.group.members,
+            )
+        )
+
+
+def _all(part: Samples) -> tuple[Rows, Targets]:
+    inputs, labels = part.take(np.arange(len(part)))
+    return flat(inputs), narrow(labels)
+
+
+def _restored(mean: Floats, planned: int) -> Floats:
+    """What members put behind their `planned` marks of presence, each by itself, from the mean of all of it."""
+    return np.asarray(np.rint(mean[planned:] * np.rint(1.0 / mean[:planned].max())), np.float32)

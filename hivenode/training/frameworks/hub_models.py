@@ -1,0 +1,151 @@
+"""Transformers' own architectures, from a configuration or a local directory. Nothing is downloaded, and no code that
+comes with a model is run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from hivenode.data.info import DataInfo
+from hivenode.errors import InvalidInput, Unavailable
+from hivenode.models.hub import settle
+from hivenode.spec.model import LoraSpec, ModelSpec
+from hivenode.training.frameworks.model import uniform_values
+from hivenode.training.frameworks.torch_framework import Built
+from hivenode.training.frameworks.torch_modules import of_module
+
+os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+import transformers
+from transformers import AutoModelForCausalLM, AutoModelForImageClassification, AutoModelForSequenceClassification
+
+transformers.utils.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+
+_DEVIATION = 0.02
+"""Of first weights, where the configuration does not say."""
+
+
+def from_hub(model: ModelSpec, info: DataInfo, seed: int, directory: Path | None) -> tuple[Built, dict[str, Any]]:
+    """A model with as many outputs as the data need, and its whole configuration.
+
+    Args:
+        directory: config.json and safetensors that `hf:NAME` stands for here; None for `hf:config`.
+
+    Raises:
+        InvalidInput: transformers has no such model, or not for this task; or it does not fit the data.
+        Unavailable: peft is needed and not installed.
+    """
+    config = _config(model, info, directory)
+    kind = _auto(info)
+    try:
+        if directory is None:
+            module, fresh = kind.from_config(config, trust_remote_code=False), None
+        else:
+            module, told = kind.from_pretrained(
+                directory, config=config, trust_remote_code=False, local_files_only=True, use_safetensors=True,
+                dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True,
+            )  # fmt: skip
+            fresh = {*told["missing_keys"], *(name for name, *_ in told["mismatched_keys"])}
+    except (ValueError, TypeError, KeyError, OSError, RuntimeError) as error:
+        raise InvalidInput(
+            f"transformers {transformers.__version__} cannot build {model.source} for {info.task}: "
+            f"{' '.join(str(error).split())[:300]}",
+            fix="Check the configuration, and that a model of this kind does such a task.",
+        ) from error
+    module = module.float()
+    deviation = float(getattr(config, "initializer_range", _DEVIATION))
+    _begin(module, deviation, seed, fresh)
+    if model.lora is not None:
+        module = _adapted(module, model.lora, info, seed)
+    return of_module(module, _forward(module, info)), config.to_diff_dict()
+
+
+def _config(model: ModelSpec, info: DataInfo, directory: Path | None) -> Any:
+    try:
+        if directory is None:
+            given = settle(model.config, info)
+        else:
+            found = transformers.AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+            given = settle(found.to_dict(), info)
+        kind = given.pop("model_type")
+        given |= {"num_labels": info.outputs, "use_cache": False, "dtype": "float32"}
+        given.pop("id2label", None)
+        given.pop("label2id", None)
+        if info.vocabulary:
+            given["pad_token_id"] = info.padding
+            if kind not in _SPECIAL_TOKENS:
+                given |= {"bos_token_id": None, "eos_token_id": None}
+        return transformers.AutoConfig.for_model(kind, **given)
+    except (ValueError, TypeError, KeyError, OSError, AttributeError) as error:
+        raise InvalidInput(
+            f"transformers {transformers.__version__} does not take the configuration of {model.source}: "
+            f"{' '.join(str(error).split())[:300]}",
+            fix="Correct it; `model_type` and sizes are spelled as in a config.json.",
+        ) from error
+
+
+_SPECIAL_TOKENS = ("t5",)
+
+
+def _auto(info: DataInfo) -> Any:
+    if info.task == "language":
+        return AutoModelForCausalLM
+    return AutoModelForSequenceClassification if info.vocabulary else AutoModelForImageClassification
+
+
+def _begin(module: nn.Module, deviation: float, seed: int, fresh: set[str] | None) -> None:
+    """First values by our own numbers, equal on every machine. What the architecture starts as a constant (biases,
+    scales) stays.
+
+    Args:
+        fresh: names to fill; None for all.
+    """
+    with torch.no_grad():
+        for number, (name, parameter) in enumerate(module.named_parameters()):
+            if (fresh is not None and name not in fresh) or parameter.min() == parameter.max():
+                continue
+            values = uniform_values(parameter.numel(), deviation**2, seed, number)
+            parameter.copy_(torch.from_numpy(values).view(parameter.shape))
+
+
+def _adapted(module: nn.Module, lora: LoraSpec, info: DataInfo, seed: int) -> nn.Module:
+    try:
+        import peft
+    except ImportError:
+        raise Unavailable(
+            "model.lora needs peft, which is not installed here.",
+            fix="Install it: pip install 'hivenode[transformers]'.",
+        ) from None
+    heads = [name for name in ("classifier", "score") if hasattr(module, name)]
+    config = peft.LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, bias="none",
+        target_modules=list(lora.targets) or None, modules_to_save=heads if info.task != "language" else None,
+    )  # fmt: skip
+    try:
+        adapted = peft.get_peft_model(module, config)
+    except ValueError as error:
+        names = sorted({name.rpartition(".")[2] for name, m in module.named_modules() if isinstance(m, nn.Linear)})
+        raise InvalidInput(
+            f"model.lora cannot adapt this model: {' '.join(str(error).split())[:200]}",
+            fix=f"Name modules in model.lora.targets; it has {', '.join(names[:12]) or 'no linear ones'}.",
+        ) from error
+    with torch.no_grad():
+        for number, (name, parameter) in enumerate(adapted.named_parameters()):
+            if parameter.requires_grad and "lora_A" in name:
+                values = uniform_values(parameter.numel(), 1 / (3 * parameter.shape[1]), seed, (1 << 24) + number)
+                parameter.copy_(torch.from_numpy(values).view(parameter.shape))
+    return adapted
+
+
+def _forward(module: nn.Module, info: DataInfo) -> Any:
+    if not info.vocabulary:
+        return lambda x: module(pixel_values=x).logits
+    if info.task == "language":
+        return lambda x: module(input_ids=x).logits
+    padding = info.padding
+    return lambda x: module(input_ids=x, attention_mask=(x != padding).long()).logits

@@ -1,0 +1,128 @@
+"""From the declaration of a model to a PyTorch module."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from hivenode.data.info import DataInfo
+from hivenode.errors import Corrupted, InvalidInput, Unavailable
+from hivenode.models.declared import layers_of
+from hivenode.net.local import Resources
+from hivenode.spec.model import ModelSpec
+from hivenode.spec.shapes import spelled
+from hivenode.training.frameworks.making import Made
+from hivenode.training.frameworks.model import Floats, views
+from hivenode.training.frameworks.torch_framework import Built, TorchModel, from_layers
+
+
+def make(model: ModelSpec, info: DataInfo, seed: int, resources: Resources, threads: int) -> Made:
+    """See `making.make`."""
+    torch.set_num_threads(threads)
+    built, declared = build(model, info, seed, resources)
+    vector = np.zeros(built.layout.size + 1, np.float32)
+    made = TorchModel(built, info.task, built.start, built.buffers, vector[:-1], threads)
+    afresh: tuple[str, ...] = ()
+    if model.weights:
+        places = views(made.weights, built.layout.parameters) | views(made.buffers, built.layout.buffers)
+        afresh = _overlay(places | dict(built.constants), _given(model, resources))
+    return Made(made, vector, declared.model_copy(update={"weights": ""}), afresh)
+
+
+def build(model: ModelSpec, info: DataInfo, seed: int, resources: Resources) -> tuple[Built, ModelSpec]:
+    """The module, and a declaration from which it can be built again on any node.
+
+    Args:
+        seed: of the first weights.
+        resources: what this node's owner lends: directories and packages.
+
+    Raises:
+        InvalidInput: the declaration is wrong.
+        Unavailable: this node has not what it names.
+    """
+    layers = layers_of(model, info)
+    if layers is not None:
+        return from_layers(layers, seed), model
+    if model.kind == "hf":
+        try:
+            from hivenode.training.frameworks.hub_models import from_hub
+        except ImportError:
+            raise Unavailable(
+                f"{model.source} needs transformers, which is not installed here.",
+                fix="Install it: pip install 'hivenode[transformers]'.",
+            ) from None
+        built, config = from_hub(model, info, seed, _directory(model, resources))
+        return built, model.model_copy(update={"source": "hf:config", "config": config})
+    if model.kind == "python":
+        return _from_package(model, info, seed, resources), model
+    raise InvalidInput(f"{model.source} was not resolved.", fix="Submit the job through a node of the hive.")
+
+
+def _given(model: ModelSpec, resources: Resources) -> dict[str, Floats]:
+    path = resources.blobs.get(model.weights.removeprefix("blob:").partition("/")[0])
+    if path is None:
+        raise Unavailable(f"The weights {model.weights[:24]} are not here.", fix="Start a node that holds them.")
+    try:
+        return {name: t.float().numpy() for name, t in load_file(path).items() if t.is_floating_point()}
+    except (SafetensorError, OSError) as error:
+        raise Corrupted(f"The weights given cannot be read: {error}.", fix="Give a safetensors file.") from error
+
+
+def _overlay(places: dict[str, Floats], given: dict[str, Floats]) -> tuple[str, ...]:
+    """Put given tensors in the places of their name and shape; returns those that nothing was given for."""
+    fitting = [name for name, place in places.items() if name in given and given[name].shape == place.shape]
+    if not fitting:
+        wanted = ", ".join(f"{name} {spelled(place.shape)}" for name, place in list(places.items())[:3])
+        raise InvalidInput(
+            f"No tensor of the weights given fits the model, which has {wanted}, ...",
+            fix="Give weights of the same architecture.",
+        )
+    for name in fitting:
+        np.copyto(places[name], given[name])
+    return tuple(name for name in places if name not in fitting)
+
+
+def _directory(model: ModelSpec, resources: Resources) -> Path | None:
+    if model.source == "hf:config":
+        return None
+    path = resources.directories.get(model.name)
+    if path is None:
+        raise Unavailable(
+            f"This node has no {model.source}.", fix=f"Name its directory in models.directories as {model.name!r}."
+        )
+    return Path(path)
+
+
+def _from_package(model: ModelSpec, info: DataInfo, seed: int, resources: Resources) -> Built:
+    from hivenode.training.frameworks.torch_modules import of_module
+
+    module_name, _, factory = model.name.partition(":")
+    package = module_name.partition(".")[0]
+    if package not in resources.packages:
+        raise Unavailable(
+            f"{model.source} is of a package that this node's owner has not allowed.",
+            fix=f"Add {package!r} to jobs.allowed_packages there.",
+        )
+    try:
+        make = getattr(importlib.import_module(module_name), factory)
+    except (ImportError, AttributeError) as error:
+        raise Unavailable(
+            f"{model.source} cannot be loaded here: {error}.", fix=f"Install {package} on that node."
+        ) from error
+    torch.manual_seed(seed)
+    try:
+        module = make(input_shape=info.input_shape, outputs=info.outputs, **model.params)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(
+            f"{model.source} does not take these params: {error}.",
+            fix="It is called with input_shape, outputs and model.params.",
+        ) from error
+    if not isinstance(module, nn.Module):
+        raise InvalidInput(f"{model.source} made a {type(module).__name__}.", fix="It has to return a torch.nn.Module.")
+    return of_module(module.float())

@@ -1,0 +1,139 @@
+"""The gradient of every batch, averaged before the next one.
+
+A member computes the gradient of its share of every global batch; the mean over the members, weighted by samples, is
+the gradient of the whole batch, and all apply the same update to the same weights. One member alone is the special
+case in which its share is everything. With accumulation a share is computed in micro-batches, and shares follow the
+speed that members turn out to have.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import numpy as np
+
+from hivenode.data.partition import Indices
+from hivenode.spec.training import TrainingSpec
+from hivenode.training.frameworks.model import Model, Vector
+from hivenode.training.optimizers import Optimizer
+from hivenode.training.schedules import clip, learning_rate
+from hivenode.training.strategies.group import Group
+from hivenode.training.strategies.way import Advance, Course
+from hivenode.training.strategies.wire import Wire
+
+SPEEDS_EVERY = 10
+"""Steps after which members tell each other how fast they are."""
+
+
+class EveryStep:
+    """`Way` of synchronous steps.
+
+    Args:
+        vector: (parameters + 1,) float32; the model's gradient is a view of all but the last element, which carries
+            the loss, so that both are reduced at once where the wire is exact.
+    """
+
+    def __init__(
+        self,
+        spec: TrainingSpec,
+        group: Group,
+        wire: Wire,
+        course: Course,
+        model: Model,
+        optimizer: Optimizer,
+        vector: Vector,
+    ) -> None:
+        self._spec, self._group, self._wire, self._course = spec, group, wire, course
+        self._model, self._optimizer = model, optimizer
+        self._vector, self._gradient = vector, vector[:-1]
+        self._sum = np.zeros(len(self._gradient) if spec.micro_batch_size is not None else 0, np.float32)
+        self._computed = [0, 0.0]
+        """Samples and seconds since speeds were last told."""
+
+    @property
+    def weights(self) -> Vector:
+        return self._model.weights
+
+    @property
+    def wire(self) -> Wire:
+        return self._wire
+
+    def shared(self) -> tuple[Mapping[str, Vector], dict[str, str]]:
+        return self.slots(), self.scalars()
+
+    def inherit(self, weights: Vector, slots: Mapping[str, Vector], scalars: dict[str, str]) -> None:
+        self._model.weights[:] = weights
+        self.restore(slots, scalars)
+
+    def advance(self, step: int, stop: int) -> Advance:
+        rate = learning_rate(self._spec, step, self._course.steps)
+        taken, total = 0.0, 0
+        weight = 0.0
+
+        def compute() -> float:
+            nonlocal taken, total, weight
+            mine, total = self._course.part(step, step + 1)
+            began = time.monotonic()
+            self._vector[-1] = self._backward(mine, step, rate)
+            seconds = time.monotonic() - began
+            taken += seconds
+            self._computed = [self._computed[0] + len(mine), self._computed[1] + seconds]
+            weight = float(len(mine))
+            return weight
+
+        if self._wire.exact:
+            self._wire.agree(self._vector, compute, step)
+        else:
+            self._wire.agree(self._gradient, compute, step)
+            self._agree_on_loss(weight, step)
+        loss = float(self._vector[-1])
+        self._course.check(loss, step, rate)
+        if self._spec.clip_norm is not None:
+            clip(self._gradient, self._spec.clip_norm)
+        self._optimizer.step(self._model.weights, self._gradient, rate)
+        if self._spec.sync == "accumulate" and self._course.movable and step % SPEEDS_EVERY == 0:
+            self._group.share_speeds(int(self._computed[0]), float(self._computed[1]), step + 1)
+            self._computed = [0, 0.0]
+        return Advance(step + 1, loss, total, taken)
+
+    def _backward(self, mine: Indices, step: int, rate: float) -> float:
+        """Fill the gradient with that of these samples; returns their mean loss."""
+        if not len(mine):
+            self._gradient.fill(0.0)
+            return 0.0
+        width = self._spec.micro_batch_size or len(mine)
+        if width >= len(mine):
+            loss = self._model.backward(*self._course.take(mine), draw=self._course.draw(step))
+            self._course.check(loss, step, rate)
+            return loss
+        self._sum.fill(0.0)
+        total = 0.0
+        for turn, start in enumerate(range(0, len(mine), width)):
+            micro = mine[start : start + width]
+            loss = self._model.backward(*self._course.take(micro), draw=self._course.draw(step, turn))
+            self._course.check(loss, step, rate)
+            total += loss * len(micro)
+            self._gradient *= np.float32(len(micro) / len(mine))
+            self._sum += self._gradient
+        self._gradient[:] = self._sum
+        return total / len(mine)
+
+    def _agree_on_loss(self, weight: float, step: int) -> None:
+        own, loss = self._vector[-1], np.zeros(1, np.float32)
+
+        def tell() -> float:
+            loss[0] = own
+            return weight
+
+        self._group.agree(loss, tell, step)
+        self._vector[-1] = loss[0]
+
+    def slots(self) -> Mapping[str, Vector]:
+        return self._optimizer.slots()
+
+    def scalars(self) -> dict[str, str]:
+        return self._optimizer.scalars()
+
+    def restore(self, slots: Mapping[str, Vector], scalars: Mapping[str, str]) -> None:
+        self._optimizer.restore(slots, scalars)

@@ -1,0 +1,162 @@
+"""One member among the others: what it computes of a batch, and coming to terms with them while some are lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from hivenode.data.partition import member_range
+from hivenode.net.local import FromWorker, ViewChanged
+from hivenode.spec.values import Share
+from hivenode.training.exchange.codecs import Codec
+from hivenode.training.exchange.inheritance import State
+from hivenode.training.frameworks.model import Vector
+from hivenode.training.strategies.collective import Collective, Mean, MembersChanged
+
+KEPT_OF_OLD = 0.5
+"""Part of a member's old share of speed that is kept when a new one is measured."""
+
+
+class Cancelled(Exception):
+    """By order; the reason is its argument."""
+
+
+class Group:
+    """The members of an attempt as one of them sees them.
+
+    Args:
+        me: this node's id.
+        shares: the planned nodes and their weights.
+        report: takes messages for the daemon.
+        cancelled: the reason to stop, or None.
+
+    Attributes:
+        planned: ids of all planned nodes, in rank order.
+        members: of those still there.
+        weights: share of each planned node, in any unit.
+    """
+
+    def __init__(
+        self,
+        me: str,
+        shares: Sequence[Share],
+        collective: Collective,
+        report: Callable[[FromWorker], None],
+        cancelled: Callable[[], str | None],
+    ) -> None:
+        self.me = me
+        self.planned = tuple(share.node for share in sorted(shares, key=lambda share: share.rank))
+        self.members = self.planned
+        self.weights = {share.node: share.weight for share in shares}
+        self._collective = collective
+        self._report = report
+        self._cancelled = cancelled
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the lowest rank of the view."""
+        return self.members[0] == self.me
+
+    def part(self, total: int, member: str | None = None) -> range:
+        """A member's (this one's) part of `range(total)`; the members' parts cover it exactly."""
+        return member_range(total, self.members, self.weights, member or self.me)
+
+    def agree(
+        self,
+        vector: Vector,
+        compute: Callable[[], float],
+        step: int,
+        codec: Codec | None = None,
+        void: Callable[[], None] = lambda: None,
+    ) -> Mean:
+        """Have `compute` fill `vector` and return its weight, and replace it by the mean; again while members go.
+
+        Args:
+            step: finished steps, to say when members were lost.
+            void: called before `compute` has to be called again.
+        """
+        while True:
+            weight = compute()
+            try:
+                mean = self._collective.mean(vector, weight, codec)
+            except MembersChanged:
+                void()
+                self.look_around(step)
+                continue
+            except Exception:
+                self.heed()
+                raise
+            self.look_around(step)
+            return mean
+
+    def gate(self, state: Callable[[], State], step: int) -> None:
+        """Let in who wants to join; see `Collective.gate`."""
+        while True:
+            try:
+                self._collective.gate(state)
+            except MembersChanged:
+                self.look_around(step)
+                continue
+            except Exception:
+                self.heed()
+                raise
+            self.look_around(step)
+            return
+
+    def inherit(self, planned: tuple[str, ...], weights: dict[str, float]) -> None:
+        """A newcomer takes over what the others know of each other; itself it adds as they do."""
+        self.planned = self.members = planned
+        self.weights = dict(weights)
+
+    def finish(self) -> None:
+        """See `Collective.finish`."""
+        try:
+            self._collective.finish()
+        except Exception:
+            self.heed()
+            raise
+
+    def heed(self) -> None:
+        """Raise Cancelled if so ordered. A cancel also closes the collective, so it is the cause of whatever goes wrong
+        after it."""
+        if (reason := self._cancelled()) is not None:
+            raise Cancelled(reason) from None
+
+    def look_around(self, step: int) -> None:
+        """Take note of who is there, and tell the daemon who is not or is new. A newcomer's share is the mean of all
+        that were ever planned, which all know alike."""
+        members = self._collective.members
+        lost = tuple(node for node in self.members if node not in members)
+        joined = tuple(node for node in members if node not in self.members)
+        usual = sum(self.weights[node] for node in self.planned) / len(self.planned)
+        for node in joined:
+            self.weights.setdefault(node, usual)
+        self.planned += tuple(node for node in joined if node not in self.planned)
+        self.members = members
+        if lost or joined:
+            self._report(ViewChanged(step=step, members=members, lost=lost, joined=joined))
+
+    def share_speeds(self, samples: int, seconds: float, step: int) -> None:
+        """Divide what follows by how fast the members compute, half and half with what was known. Each puts its speed
+        in a place of its own, so that the mean holds all of them, the same on every member.
+
+        Args:
+            samples, seconds: what this member has computed, and how long that took; without samples its share stays.
+        """
+        if len(self.planned) < 2:
+            return
+        told = np.zeros(len(self.planned), np.float32)
+
+        def tell() -> float:
+            told.fill(0.0)
+            told[self.planned.index(self.me)] = samples / max(seconds, 1e-9)
+            return 1.0
+
+        self.agree(told, tell, step)
+        speeds = {member: float(told[self.planned.index(member)]) for member in self.members}
+        speeds = {member: speed for member, speed in speeds.items() if speed > 0.0}
+        known, measured = sum(self.weights[member] for member in speeds), sum(speeds.values())
+        for member, speed in speeds.items():
+            fresh = known * speed / measured
+            self.weights[member] = KEPT_OF_OLD * self.weights[member] + (1.0 - KEPT_OF_OLD) * fresh

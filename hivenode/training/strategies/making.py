@@ -1,0 +1,64 @@
+"""From a job's `[training]` section to the way its members share their steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hivenode.net.local import FromWorker
+from hivenode.spec.training import TrainingSpec
+from hivenode.training.frameworks.learner import GradientLearner, Learner
+from hivenode.training.frameworks.model import Model, Vector
+from hivenode.training.optimizers import Optimizer, Outer
+from hivenode.training.strategies.every_step import EveryStep
+from hivenode.training.strategies.group import Group
+from hivenode.training.strategies.local_steps import LocalSteps
+from hivenode.training.strategies.way import Course, Way
+from hivenode.training.strategies.wire import Wire
+
+EVERY_STEP = ("fp32", "fp16", "int8")
+LOCAL = ("fp32", "fp16", "int8", "int4")
+"""What `auto` may choose from: what local steps exchange bears more loss (arXiv 2501.18512)."""
+
+
+def way_of(
+    spec: TrainingSpec,
+    group: Group,
+    course: Course,
+    model: Model,
+    vector: Vector,
+    report: Callable[[FromWorker], None],
+) -> Way:
+    """The way of a model with a gradient.
+
+    Args:
+        vector: (parameters + 1,) float32, the beginning of which `model` writes its gradient to.
+    """
+    size = len(model.weights)
+    optimizer = Optimizer(spec, size)
+    if spec.sync == "local":
+        learner = GradientLearner(spec, model, optimizer, vector[:size])
+        return local_way(spec, group, course, learner, report)
+    wire = Wire(group, spec.codec, size, EVERY_STEP, report)
+    return EveryStep(spec, group, wire, course, model, optimizer, vector)
+
+
+def local_way(
+    spec: TrainingSpec,
+    group: Group,
+    course: Course,
+    learner: Learner,
+    report: Callable[[FromWorker], None],
+    *,
+    plain: bool = False,
+    equal: bool = False,
+) -> Way:
+    """The way of whatever trains itself.
+
+    Args:
+        plain: the outer step is the mean of the members' weights, whatever the job says.
+        equal: as in `LocalSteps`.
+    """
+    size = len(learner.weights)
+    outer = Outer(1.0, 0.0, size) if plain else Outer(spec.outer_learning_rate, spec.outer_momentum, size)
+    wire = Wire(group, spec.codec, size, LOCAL, report)
+    return LocalSteps(spec, group, wire, course, learner, outer, equal=equal)

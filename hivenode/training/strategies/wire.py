@@ -1,0 +1,122 @@
+"""In what the large vectors of a run travel, and what is still owed of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from hivenode.net.local import FromWorker, Log
+from hivenode.training.exchange.codecs import CODECS, Codec, Feedback, Speed, choose, measure
+from hivenode.training.frameworks.model import Vector
+from hivenode.training.strategies.group import Group
+
+MEASURED = 2
+"""Exchanges as float32 by which `auto` knows the link; the quickest counts."""
+
+
+class Wire:
+    """Averages one kind of vector among the members, with error feedback where the codec loses anything.
+
+    Args:
+        codec: name, or `auto`.
+        size: length of the vectors.
+        automatic: names that `auto` may choose from, the most exact first.
+        report: takes messages for the daemon.
+    """
+
+    def __init__(
+        self, group: Group, codec: str, size: int, automatic: Sequence[str], report: Callable[[FromWorker], None]
+    ) -> None:
+        self._group = group
+        self._report = report
+        self._size = size
+        self._automatic = tuple(automatic) if codec == "auto" and len(group.planned) > 1 else ()
+        self._seconds: list[float] = []
+        self._codec: Codec | None = None
+        self._feedback: Feedback | None = None
+        self._debt: Vector | None = None
+        if codec not in ("auto", "fp32") and len(group.planned) > 1:
+            self._use(CODECS[codec])
+
+    @property
+    def exact(self) -> bool:
+        """Whether numbers arrive as they are."""
+        return self._codec is None
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is left to be chosen."""
+        return not self._automatic
+
+    @property
+    def codec(self) -> str:
+        return "fp32" if self._codec is None else self._codec.name
+
+    def inherit(self, codec: str) -> None:
+        """Of a newcomer: use what the others have settled on."""
+        self._automatic, self._codec, self._feedback = (), None, None
+        if codec != "fp32":
+            self._use(CODECS[codec])
+
+    def agree(self, vector: Vector, compute: Callable[[], float], step: int) -> None:
+        """See `Group.agree`. What has not been said before is said along with it."""
+        feedback, codec = self._feedback, self._codec
+        began = given = 0.0
+
+        def give() -> float:
+            nonlocal began, given
+            given = compute()
+            if given > 0:
+                if feedback is not None and codec is not None:
+                    feedback.add(codec, vector)
+                elif self._debt is not None:
+                    vector[: self._size] += self._debt
+            began = time.monotonic()
+            return given
+
+        void = feedback.revoke if feedback is not None else lambda: None
+        mean = self._group.agree(vector, give, step, codec, void)
+        if feedback is None:
+            if given > 0:
+                self._debt = None if mean.late is None else mean.late[: self._size]
+        elif mean.late is not None:
+            feedback.carry(mean.late)
+        else:
+            feedback.commit()
+            if mean.owed is not None:
+                start, owed = mean.owed
+                feedback.owe(start, owed, mean.total_weight / (given or mean.total_weight))
+        if self._automatic:
+            self._learn(time.monotonic() - began, step)
+
+    def _use(self, codec: Codec) -> None:
+        self._codec, self._feedback = codec, Feedback(self._size)
+
+    def _learn(self, seconds: float, step: int) -> None:
+        """After some exchanges, choose; by the mean of what all have measured, so that all choose alike."""
+        self._seconds.append(seconds)
+        if len(self._seconds) < MEASURED or len(self._group.members) < 2:
+            return
+        names = [name for name in self._automatic if name != "fp32"]
+        speeds = [measure(CODECS[name]) for name in names]
+        taken = [min(self._seconds), *(1 / speed.encode for speed in speeds), *(1 / speed.decode for speed in speeds)]
+        told = np.zeros(len(taken), np.float32)
+
+        def tell() -> float:
+            told[:] = taken
+            return 1.0
+
+        self._group.agree(told, tell, step)
+        moved = 2 * CODECS["fp32"].encoded_size(self._size)  # as `choose` counts it
+        known = {
+            name: Speed(1 / float(told[1 + place]), 1 / float(told[1 + len(names) + place]))
+            for place, name in enumerate(names)
+        }
+        choice = choose(self._size, moved / max(float(told[0]), 1e-9), known, self._automatic)
+        self._automatic = ()
+        if choice.codec != "fp32":
+            self._use(CODECS[choice.codec])
+        if self._group.leads:
+            self._report(Log(level="info", event=f"Numbers travel as {choice.codec}: {choice.reason}."))

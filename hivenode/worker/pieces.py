@@ -1,0 +1,65 @@
+"""Where a worker's data come from: a bundled set, this machine's own files, or pieces that the daemon brings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hivenode.data import reading, shards
+from hivenode.data.dataset import Dataset
+from hivenode.data.shards import Shard
+from hivenode.errors import Corrupted, Unavailable
+from hivenode.net.framing import Channel
+from hivenode.net.local import Need, Resources
+from hivenode.spec.data import DataSpec
+from hivenode.spec.values import BlobRef
+from hivenode.worker.orders import Orders
+
+PER_MESSAGE = 256
+
+
+class PieceFinder:
+    """Asks the daemon for pieces, once `orders` listens for its answers."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self.orders: Orders | None = None
+
+    def __call__(self, wanted: Sequence[Shard]) -> dict[str, Path]:
+        """Raises Unavailable when one cannot be had."""
+        assert self.orders is not None
+        found: dict[str, Path] = {}
+        for start in range(0, len(wanted), PER_MESSAGE):
+            part = wanted[start : start + PER_MESSAGE]
+            self._channel.send(Need(blobs=tuple(BlobRef(shard.digest, shard.size) for shard in part)))
+            brought = self.orders.wait_for_data()
+            if brought.error:
+                raise Unavailable(brought.error, fix=brought.fix)
+            found |= {digest: Path(path) for digest, path in brought.paths.items()}
+        return found
+
+
+def open_data(spec: DataSpec, resources: Resources, find: PieceFinder) -> Dataset:
+    """A job's data. Raises HiveError when they are not here or not what they should be."""
+    if spec.kind == "shared":
+        path = resources.blobs.get(spec.name)
+        if path is None:
+            raise Unavailable("The list of the data's pieces is not here.", fix="Start a node that holds it.")
+        try:
+            listed = Path(path).read_bytes()
+        except OSError as error:
+            raise Corrupted(f"The list of the data's pieces cannot be read: {error}.", fix="Submit again.") from error
+        return shards.opened(shards.read_manifest(listed), find)
+    if spec.kind == "private":
+        own = resources.private.get(spec.name)
+        if own is None:
+            raise Unavailable(
+                f"This node has no {spec.source}.", fix=f"Say what {spec.name!r} is in its section data.private."
+            )
+        return reading.read(merged(DataSpec.model_validate_json(own), spec))
+    return reading.read(spec)
+
+
+def merged(own: DataSpec, asked: DataSpec) -> DataSpec:
+    """What the owner says the data are, divided as the job says."""
+    return own.model_copy(update={"test_fraction": asked.test_fraction, "seed": asked.seed})

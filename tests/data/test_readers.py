@@ -1,0 +1,250 @@
+"""Files as data sets: what comes out of each kind, and how what is wrong with one is told."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hivenode.data.reading import read
+from hivenode.errors import HiveError, InvalidInput, NotFound
+from hivenode.spec.data import DataSpec
+
+CSV = "sepal,petal,kind\n" + "".join(f"{n},{n * n % 7},{'long' if n % 2 else 'short'}\n" for n in range(20))
+
+
+def spec(kind: str, path: Path, **rest: object) -> DataSpec:
+    return DataSpec(source=f"{kind}:{path}", **rest)
+
+
+def test_csv_of_classes(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(CSV)
+    data = read(spec("csv", path))
+    assert (data.info.task, data.info.labels, data.info.input_shape) == ("classification", ("long", "short"), (2,))
+    assert len(data.train) == 16
+    inputs, labels = data.train.take(np.arange(16))
+    assert abs(float(inputs.mean())) < 1e-5
+    raw = data.normalisation.undo(inputs)
+    assert all((label == 0) == (round(float(row[0])) % 2 == 1) for row, label in zip(raw, labels, strict=True))
+    assert "long 10, short 10" in data.summary[1]
+
+
+def test_csv_of_values(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("a,b,price\n" + "".join(f"{n},{-n},{n * 1.5 + 0.25}\n" for n in range(50)))
+    data = read(spec("csv", path, target="price", features=("a",)))
+    assert (data.info.task, data.info.labels, data.info.outputs, data.info.input_shape) == (
+        "regression", ("price",), 1, (1,),
+    )  # fmt: skip
+    inputs, targets = data.test.take(np.arange(len(data.test)))
+    back = data.targets.undo(targets)
+    assert np.allclose(back, data.normalisation.undo(inputs) * 1.5 + 0.25, atol=1e-4)
+    whole = read(spec("csv", path, task="reconstruction"))
+    assert (whole.info.outputs, whole.info.task) == (3, "reconstruction")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (CSV + "3,x,long\n", r"a\.csv, line 22, column 'petal': 'x' is not a number"),
+        (CSV + "3,,long\n", r"line 22, column 'petal': it is empty"),
+        (CSV + "3,1,\n", r"line 22, column 'kind': it is empty"),
+        (CSV + "3,nan,long\n", r"line 22, column 'petal': the value is not finite"),
+        (CSV + "3,1\n", r"line 22: 2 columns, and the first line names 3"),
+        (CSV + '3,"1,long\n', r"about line 22"),
+        ("1,2,3\n4,5,6\n", "line 1, holds numbers, not names"),
+        ("a,a\n1,2\n", "each by a name of its own"),
+        ("a,b\n1,2\n", "has 1 samples"),
+        ("a,b\n1,x\n2,x\n", "1 different values"),
+        ("", "is empty"),
+    ],
+)
+def test_what_is_wrong_with_a_csv_is_told_with_its_place(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(text)
+    with pytest.raises(InvalidInput, match=said):
+        read(spec("csv", path))
+
+
+def test_a_column_that_is_not_there_is_answered_with_the_nearest(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(CSV)
+    with pytest.raises(InvalidInput, match="Did you mean 'petal'"):
+        read(spec("csv", path, features=("petals",)))
+    with pytest.raises(NotFound, match=r"There is no csv .*b\.csv"):
+        read(spec("csv", tmp_path / "b.csv"))
+    with pytest.raises(InvalidInput, match="is a folder"):
+        read(spec("csv", tmp_path))
+
+
+def test_jsonl_of_texts_and_of_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": f"say {n}", "tone": "ab"[n % 2]}) + "\n" for n in range(10)))
+    data = read(spec("jsonl", path, length=8))
+    assert (data.info.input_shape, data.info.labels, data.info.padding) == ((8,), ("a", "b"), 0)
+    tokens, _ = data.train.take(np.arange(1))
+    assert tokens.dtype == np.int64
+    assert tokens[0, -1] == 0, "shorter texts are filled up"
+    path.write_text("".join(json.dumps({"x": [n, 2.5], "y": n % 2 == 0}) + "\n" for n in range(10)))
+    assert read(spec("jsonl", path)).info.labels == ("0", "1")
+    path.write_text('{"x": 1, "y": 2}\n{"x": 1}\n')
+    with pytest.raises(InvalidInput, match=r"line 2, lacks 'y'"):
+        read(spec("jsonl", path))
+    path.write_text('{"x": 1, "y": 2}\n{"x": \n')
+    with pytest.raises(InvalidInput, match=r"line 2: "):
+        read(spec("jsonl", path))
+
+
+def test_text_by_characters_bytes_and_a_tokenizer(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("das Ei und die Henne " * 30, encoding="utf-8")
+    data = read(spec("text", path, length=10))
+    assert (data.info.task, data.info.vocabulary) == ("language", len(set("das Ei und die Henne ")) + 1)
+    tokens, following = data.train.take(np.arange(len(data.train)))
+    assert (tokens[:, 1:] == following[:, :-1]).all()
+    assert read(spec("text", path, length=10, tokenizer="byte")).info.vocabulary == 257
+
+    tokenizers = pytest.importorskip("tokenizers")
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[PAD]": 0, "das": 1, "Ei": 2, "?": 3}, unk_token="?"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    made.save(str(tmp_path / "tokenizer.json"))
+    data = read(spec("text", path, length=4, tokenizer=str(tmp_path / "tokenizer.json")))
+    assert data.info.vocabulary == 4
+    path.write_bytes(b"good\nbad \xff\n")
+    with pytest.raises(InvalidInput, match="line 2, is not UTF-8"):
+        read(spec("text", path))
+
+
+def test_npz_and_npy(tmp_path: Path) -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (30, 6, 5, 3), np.uint8)
+    np.savez_compressed(tmp_path / "a.npz", x=pictures, y=np.arange(30) % 3)
+    data = read(spec("npz", tmp_path / "a.npz"))
+    assert (data.info.input_shape, data.info.labels) == ((3, 6, 5), ("0", "1", "2"))
+    inputs, _ = data.train.take(np.arange(5))
+    assert inputs.dtype == np.float32
+    assert 0.9 < inputs.max() <= 1
+    np.save(tmp_path / "a.npy", np.asfortranarray(np.random.default_rng(0).normal(size=(40, 4))))
+    assert read(spec("npy", tmp_path / "a.npy")).info.task == "regression"
+
+
+class _Trap:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (Path.touch, (Path("sprung"),))
+
+
+def _npy(header: str, body: bytes = b"") -> bytes:
+    text = header.encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + body
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pickle.dumps(_Trap()),
+        _npy("{'descr': '|O', 'fortran_order': False, 'shape': (2,), }", pickle.dumps([_Trap()])),
+        _npy("{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000, 4), }", bytes(64)),
+        _npy("{'descr': '<f8', 'fortran_order': False, 'shape': (-4, 4), }", bytes(64)),
+        _npy("__import__('os').system('touch sprung')"),
+        b"\x93NUMPY\x01\x00\xff\xff",
+        b"",
+    ],
+)
+def test_hostile_arrays_run_nothing_and_take_no_memory(tmp_path: Path, monkeypatch, data: bytes) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.npy").write_bytes(data)
+    with pytest.raises(InvalidInput):
+        read(spec("npy", tmp_path / "a.npy"))
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("x.npy", data)
+        archive.writestr("y.npy", data)
+    with pytest.raises(InvalidInput):
+        read(spec("npz", tmp_path / "a.npz"))
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_parquet_and_a_saved_dataset(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    table = pyarrow.table({"a": list(range(12)), "b": [n / 2 for n in range(12)], "kind": [n % 3 for n in range(12)]})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    assert read(spec("parquet", tmp_path / "a.parquet")).info.labels == ("0", "1", "2")
+    parquet.write_table(pyarrow.table({"a": [1, None, 3], "y": [1, 2, 1]}), tmp_path / "b.parquet")
+    with pytest.raises(InvalidInput, match="row 2, column 'a': it is empty"):
+        read(spec("parquet", tmp_path / "b.parquet"))
+    (tmp_path / "c.parquet").write_bytes(b"PAR1 nonsense PAR1")
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        read(spec("parquet", tmp_path / "c.parquet"))
+
+
+def test_what_the_datasets_library_saves(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    table = pyarrow.table({"a": [float(n) for n in range(10)], "kind": [n % 2 for n in range(10)]})
+    file = str(tmp_path / "data-00000-of-00001.arrow")
+    with pyarrow.OSFile(file, "wb") as opened, pyarrow.ipc.new_stream(opened, table.schema) as stream:
+        stream.write_table(table)
+    (tmp_path / "state.json").write_text('{"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}')
+    features = {"a": {"dtype": "float64", "_type": "Value"}, "kind": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
+    (tmp_path / "dataset_info.json").write_text(json.dumps({"features": features}))
+    assert read(spec("arrow", tmp_path)).info.labels == ("cat", "dog")
+    (tmp_path / "state.json").write_text('{"_data_files": [{"filename": "../secret.arrow"}]}')
+    with pytest.raises(InvalidInput, match="names no data files"):
+        read(spec("arrow", tmp_path))
+
+
+def test_what_the_datasets_library_itself_saved(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"a": datasets.Value("float32"), "kind": datasets.ClassLabel(names=["cat", "dog"])})
+    rows = {"a": [float(n) for n in range(10)], "kind": [n % 2 for n in range(10)]}
+    datasets.Dataset.from_dict(rows, features).save_to_disk(str(tmp_path / "saved"))
+    assert read(spec("arrow", tmp_path / "saved")).info.labels == ("cat", "dog")
+
+
+def test_folders_of_images(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    for kind, shade in (("dark", 10), ("light", 240)):
+        (tmp_path / kind).mkdir()
+        for n in range(5):
+            image.new("L" if n % 2 else "RGB", (9, 7), shade if n % 2 else (shade,) * 3).save(
+                tmp_path / kind / f"{n}.png"
+            )
+    data = read(spec("images", tmp_path, size=8))
+    assert (data.info.input_shape, data.info.labels) == ((3, 8, 8), ("dark", "light"))
+    inputs, labels = data.train.take(np.arange(8))
+    assert ((inputs.mean(axis=(1, 2, 3)) > 0.5) == (labels == 1)).all()
+    (tmp_path / "light" / "bad.png").write_bytes(b"not a picture")
+    with pytest.raises(InvalidInput, match=r"bad\.png is not a usable image"):
+        read(spec("images", tmp_path))
+
+
+def test_splits_are_the_seed_s_and_nothing_is_lost(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("n,y\n" + "".join(f"{n},{n % 2}\n" for n in range(100)))
+
+    def parts(seed: int) -> tuple[list[int], list[int]]:
+        data = read(spec("csv", path, seed=seed, test_fraction=0.3))
+        found = []
+        for part in (data.train, data.test):
+            inputs, _ = part.take(np.arange(len(part)))
+            found.append([round(float(v)) for v in data.normalisation.undo(inputs)[:, 0]])
+        return found[0], found[1]
+
+    assert parts(1) == parts(1) != parts(2)
+    train, test = parts(1)
+    assert sorted(train + test) == list(range(100))
+    assert len(test) == 30
+
+
+def test_random_bytes_of_every_kind_are_refused_as_such(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    for kind in ("csv", "jsonl", "npy", "npz", "parquet", "text"):
+        for size in (1, 10, 1000, 5000):
+            path = tmp_path / f"{kind}-{size}"
+            path.write_bytes(rng.bytes(size))
+            with pytest.raises(HiveError):
+                read(spec(kind, path))

@@ -1,0 +1,136 @@
+"""Keras and scikit-learn behind real workers: alone, together, lost, resumed, asked."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from sklearn.datasets import load_digits
+
+from hivenode.jobs.workers import ForkWorkers
+from hivenode.net.local import CheckpointWritten, Finished, Predict, Predicted, ViewChanged, WorkerProgress
+from hivenode.spec.job import JobSpec
+from tests.worker.members import Member, attempt, failure, node, spec
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+def digest(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+async def finish(members: list[Member]) -> list[Finished]:
+    finished = [await member.expect(Finished) for member in members]
+    for member in members:
+        assert await member.exit() == "exit 0"
+    assert len({digest(done.path) for done in finished}) == 1
+    return finished
+
+
+async def asked(host: ForkWorkers, model: str, job: JobSpec, count: int = 100) -> Predicted:
+    member = await Member.start(host, "predict")
+    digits = load_digits()
+    member.handle.send(Predict(1, model, (digits.data[:count] / 16).tolist()))
+    answer = await member.expect(Predicted)
+    member.handle.kill()
+    await member.exit()
+    return answer
+
+
+def right(answer: Predicted) -> float:
+    digits = load_digits()
+    guesses = [answer.labels[int(np.argmax(row))] for row in answer.outputs]
+    return float(np.mean([guess == str(label) for guess, label in zip(guesses, digits.target, strict=False)]))
+
+
+async def test_keras_gives_the_model_that_torch_gives_and_torch_serves_it(host: ForkWorkers, tmp_path: Path) -> None:
+    plain = {"epochs": 1, "max_steps": 20, "learning_rate": 0.05, "batch_size": 64}
+    torch = await finish(await attempt(host, spec(**plain), [1.0], tmp_path / "torch"))
+    job = spec(framework="keras", **plain)
+    keras = await finish(await attempt(host, job, [0.6, 0.4], tmp_path / "keras"))
+    first, second = load_file(torch[0].path), load_file(keras[0].path)
+    assert max(float(np.abs(first[name] - second[name]).max()) for name in first) < 1e-4
+    assert keras[0].metrics["accuracy"] == pytest.approx(torch[0].metrics["accuracy"], abs=0.01)
+    assert right(await asked(host, keras[0].path, job)) == pytest.approx(torch[0].metrics["accuracy"], abs=0.1)
+
+
+async def test_keras_trains_by_local_steps_and_goes_on_from_a_checkpoint(host: ForkWorkers, tmp_path: Path) -> None:
+    job = spec(framework="keras", epochs=4, learning_rate=0.1, sync="local", sync_every=8, checkpoint_every_steps=40)
+    members = await attempt(host, job, [0.5, 0.5], tmp_path / "two")
+    whole = await finish(members)
+    assert whole[0].metrics["accuracy"] > 0.9
+    checkpoint = members[0].all(CheckpointWritten)[0]
+    rest = await finish(await attempt(host, job, [1.0], tmp_path / "one", resume=checkpoint.path))
+    assert rest[0].metrics["accuracy"] > 0.9
+
+
+async def test_a_forest_of_two_nodes_is_that_of_one(host: ForkWorkers, tmp_path: Path) -> None:
+    job = spec("sklearn:RandomForestClassifier", params={"n_estimators": 45})
+    alone = await finish(await attempt(host, job, [1.0], tmp_path / "one"))
+    together = await finish(await attempt(host, job, [0.7, 0.3], tmp_path / "two"))
+    assert digest(alone[0].path) == digest(together[0].path)
+    assert together[0].metrics["accuracy"] > 0.9
+    assert right(await asked(host, together[0].path, job)) > 0.9
+
+
+async def test_trees_of_a_lost_node_are_grown_by_the_others(host: ForkWorkers, tmp_path: Path) -> None:
+    job = spec("sklearn:ExtraTreesClassifier", params={"n_estimators": 300})
+    alone = await finish(await attempt(host, job, [1.0], tmp_path / "one"))
+    members = await attempt(host, job, [0.3, 0.4, 0.3], tmp_path / "three")
+    await members[1].expect(WorkerProgress)
+    members[1].handle.kill()
+    finished = await finish([members[0], members[2]])
+    assert members[0].all(ViewChanged)[0].lost == (node(1),)
+    assert digest(finished[0].path) == digest(alone[0].path)
+
+
+@pytest.mark.parametrize(
+    ("model", "params", "accuracy"),
+    [
+        ("sklearn:SGDClassifier", {"alpha": 0.001}, 0.9),
+        ("sklearn:MLPClassifier", {"learning_rate_init": 0.005}, 0.9),
+        ("sklearn:GaussianNB", {"var_smoothing": 0.01}, 0.8),
+    ],
+)
+async def test_what_learns_by_batches_is_averaged(
+    host: ForkWorkers, tmp_path: Path, model: str, params: dict[str, object], accuracy: float
+) -> None:
+    job = spec(model, params=params, epochs=4, batch_size=64, sync="local", sync_every=6)
+    finished = await finish(await attempt(host, job, [0.6, 0.4], tmp_path))
+    assert finished[0].metrics["accuracy"] > accuracy
+    assert right(await asked(host, finished[0].path, job)) > accuracy
+
+
+async def test_clusters_are_found_together(host: ForkWorkers, tmp_path: Path) -> None:
+    job = spec("sklearn:MiniBatchKMeans", params={"n_clusters": 10}, epochs=2, sync="local", sync_every=6)
+    finished = await finish(await attempt(host, job, [0.5, 0.5], tmp_path))
+    assert "accuracy" not in finished[0].metrics
+    answer = await asked(host, finished[0].path, job)
+    assert answer.labels == [str(number) for number in range(10)]
+    assert all(sorted(row) == [0.0] * 9 + [1.0] for row in answer.outputs)
+
+
+async def test_what_is_fitted_in_one_piece(host: ForkWorkers, tmp_path: Path) -> None:
+    job = spec("sklearn:LogisticRegression")
+    finished = await finish(await attempt(host, job, [1.0], tmp_path))
+    assert finished[0].metrics["accuracy"] > 0.9
+    answer = await asked(host, finished[0].path, job)
+    assert right(answer) > 0.95
+
+
+async def test_an_estimator_for_other_data_is_refused(host: ForkWorkers, tmp_path: Path) -> None:
+    member = (await attempt_failing(host, spec("sklearn:Ridge"), tmp_path))[0]
+    failed = await failure(member)
+    assert (failed.code, failed.retry) == ("invalid_input", False)
+    assert failed.message == "Ridge is for regression, and sklearn:digits is for classification."
+
+
+async def attempt_failing(host: ForkWorkers, job: JobSpec, directory: Path) -> list[Member]:
+    from tests.worker.members import begin, plan
+
+    member = await Member.start(host, framework=job.runtime)
+    member.handle.send(begin(job, plan([1.0]), 0, directory))
+    return [member]
