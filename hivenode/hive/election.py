@@ -155,8 +155,8 @@ class Election(Voter):
             standings: how fit they are; `ORDINARY` where nothing is said.
             told: the highest epoch in which a member that is alive and may coordinate says that it leads.
         """
-        lost = any(node not in alive for node in self._alive)
-        fresh_from = self._audience
+        present, heard = frozenset(alive), frozenset(self._audience)
+        lost = not present.issuperset(self._alive)
         self._alive, self._known, self._eligible = alive, known, eligible
         self._voters = alive if voters is None else voters
         self._standings = {node: (standings or {}).get(node, ORDINARY) for node in self._voters}
@@ -165,7 +165,7 @@ class Election(Voter):
         self._set_alarm()
         if self.leading:
             self._succession.look(now, self._standings)
-        fresh = [peer for peer in self._audience if peer not in fresh_from]
+        fresh = [peer for peer in self._audience if peer not in heard]
         missing = len(known) > len(alive)
         if self._campaign is not None and not self._may_stand:
             self._campaign = None
@@ -270,9 +270,11 @@ class Election(Voter):
             self._accepted = epoch
             return [*effects, self._persist(), *self._follow(now, epoch, heir)]
         if epoch.counter == self._accepted.counter and epoch > self._accepted and not bound:
-            # Our leader will give way to this one, which has to outbid it before we can follow.
-            effects += self._lose_leader()
-            self._rearm(now)
+            # Our leader will give way to this one, which has to outbid it before we can follow. It gets the time for
+            # that once: one that cannot, and goes on, must not keep us from an election.
+            if self._leader is not None:
+                effects += self._lose_leader()
+                self._rearm(now)
             return effects + self._refuse(peer, self._accepted)
         return effects + self._refuse(peer, self.highest)
 
@@ -418,7 +420,9 @@ class Election(Voter):
         if self._may_stand:
             return self._stand(now)
         heir = self._succession.last_resort(self._confirmed(now), self._standings)  # we have no vote ourselves
-        return self._hand_over(now, heir) if heir else []
+        if heir:
+            return self._hand_over(now, heir)
+        return self._step_down(now) if self._supporters(now) < self._needed else []
 
     def _step_down(self, now: float) -> list[Effect]:
         """Stop leading, and tell those that follow that they need not wait for us."""

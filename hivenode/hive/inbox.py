@@ -42,10 +42,18 @@ class Inbox:
         self._bytes[peer] = held + size
         return True
 
-    def get(self) -> tuple[str, FeedDelta] | None:
-        """The next one, of the peer that has waited longest for its turn."""
-        if not self._waiting:
-            return None
+    def take(self, events: int) -> list[tuple[str, FeedDelta]]:
+        """The next ones, with so many events at most (but one delta whatever its size), the peers in turn."""
+        taken: list[tuple[str, FeedDelta]] = []
+        while self._waiting:
+            events -= len(next(iter(self._waiting.values()))[0][0].events)
+            if taken and events < 0:
+                break
+            taken.append(self._next())
+        return taken
+
+    def _next(self) -> tuple[str, FeedDelta]:
+        """Of the peer that has waited longest for its turn."""
         peer = next(iter(self._waiting))
         waiting = self._waiting.pop(peer)
         delta, size = waiting.popleft()

@@ -100,6 +100,10 @@ class Membership:
     def dial_failed(self, peer: str, why: LinkEnd) -> None:
         self._carry_out(self._swim.dial_failed(self._now(), peer, why))
 
+    def admitted(self, node: str) -> None:
+        """A node has become one of the hive: what it said of itself before counts now."""
+        self._carry_out(self._swim.admitted(self._now(), node))
+
     def expel(self, node: str) -> None:
         """A member was revoked: it is as good as dead."""
         self._carry_out(self._swim.expel(self._now(), node))

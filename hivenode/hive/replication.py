@@ -36,7 +36,8 @@ WHOLE_SECONDS = 3.0
 """How long the first statement after a start waits to hear from another member."""
 TAKE_BACK_SECONDS = 60.0
 """How long it waits for events of our own of which another member has told."""
-
+EVENTS_AT_ONCE = 512
+"""Taken in with one write, of all that wait."""
 MANY_AUTHORS = 64
 """With more of them a version vector is only sent once its hash is known to differ."""
 
@@ -244,11 +245,17 @@ class Replication:
                 await asyncio.sleep(self._sync_seconds)
 
     def link_up(self, peer: str) -> None:
-        self._send(peer, self.heads(reply=True))
+        self._send(peer, self._offer())
+
+    def _offer(self) -> FeedHeads | FeedSummary:
+        """What begins a comparison."""
+        return self._summary() if len(self.feeds.heads) > MANY_AUTHORS else self.heads(reply=True)
 
     def received(self, peer: str, message: FeedHeads | FeedSummary | FeedDelta) -> None:
         if isinstance(message, FeedSummary):
-            if message != self._summary():
+            if message == self._summary():
+                self._see_whole()
+            else:
                 self._send(peer, self.heads(reply=True))
             return
         if isinstance(message, FeedDelta):
@@ -271,47 +278,66 @@ class Replication:
 
     async def _take_in(self) -> None:
         while True:
-            waiting = self._inbox.get()
-            if waiting is None:
+            waiting = self._inbox.take(EVENTS_AT_ONCE)
+            if not waiting:
                 self._overflowing.clear()
                 self._arrived.clear()
                 await self._arrived.wait()
                 continue
-            peer, delta = waiting
+            peers = list(dict.fromkeys(peer for peer, _ in waiting))
             try:
-                await self._take(peer, delta)
+                if not await self._take(waiting):
+                    for one in waiting:  # find out whose it is
+                        await self._take([one])
             except HiveError as error:
-                log.error("events received could not be stored", peer=peer, reason=str(error))
+                log.error("events received could not be stored", peers=peers, reason=str(error))
             except Exception:
-                log.exception("events received could not be taken in", peer=peer)
+                log.exception("events received could not be taken in", peers=peers)
 
-    async def _take(self, peer: str, delta: FeedDelta) -> None:
+    async def _take(self, waiting: Sequence[tuple[str, FeedDelta]]) -> bool:
+        """Take in what several peers sent with one write. False, and nothing is taken in, if one of several sent what
+        cannot be."""
         async with self._lock:
-            found = self.feeds.examine(self._within_bounds(delta.events))
+            found = self.feeds.examine(self._within_bounds(_in_order(waiting)))
             for author in found.forks:
                 log.error("two different events under one number: author quarantined", author=author)
+            if found.offence and len(waiting) > 1:
+                return False
             await self._keep(found.fresh)
             for entry in found.fresh:
                 self._allowance.spend(entry.event)
                 self._clock.observe(entry.event.hlc)
             self._see_whole()
-        if found.fresh and not delta.more:
-            self._pass_on(peer, found.fresh)
+        self._pass_on(waiting, found.fresh)
         if found.offence:
+            peer = waiting[0][0]
             log.warning("a peer sent an event that cannot be", peer=peer, reason=found.offence)
             self._on_offender(peer, found.offence)
-        elif found.fresh and (delta.more or found.gap):  # else it would be the same again
-            self._send(peer, self.heads())
+        elif found.fresh:  # else it would be the same again
+            for peer in dict.fromkeys(peer for peer, delta in waiting if self._has_more(delta, found.gap)):
+                self._send(peer, self.heads())
+        return True
 
-    def _pass_on(self, source: str, fresh: Sequence[Entry]) -> None:
+    def _has_more(self, delta: FeedDelta, gap: bool) -> bool:
+        """Whether whoever sent this has events that we lack still."""
+        return delta.more or (gap and self.feeds.behind({event.author: event.seq for event in delta.events}))
+
+    def _pass_on(self, waiting: Sequence[tuple[str, FeedDelta]], fresh: Sequence[Entry]) -> None:
         """Rumour mongering (Demers et al., 1987): each node passes on what is new to it, once, to a few; the regular
-        comparison finds those it missed."""
-        others = [peer for peer in self._links() if peer != source]
-        chosen = self._rng.sample(others, min(len(others), self._fanout()))
-        if chosen:
-            delta = FeedDelta(events=tuple(entry.event for entry in fresh))
-            for peer in chosen:
-                self._send(peer, delta)
+        comparison finds those it missed, and what is caught up with in pieces is news to nobody."""
+        said: dict[str, set[tuple[str, int]]] = {}
+        old: set[tuple[str, int]] = set()
+        for peer, delta in waiting:
+            keys = {(event.author, event.seq) for event in delta.events}
+            said.setdefault(peer, set()).update(keys)
+            old.update(keys if delta.more else ())
+        news = {(e.event.author, e.event.seq): e.event for e in fresh if (e.event.author, e.event.seq) not in old}
+        others = [peer for peer in self._links() if not news.keys() <= said.get(peer, set())]
+        whole = FeedDelta(events=tuple(news.values()))
+        for peer in self._rng.sample(others, min(len(others), self._fanout())) if news else ():
+            known = said.get(peer)
+            rest = [event for key, event in news.items() if key not in known] if known else ()
+            self._send(peer, FeedDelta(events=tuple(rest)) if rest else whole)
 
     def _within_bounds(self, events: Sequence[Event]) -> list[Event]:
         """Without those whose clock is so far ahead that following it would carry ours away, and those of authors that
@@ -365,8 +391,7 @@ class Replication:
                 await self._try_again()
             links = self._links()
             if links:
-                many = len(self.feeds.heads) > MANY_AUTHORS
-                self._send(self._rng.choice(links), self._summary() if many else self.heads(reply=True))
+                self._send(self._rng.choice(links), self._offer())
 
     async def _try_again(self) -> None:
         try:
@@ -374,3 +399,11 @@ class Replication:
         except HiveError:
             return  # the trouble is known and told
         self._note_trouble("")
+
+
+def _in_order(waiting: Sequence[tuple[str, FeedDelta]]) -> Sequence[Event]:
+    """The events of several peers, each once, every author's in the order of its feed."""
+    if len(waiting) == 1:
+        return waiting[0][1].events
+    events = {(event.author, event.seq, event.signature): event for _, delta in waiting for event in delta.events}
+    return sorted(events.values(), key=lambda event: event.seq)

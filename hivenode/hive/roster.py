@@ -31,6 +31,8 @@ from hivenode.hive.suspicion import Suspicion
 from hivenode.net.messages import Alive, Dead, Left, Statement, Suspect
 
 _SEQUENCE_BITS = 32
+MAX_UNPROVEN = 1024
+"""Nodes of which a statement is kept although it cannot be checked yet."""
 _GRUDGE = 30
 """Probe intervals for which a second accusation by the same member does not count against our own health."""
 
@@ -138,6 +140,8 @@ class Roster:
         self.members: Mapping[str, Member] = MappingProxyType(self._members)
         self._suspicions: dict[str, Suspicion] = {}
         self._tombstones: dict[str, int] = {}
+        self._unproven: dict[str, Alive] = {}
+        """The latest word of nodes whose signature we could not check."""
         self._present = 1
         self.changes = 0
         """Rises whenever `members` changes."""
@@ -215,7 +219,11 @@ class Roster:
         self, now: float, record: _Record | None, statement: Alive, verdict: Dead | Left | None
     ) -> list[RosterEffect]:
         known = record.member.incarnation if record else self._tombstones.get(statement.node, -1)
-        if statement.incarnation <= known or not statements.valid(statement, self._verify):
+        if statement.incarnation <= known:
+            return []
+        if not statements.valid(statement, self._verify):
+            if record is None:
+                self._keep_for_later(statement)
             return []
         if record is None:
             if len(self._records) >= self._profile.max_members:
@@ -232,6 +240,18 @@ class Roster:
         self._set(record, member)
         self.broadcasts.put(statement)
         return [Changed(member, before.state)] if told else []
+
+    def _keep_for_later(self, statement: Alive) -> None:
+        """Perhaps we have only not heard yet that its subject is of this hive."""
+        self._unproven.pop(statement.node, None)
+        self._unproven[statement.node] = statement
+        if len(self._unproven) > MAX_UNPROVEN:
+            del self._unproven[next(iter(self._unproven))]
+
+    def admitted(self, now: float, node: str) -> list[RosterEffect]:
+        """This node's signature can be checked from now on: take up what was heard of it before."""
+        statement = self._unproven.pop(node, None)
+        return self.learn(now, statement) if statement is not None else []
 
     def _add(self, now: float, statement: Alive, verdict: Dead | Left | None) -> list[RosterEffect]:
         state = MemberState.alive

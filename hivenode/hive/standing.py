@@ -81,7 +81,7 @@ class SelfAssessment:
         self._able = _Flag(0.0, 10.0)
         self._mains = _Flag(3.0, 60.0)
         self._reaches = _Flag(30.0, 60.0)
-        self._well = _Flag(10.0, 60.0)
+        self._well = _Flag(30.0, 60.0)
 
     def assess(self, now: float, signs: Signs) -> int:
         """The standing to tell; to be asked about once a second."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from functools import lru_cache
 
 from hivenode.hive.roster import Member
 
@@ -26,6 +27,7 @@ def group(node: str, groups: int) -> int:
     return hash32(node) % groups
 
 
+@lru_cache(maxsize=16_384)
 def hash32(node: str) -> int:
     return int.from_bytes(hashlib.blake2b(node.encode(), digest_size=4).digest(), "big")
 

@@ -253,6 +253,15 @@ class Swim:
         self._plan_gossip(now)
         return effects
 
+    def admitted(self, now: float, node: str) -> list[Effect]:
+        """This node has become one of the hive in our eyes: statements of it that were heard before count now."""
+        effects: list[Effect] = [*self._roster.admitted(now, node)]
+        for effect in effects:
+            if isinstance(effect, Changed):
+                self._noted(effect)
+        self._plan_gossip(now)
+        return effects
+
     def _learn(self, now: float, heard: Statements, *, pushed: bool = False) -> list[Effect]:
         verdicts = {s.node: s for s in heard if isinstance(s, Dead | Left)} if pushed else {}
         latest = {s.node: s.incarnation for s in sorted(_lives(heard), key=lambda s: s.incarnation)}

@@ -36,6 +36,8 @@ class Voter:
         self._known: tuple[str, ...] = ()
         self._voters: tuple[str, ...] = ()
         self._standings: dict[str, int] = {}
+        self._ranked: tuple[dict[str, int], str, list[str]] | None = None
+        """`_rivals` as last worked out, and what of."""
         self._told: Epoch | None = None
         self._by_word = False
         """Whether we follow a leader that the membership names and that sends us no heartbeats."""
@@ -87,8 +89,11 @@ class Voter:
     @property
     def _rivals(self) -> list[str]:
         """Voters, best first, without the leader that fell silent."""
-        silent = self._accepted.node
-        return order((n for n in self._voters if n != silent or n == self._me), self._standings)
+        silent, ranked = self._accepted.node, self._ranked
+        if ranked is None or ranked[0] is not self._standings or ranked[1] != silent:
+            best = order((n for n in self._voters if n != silent or n == self._me), self._standings)
+            ranked = self._ranked = (self._standings, silent, best)
+        return ranked[2]
 
     @property
     def _needed(self) -> int:

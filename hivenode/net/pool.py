@@ -201,12 +201,18 @@ class Pool:
             asyncio.get_running_loop().call_soon(self._pump)
 
     def make_room(self) -> bool:
-        """Close the link unused for longest that neither end wants, so that another may come up; False if there is
-        none."""
-        unwanted = [(use.at, peer) for peer, use in self._use_of().items() if self._unwanted(peer, use)]
-        at, oldest = min(unwanted, default=(0.0, ""))
-        if not oldest or asyncio.get_running_loop().time() - at < self._limits.busy_seconds:
+        """Close a link that we do not want, so that another may come up: the one unused for longest, of those that the
+        other end does not want either if there are any. A newcomer may have nobody but us, and the others had us for a
+        while. False if there is none."""
+        since = asyncio.get_running_loop().time() - self._limits.busy_seconds
+        idle = [
+            (not self._unwanted(peer, use), use.at, peer)
+            for peer, use in self._use_of().items()
+            if use.at <= since and not self._wanted(peer)
+        ]
+        if not idle:
             return False
+        _, _, oldest = min(idle)
         self._close(oldest)
         return True
 

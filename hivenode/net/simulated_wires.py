@@ -315,6 +315,7 @@ class SimulatedNetwork:
         self._quality = quality or Quality()
         self._qualities: dict[tuple[str, str], Quality] = {}
         self._hosts: dict[str, Host] = {}
+        self._addresses: dict[str, Host] = {}
         self._wires: dict[_Wire, None] = {}
         self._prune_at = 64
         self._cuts = _Cuts()
@@ -400,7 +401,11 @@ class SimulatedNetwork:
     # --- how things stand ---------------------------------------------------------------------------------------
 
     def host(self, name: str) -> Host:
-        return self._hosts.setdefault(name, Host(name))
+        host = self._hosts.get(name)
+        if host is None:
+            host = self._hosts[name] = Host(name)
+            self._addresses[host.address] = host
+        return host
 
     def passes(self, source: Host, target: Host) -> bool:
         """Whether a message gets from one host to the other now."""
@@ -423,14 +428,14 @@ class SimulatedNetwork:
         if host.listener is not None or not host.up:
             raise Conflict(f"Host {name} is down, or something listens on it.", fix="Stop the other process.")
         host.listener = listener
-        self._changed(f"listen {name}")
+        self.note(f"listen {name}")
         return host.address
 
     def unlisten(self, name: str, listener: Listener) -> None:
         host = self.host(name)
         if host.listener is listener:
             host.listener = None
-            self._changed(f"unlisten {name}")
+            self.note(f"unlisten {name}")
 
     async def connect(self, name: str, dialler: Listener, address: str) -> tuple[End, str]:
         """A connection to whatever listens at an address, and the id it proves. The caller sets the deadline.
@@ -439,7 +444,7 @@ class SimulatedNetwork:
             DialError: refused, unreachable, reset or identity.
         """
         here = self.host(name)
-        there = next((h for h in self._hosts.values() if h.address == address), None)
+        there = self._addresses.get(address)
         if there is None:
             raise DialError(LinkEnd.unreachable, f"no route to {address}")
         await self.hop(here, there)

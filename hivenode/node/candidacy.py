@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 
 from hivenode.hive.council import FULL, council
 from hivenode.hive.leadership import Electorate
@@ -14,13 +15,15 @@ from hivenode.spec.values import Epoch, Role
 ASSESS_SECONDS = 1.0
 """Between two looks at how fit this node is to coordinate."""
 ELECTORATE_SECONDS = 0.1
-"""How long the election is spared news of members that neither come nor go, to hear several at once."""
+"""How long the election is spared news of members unless they go, to hear several at once."""
 
 
 class Candidacy:
     def __init__(self, node: Services) -> None:
         self._node = node
         self._timer: asyncio.TimerHandle | None = None
+        self._newcomers: dict[str, None] = {}
+        """Nodes of whose admission we have just heard."""
 
     def begin(self) -> None:
         """From now on this node is up, which counts for it."""
@@ -45,6 +48,7 @@ class Candidacy:
             self._timer = None
         if not node.ready:
             return
+        self._take_up_newcomers()
         present = {member.node: member for member in node.membership.members if member.state in PRESENT}
         alive = tuple(one for one in present if not node.roles.revoked(one))
         may = node.roles.holders(Role.coordinator)
@@ -70,6 +74,22 @@ class Candidacy:
         node.book.need("jobs", tuple(sorted(node.coordinator.executors)) if leading else ())
         if node.leadership.waiting != waited:
             self.tell(node.leadership.leader)
+
+    def admitted(self, nodes: Iterable[str]) -> None:
+        """These are of the hive now, as we hear."""
+        self._newcomers.update(dict.fromkeys(nodes))
+        self.electorate_soon()
+
+    def _take_up_newcomers(self) -> None:
+        """Take up their statements that came before, and ask for those of which none was kept."""
+        node = self._node
+        newcomers, self._newcomers = list(self._newcomers), {}
+        for one in newcomers:
+            node.membership.admitted(one)
+        missing = [one for one in newcomers if node.membership.member(one) is None]
+        links = node.ports.transport.links if missing else ()
+        for peer in [one for one in links if one in missing] or links[:1]:
+            node.membership.link_up(peer)
 
     def links_changed(self) -> None:
         if self._node.leadership.leading and self._node.membership.present > FULL:

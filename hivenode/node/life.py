@@ -19,7 +19,7 @@ BOOT_EPOCH = 1_577_836_800
 MAX_CLOCK_BOOT = (1 << 31) - (1 << 24)
 """To what a clock may bring it: there are 31 bits."""
 LAG_SECONDS = 0.1
-LOOK_AT_LAG_SECONDS = 0.2
+LOOK_AT_LAG_SECONDS = 0.5
 LOOK_FURTHER_SECONDS = 10.0
 """How long a node that reaches nobody tries the same members."""
 

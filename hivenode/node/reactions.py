@@ -155,10 +155,7 @@ class Reactions:
         if admitted:
             self._heed_grants(entries)
             node.papers.look()
-            self._candidacy.electorate()
-            links = node.ports.transport.links
-            for peer in [author for author in admitted if author in links] or links[:1]:
-                node.membership.link_up(peer)  # statements of a node unknown until now were dropped: ask again
+            self._candidacy.admitted(admitted)
         node.executor.ledger_changed()
         if any(isinstance(body, TIDIED_AFTER) for body in bodies):
             node.tasks.spawn(node.tidy(), "node: tidy")
@@ -223,8 +220,8 @@ class Reactions:
                 node.tasks.spawn(node.book.remember(), "node: remember peers")
             if not present and was in PRESENT:
                 node.executor.node_gone(member.node)
-        if present and was in PRESENT:
-            self._candidacy.electorate_soon()  # what it says of its standing reaches us in one message with others'
+        if present:
+            self._candidacy.electorate_soon()  # it comes, or says something of its standing, and hardly alone
         else:
             self._candidacy.electorate()
         node.notices.tell(

@@ -13,13 +13,24 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from hivenode.hive.broadcasts import Broadcasts
+from hivenode.hive.mesh import Rings, ring_keys
 from hivenode.hive.swim import PROFILES, Changed, Conflict, Effect, MemberState, Profile, Redial, Send, Swim
-from hivenode.net.messages import Message
+from hivenode.net.messages import Message, PushPull
+from hivenode.net.redial import DialLimits
 from hivenode.net.transport import LinkEnd
 
 
 def node_id(index: int) -> str:
     return f"node{index:03d}".ljust(32, "x")
+
+
+def _rings(nodes: list[str]) -> dict[str, dict[str, None]]:
+    """The links of a partial mesh."""
+    rings, keys = Rings(), {node: ring_keys("h" * 32, node) for node in nodes}
+    for node in nodes:
+        rings.add(node, keys[node])
+    return {node: dict.fromkeys(peer for peer in rings.beside(node, keys[node]) if peer != node) for node in nodes}
 
 
 def signer(node: str) -> Callable[[bytes], bytes]:
@@ -39,6 +50,7 @@ def core(
     profile: Profile = PROFILES["lan"],
     addresses: tuple[str, ...] = ("10.0.0.1:7701",),
     known: Iterable[str] | None = None,
+    dials: Callable[[str], bool] = lambda peer: False,
 ) -> Swim:
     """One core; `known` are the nodes whose signatures it can check, all if None."""
     trusted = None if known is None else list(known)
@@ -56,6 +68,7 @@ def core(
         rng=random.Random(f"{seed}/{node}/{boot}"),
         sign=signer(node),
         verify=check,
+        dials=dials,
     )
 
 
@@ -74,6 +87,8 @@ class Swarm:
     """n nodes, all linked with each other.
 
     Args:
+        mesh: they know each other from the start and keep the links of a partial mesh only; a message to anybody else
+            takes three times as long, for a dial.
         loss: probability, once settled, that a message is lost (links then stay up).
         delay: bounds of the uniform one-way delay, seconds.
     """
@@ -86,6 +101,7 @@ class Swarm:
         profile: Profile = PROFILES["lan"],
         loss: float = 0.0,
         delay: tuple[float, float] = (0.0005, 0.005),
+        mesh: bool = False,
     ) -> None:
         self.rng = random.Random(seed)
         self.now = 0.0
@@ -97,8 +113,9 @@ class Swarm:
         self.sent = 0
         self._seed, self._profile = seed, profile
         self._boots = dict.fromkeys(self.ids, 1)
+        self._mesh = mesh
+        self._links = _rings(self.ids) if mesh else {n: {o: None for o in self.ids if o != n} for n in self.ids}
         self.cores = {node: self._core(node) for node in self.ids}
-        self._links = {node: dict.fromkeys(other for other in self.ids if other != node) for node in self.ids}
         self._refusing: dict[str, None] = {}
         self._gone: dict[str, None] = {}
         self._frozen: dict[str, list[Callable[[], None]]] = {}
@@ -109,7 +126,9 @@ class Swarm:
         self._alarms: dict[str, float] = {}
         for node in self.ids:
             self._act(node, self.cores[node].start(0.0))
-        for node in self.ids:
+        if mesh:
+            self._acquaint()
+        for node in self.ids if not mesh else ():
             for other in self._links[node]:
                 self._act(node, self.cores[node].link_up(0.0, other))
 
@@ -199,7 +218,19 @@ class Swarm:
     # --- the network ----------------------------------------------------------------------------------------------
 
     def _core(self, node: str) -> Swim:
-        return core(node, boot=self._boots[node], seed=self._seed, profile=self._profile)
+        dials = (lambda peer: peer not in self._links[node]) if self._mesh else (lambda peer: False)
+        return core(node, boot=self._boots[node], seed=self._seed, profile=self._profile, dials=dials)
+
+    def _acquaint(self) -> None:
+        """Everybody has heard of everybody, and passes nothing of it on any more."""
+        said = PushPull(tuple(each._roster.own for each in self.cores.values()), reply=False)
+        for node, each in self.cores.items():
+            for other in self._links[node]:
+                each.link_up(0.0, other)
+            self._act(
+                node, [e for e in each.receive(0.0, next(iter(self._links[node])), said) if not isinstance(e, Send)]
+            )
+            each._roster.broadcasts = Broadcasts()
 
     def _act(self, node: str, effects: Iterable[Effect]) -> None:
         for effect in effects:
@@ -215,12 +246,23 @@ class Swarm:
         self._set_alarm(node)
 
     def _send(self, node: str, peer: str, message: Message) -> None:
-        if peer not in self._links[node]:
+        dialled = self._mesh and peer not in self._links[node]
+        if peer not in self._links[node] and not dialled:
             return
         self.sent += 1
+        if dialled and peer in self._gone:
+            failed = lambda: self._act(node, self.cores[node].dial_failed(self.now, peer, LinkEnd.unreachable))  # noqa: E731
+            self.at(self.now + DialLimits.attempt_seconds, lambda: self._arrive(node, failed))
         if not self._connected(node, peer) or self.rng.random() < self.loss:
             return
+        if dialled:
+            later = self.now + sum(self.rng.uniform(*self.delay) for _ in range(6))
+            self.at(later, lambda: self._arrive(peer, lambda: self._hear(peer, node, message)))
+            return
         self._deliver(peer, lambda: self._act(peer, self.cores[peer].receive(self.now, node, message)))
+
+    def _hear(self, node: str, peer: str, message: Message) -> None:
+        self._act(node, self.cores[node].receive(self.now, peer, message))
 
     def _dial(self, node: str, peer: str) -> None:
         if peer in self._links[node] or not self._connected(node, peer, dialling=True):

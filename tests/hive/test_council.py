@@ -96,6 +96,20 @@ def test_a_leader_that_loses_its_seat_leads_on(seed: int) -> None:
     arena.check()
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_strays_without_a_seat_that_led_themselves_give_way(seed: int) -> None:
+    """Each was elected by itself while it knew nobody, and has no seat now: it cannot outbid anybody, and its
+    heartbeats must not keep the council from an election."""
+    arena = Arena(12, seed=seed, council=3)
+    arena.split(arena.voters[:3], *([node] for node in arena.voters[3:]), detect=0.0)
+    arena.run(20.0)
+    assert {epoch.node for epoch in arena.epochs()} >= {*arena.voters[3:]}
+    arena.heal()
+    arena.run(12.0)
+    assert arena.leader().node in arena.voters
+    arena.check()
+
+
 # --- who gets no heartbeats -------------------------------------------------------------------------------------------
 
 

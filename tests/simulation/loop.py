@@ -14,15 +14,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import heapq
 import itertools
 import random
 import selectors
 import threading
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 T = TypeVar("T")
+
+RESOLUTION = 1e-9
+"""Timers so many seconds apart are due together."""
 
 _PROCESS: contextvars.ContextVar[Process | None] = contextvars.ContextVar("simulated_process", default=None)
 
@@ -212,6 +217,10 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._thread = threading.get_ident()
         self._selector = _NoSelector(self._idle)
         self._numbers = itertools.count(1)
+        self._serial = itertools.count()
+        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._cancelled = 0
+        """Timers in there that are cancelled, about."""
         self._watchers: list[tuple[Callable[[], object], asyncio.Future[None]]] = []
         self._checks: list[Callable[[], None]] = []
         self._processes: list[Process] = []
@@ -303,7 +312,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         if owner is None:
             return super().call_soon(callback, *args, context=context)
         guarded = _Callback(owner, callback, args, False)
-        guarded.handle = handle = super().call_soon(guarded, context=context)
+        guarded.handle = handle = asyncio.Handle(guarded, (), self, context)
+        self._ready.append(handle)  # type: ignore[attr-defined]
         return handle
 
     def call_at(  # type: ignore[override]
@@ -311,10 +321,38 @@ class VirtualLoop(asyncio.BaseEventLoop):
     ) -> asyncio.TimerHandle:
         owner = _PROCESS.get() if context is None else context.get(_PROCESS)
         if owner is None:
-            return super().call_at(when, callback, *args, context=context)
-        guarded = _Callback(owner, callback, args, True)
-        guarded.handle = handle = super().call_at(when, guarded, context=context)
+            handle = asyncio.TimerHandle(when, callback, args, self, context)
+        else:
+            guarded = _Callback(owner, callback, args, True)
+            guarded.handle = handle = asyncio.TimerHandle(when, guarded, (), self, context)
+        heapq.heappush(self._timers, (when, next(self._serial), handle))
         return handle
+
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        self._cancelled += 1
+        if self._cancelled > 100 and 2 * self._cancelled > len(self._timers):
+            self._timers = [timer for timer in self._timers if not timer[2].cancelled()]
+            heapq.heapify(self._timers)
+            self._cancelled = 0
+
+    def _run_once(self) -> None:
+        """One turn: asyncio's, with what it does for the sake of sockets and clocks left out; of timers that are due at
+        the same time the one set first comes first."""
+        ready: deque[asyncio.Handle] = self._ready  # type: ignore[attr-defined]
+        while self._timers and self._timers[0][2].cancelled():
+            heapq.heappop(self._timers)
+            self._cancelled = max(0, self._cancelled - 1)
+        if ready or self._stopping:  # type: ignore[attr-defined]
+            self._idle(0.0)
+        else:
+            self._idle(max(0.0, self._timers[0][0] - self._now) if self._timers else None)
+        while self._timers and self._timers[0][0] <= self._now + RESOLUTION:
+            _, _, timer = heapq.heappop(self._timers)
+            ready.append(timer)
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if not handle.cancelled():
+                handle._run()
 
     def create_future(self) -> asyncio.Future[Any]:
         future = _Future(loop=self)
