@@ -18,6 +18,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -287,6 +288,7 @@ def main() -> None:
     parser.add_argument("--judge-every", type=int, default=10)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no namespace is left behind
     task = Task(options.width, options.layers, options.batch, 0.001, options.judge_every)
     ways: dict[str, dict[str, object]] = {
         "every step, int8": {"codec": "int8"},
@@ -299,34 +301,21 @@ def main() -> None:
             course, samples, parameters = together(places, ddp, task, store, options.steps, meet=False)
         goal = min(loss for _, loss in course)
         base = reached(course, goal)
-        results["ddp"] = {
-            "seconds": base,
-            "loss": goal,
-            "samples": samples,
-            "samples_per_second": samples / course[-1][0],
-        }
+        results["ddp"] = {"seconds": base, "loss": goal, "samples_per_second": samples / course[-1][0]}
+        if not options.json:
+            model = f"GPT of {parameters:,} parameters, batches of {options.batch} x {LENGTH} characters"
+            print(f"{options.nodes} nodes, {options.rate} out of each; {model}; {os.cpu_count()} cores for all")
+            print(f"{'':18} {'s to loss':>10} {goal:.3f}   samples/s   times DDP")
+            print(f"{'DDP, gloo':18} {base:10.1f} {samples / course[-1][0]:17.1f} {1:11.1f}", flush=True)
         for label, way in ways.items():
             course, samples, _ = together(places, ours, task, way, goal, options.most * options.steps, meet=True)
             seconds = reached(course, goal)
-            results[label] = {
-                "seconds": seconds,
-                "loss": course[-1][1],
-                "samples": samples,
-                "samples_per_second": samples / course[-1][0],
-                "faster": base / seconds,
-            }
+            speed = samples / course[-1][0]
+            results[label] = {"seconds": seconds, "loss": course[-1][1], "samples_per_second": speed}
+            if not options.json:
+                print(f"{label:18} {seconds:10.1f} {speed:17.1f} {base / seconds:11.1f}", flush=True)
     if options.json:
         print(json.dumps(results))
-        return
-    print(
-        f"{options.nodes} nodes, {options.rate} out of each; GPT of {parameters:,} parameters, "
-        f"batches of {options.batch} x {LENGTH} characters; {os.cpu_count()} cores for all"
-    )
-    print(f"{'':18} {'s to loss':>10} {goal:.3f}   samples/s   times DDP")
-    for label, found in results.items():
-        assert isinstance(found, dict)
-        faster = f"{found['faster']:11.1f}" if "faster" in found else f"{1:11.1f}"
-        print(f"{label:18} {found['seconds']:10.1f} {found['samples_per_second']:17.1f} {faster}")
 
 
 if __name__ == "__main__":

@@ -146,6 +146,7 @@ class AdminServer:
         add.add_get("/v1/jobs/{ref}/logs", self._logs)
         add.add_post("/v1/jobs/{ref}/cancel", self._cancel)
         add.add_post("/v1/plan", self._plan)
+        add.add_get("/v1/capacity", self._capacity)
         add.add_get("/v1/models", self._models)
         add.add_post("/v1/models/{name}/predict", self._predict)
         add.add_post("/v1/invites", self._invite)
@@ -201,6 +202,9 @@ class AdminServer:
     async def _plan(self, request: web.Request) -> web.Response:
         wish = await read(request, _Wish, MAX_BODY)
         return answer(await self._service.plan(wish.spec))
+
+    async def _capacity(self, request: web.Request) -> web.Response:
+        return answer(await self._service.capacity())
 
     async def _logs(self, request: web.Request) -> web.Response:
         return answer(await self._service.logs(request.match_info["ref"]))

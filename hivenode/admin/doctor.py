@@ -127,7 +127,7 @@ class Doctor:
         )
 
     def _port(self, own: Sequence[Probe]) -> Check:
-        failed = [probe for probe in own if probe.error]
+        failed = [probe for probe in own if probe.error and not probe.refused]  # to be turned away is to be answered
         if not failed:
             return Check("port", True, f"It answers at {', '.join(probe.address for probe in own)}.")
         said = "; ".join(f"{probe.address}: {probe.error}" for probe in failed)
@@ -173,6 +173,9 @@ class Doctor:
         tried = list(addresses)[:MAX_ADDRESSES]
         probes = await asyncio.gather(*(self._probe(room, node, address) for address in tried))
         linked = node in self.transport.links
+        offence, last = self.contacts.offence(node), self.contacts.last(node)
+        if offence is not None and last is not None and last > offence.at:
+            offence = None  # it has come back and behaved since
         revoked, came = self.roles.revoked(node), self.contacts.turned_away(node)
         found, fix = verdict(
             Findings(
@@ -183,6 +186,7 @@ class Doctor:
                 probes=probes,
                 failure=failures[0].detail if failures else "",
                 turned_away=came[0].refusal.detail if came else "",
+                offence=f"{offence.what} (from {offence.address or 'somewhere'})" if offence else "",
                 holders=self._holders(),
             )
         )
@@ -193,7 +197,7 @@ class Doctor:
             linked=linked,
             version=member.version if member else "",
             multicast_at=heard.at if heard else None,
-            last_contact=self.contacts.last(node),
+            last_contact=last,
             last_error=failures[0].detail if failures else came[0].refusal.detail if came else "",
             addresses=tuple(
                 ProbedAddress(p.address, p.tcp, p.identity, p.build, p.protocols, p.skew_seconds, p.error)

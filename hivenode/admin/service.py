@@ -23,6 +23,7 @@ from hivenode.hive.leadership import Leadership
 from hivenode.hive.membership import Membership
 from hivenode.hive.roles import Roles
 from hivenode.hive.swim import MemberState
+from hivenode.jobs.capacities import capacity_of
 from hivenode.jobs.coordinator import Coordinator
 from hivenode.jobs.ledger import Attempt, Job, Ledger
 from hivenode.jobs.live import Live
@@ -32,6 +33,7 @@ from hivenode.jobs.proposals import Proposer, describe
 from hivenode.jobs.results import Append
 from hivenode.net.messages import LogsReply, LogsRequest, Request, Response
 from hivenode.net.transport import Transport
+from hivenode.spec.capacity import HiveCapacity
 from hivenode.spec.events import JobCancelled, JobSubmitted
 from hivenode.spec.job import JobSpec, encoded, parse_job
 from hivenode.spec.model import runtime
@@ -233,6 +235,10 @@ class Service:
         spec = parse_job(data)
         self._resolve_nodes(spec)
         return await self._p.proposer.propose(await self._p.preparer.resolve(spec, keep=False), salt="dry run")
+
+    async def capacity(self) -> HiveCapacity:
+        profiles, missing = await self._p.proposer.profiles()
+        return HiveCapacity(tuple(capacity_of(profile, self._p.me) for profile in profiles), missing)
 
     async def logs(self, ref: str) -> JobLogs:
         p = self._p

@@ -26,6 +26,7 @@ class Findings:
         probes: of its addresses, just now.
         failure: why our latest dial failed, "" if it did not.
         turned_away: why we turned it away when it came last, "" if we did not.
+        offence: how it broke the protocol when it was heard last, and from where; "" if it did not.
         holders: names of the members that keep the authority's key.
     """
 
@@ -36,6 +37,7 @@ class Findings:
     probes: Sequence[Probe]
     failure: str
     turned_away: str
+    offence: str
     holders: str
 
 
@@ -48,13 +50,16 @@ def verdict(found: Findings) -> tuple[str, str]:
     answered = any(probe.tcp for probe in found.probes)
     if found.state == "left" and not answered:
         return f"{name} was stopped by its owner.", f"Start it there with `hivenode up`; `hivenode forget {name}`."
-    if not found.probes:
-        fix = f"Start it, or name its address in network.seeds. If it is gone for good: `hivenode forget {name}`."
-        return f"No address of {name} is known.", fix
     good = [probe for probe in found.probes if not probe.error]
     for probe in good:
         if mismatch := _versions(name, probe):
             return mismatch
+    if found.offence and not found.linked:
+        fix = f"Run the same version on both machines. If {name} may be in wrong hands: `hivenode revoke {name}`."
+        return f"{name} broke the protocol: {found.offence}.", fix
+    if not found.probes:
+        fix = f"Start it, or name its address in network.seeds. If it is gone for good: `hivenode forget {name}`."
+        return f"No address of {name} is known.", fix
     skews = [probe.skew_seconds for probe in found.probes if probe.skew_seconds is not None]
     if skews and abs(skew := min(skews, key=abs)) > MAX_SKEW_SECONDS:
         worst = next((f" So {probe.error}." for probe in found.probes if probe.error and not good), "")

@@ -104,9 +104,10 @@ def _overview(out: Console, reports: Sequence[Report]) -> None:
     for report in reports:
         if report.error is not None:
             out.print(styled(f"{report.path}: {clean(report.error.message)} {clean(report.error.fix)}", "yellow"))
-        elif report.findings:
-            first = report.findings[0]
-            more = f" (and {len(report.findings) - 1} more)" if len(report.findings) > 1 else ""
+        elif report.dangerous:
+            dangers = [finding for finding in report.findings if finding.severity == "danger"]
+            more = f" (and {len(dangers) - 1} more)" if len(dangers) > 1 else ""
+            first = dangers[0]
             out.print(styled(f"{report.path}: {first.what}, {first.where}: {first.why}{more}", "red"))
 
 
@@ -131,7 +132,8 @@ def _sheet(out: Console, report: Report, tensors: bool) -> None:
     lines.add_row(styled("safe", "dim"), _verdict(report))
     out.print(lines)
     for finding in report.findings[:SHOWN_FINDINGS]:
-        out.print(styled(f"  {finding.what}", "red"), styled(f"{finding.where}: {finding.why}"))
+        colour = "red" if finding.severity == "danger" else "yellow"
+        out.print(styled(f"  {finding.what}", colour), styled(f"{finding.where}: {finding.why}"))
     if len(report.findings) > SHOWN_FINDINGS:
         out.print(f"  ... and {len(report.findings) - SHOWN_FINDINGS} more; --json gives all.")
     if tensors:

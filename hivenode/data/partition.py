@@ -7,7 +7,7 @@ versions (NEP 19), unlike its distributions, and no global state is touched.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,6 +19,7 @@ from hivenode.spec.split import split
 Indices = npt.NDArray[np.int64]
 
 _SPLIT, _EPOCH, _WEIGHTS, _RANGE = 1, 2, 3, 4
+_BLOCK = 1 << 20
 
 
 def random_words(count: int, seed: int, purpose: int, number: int = 0) -> npt.NDArray[np.uint64]:
@@ -146,4 +147,12 @@ class Ranged:
 
 def uniform(count: int, seed: int, number: int) -> npt.NDArray[np.float64]:
     """Numbers in [0, 1) for the initial values of tensor `number`; 53 random bits each, exact on every machine."""
-    return (random_words(count, seed, _WEIGHTS, number) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return np.concatenate([*uniform_blocks(count, seed, number), np.zeros(0)])
+
+
+def uniform_blocks(count: int, seed: int, number: int) -> Iterator[npt.NDArray[np.float64]]:
+    """The same in blocks, since they take several times the memory of the tensor."""
+    source = np.random.Philox(key=[seed, _WEIGHTS << 48 | number])
+    for start in range(0, count, _BLOCK):
+        words = source.random_raw(min(_BLOCK, count - start))
+        yield (words >> np.uint64(11)).astype(np.float64) * 2.0**-53

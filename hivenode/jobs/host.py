@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 
 from hivenode.net.local import FromWorker, ToWorker, WorkerLimits
 
-WorkerKind = Literal["train", "predict"]
+WorkerKind = Literal["train", "predict", "trace"]
 
 
 class WorkerHandle(Protocol):

@@ -24,7 +24,9 @@ from hivenode.spec.model import ModelSpec
 from hivenode.spec.values import Plan, Strategy
 
 PROFILE_SECONDS = 3.0
-RUNNABLE = frozenset({Strategy.single_node, Strategy.data_parallel})
+EVERYWHERE = frozenset({Strategy.single_node, Strategy.data_parallel})
+RUNNABLE = {"torch": EVERYWHERE | {Strategy.model_parallel, Strategy.pipeline_parallel}}
+"""Strategies that can be run, by framework; `EVERYWHERE` for others."""
 SHARING = frozenset({Strategy.data_parallel, Strategy.model_parallel, Strategy.pipeline_parallel})
 """Strategies in which several nodes see the same data, or what has been made of it."""
 
@@ -65,9 +67,7 @@ class Proposer:
         """
         if not self.only_nodes_know(spec):
             describe(spec)  # what is wrong with it is told whoever is there
-        workers = self._workers()
-        replies = await asyncio.gather(*(self._ask(node) for node in workers))
-        heard = {node: reply for node, reply in zip(workers, replies, strict=True) if reply is not None}
+        heard = await self._heard()
         workload, heard = _priced(spec, heard)
         profiles = tuple(self._profile(node, reply) for node, reply in heard.items())
         if not profiles:
@@ -80,8 +80,19 @@ class Proposer:
             self._view(profiles),
             self._experience,
             rng=random.Random(zlib.crc32(salt.encode())),
-            runnable=RUNNABLE if spec.data.kind != "private" else RUNNABLE - SHARING,
+            runnable=_runnable(spec),
         )
+
+    async def _heard(self) -> dict[str, ProfileReply]:
+        workers = self._workers()
+        replies = await asyncio.gather(*(self._ask(node) for node in workers))
+        return {node: reply for node, reply in zip(workers, replies, strict=True) if reply is not None}
+
+    async def profiles(self) -> tuple[tuple[NodeProfile, ...], tuple[str, ...]]:
+        """What each member that may work has measured of itself, and the names of those that do not answer."""
+        heard = await self._heard()
+        missing = tuple(self._name(node) for node in self._workers() if node not in heard)
+        return tuple(self._profile(node, reply) for node, reply in heard.items()), missing
 
     @staticmethod
     def only_nodes_know(spec: JobSpec) -> bool:
@@ -174,6 +185,11 @@ def _workload(spec: JobSpec, model: ModelSpec, data: DataInfo) -> Workload:
     return workload
 
 
+def _runnable(spec: JobSpec) -> frozenset[Strategy]:
+    runnable = RUNNABLE.get(spec.framework, EVERYWHERE)
+    return runnable - SHARING if spec.data.kind == "private" else runnable
+
+
 def _masked(spec: JobSpec) -> dict[Strategy, str]:
     """Strategies that cannot run for a framework and model, and why."""
     if spec.framework == "sklearn":
@@ -181,4 +197,12 @@ def _masked(spec: JobSpec) -> dict[Strategy, str]:
     if spec.framework == "keras":
         why = "keras models are not cut into stages; torch builds the same model and cuts it"
         return {Strategy.model_parallel: why, Strategy.pipeline_parallel: why}
+    for given, what in (
+        (spec.training.sync != "every_step", f'training.sync = "{spec.training.sync}"'),
+        (bool(spec.model.weights), "model.weights"),
+        (spec.model.lora is not None, "model.lora"),
+    ):
+        if given:
+            why = f"{what} is for workers that hold the whole model"
+            return {Strategy.model_parallel: why, Strategy.pipeline_parallel: why}
     return {}

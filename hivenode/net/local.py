@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from hivenode.spec.tracing import TraceNumbers, TraceOrder
 from hivenode.spec.values import BlobRef, JobId, Name, NodeId, Plan, Sentence
 
 MAX_LOCAL_FRAME = 1024 * 1024
@@ -107,6 +108,12 @@ class Predict(_Local, frozen=True, tag="predict"):
     resources: Resources = Resources()
 
 
+class Trace(_Local, frozen=True, tag="trace"):
+    """Only message to a worker that traces: it answers and ends."""
+
+    order: TraceOrder
+
+
 class Cancel(_Local, frozen=True, tag="cancel"):
     reason: Sentence
 
@@ -173,6 +180,10 @@ class Predicted(_Local, frozen=True, tag="predicted"):
     """Continuations, where they were asked for."""
 
 
+class Traced(_Local, frozen=True, tag="traced"):
+    numbers: TraceNumbers
+
+
 class Failed(_Local, frozen=True, tag="failed"):
     """The worker ends after this. `retry`: another attempt elsewhere or later may work (lost peers, excluded,
     out of memory); otherwise the job itself is wrong."""
@@ -205,5 +216,7 @@ class Brought(_Local, frozen=True, tag="brought"):
     fix: Sentence = ""
 
 
-ToWorker = Begin | PeersReady | PeerJoining | PeerLost | Predict | Cancel | Brought
-FromWorker = Need | Ready | WorkerProgress | ViewChanged | CheckpointWritten | Finished | Predicted | Failed | Log
+ToWorker = Begin | PeersReady | PeerJoining | PeerLost | Predict | Trace | Cancel | Brought
+FromWorker = (
+    Need | Ready | WorkerProgress | ViewChanged | CheckpointWritten | Finished | Predicted | Traced | Failed | Log
+)

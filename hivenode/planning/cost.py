@@ -61,6 +61,7 @@ class Estimate:
     seconds: float
     shares: tuple[Share, ...]
     reason: str
+    micro_batches: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,6 +95,7 @@ def plan(
         explored=explored,
         state=state,
         candidates=candidates,
+        micro_batches=chosen.micro_batches,
     )
 
 

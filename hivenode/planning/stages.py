@@ -229,4 +229,5 @@ def _result(
         workload.steps * made.cut.seconds,
         tuple(shares),
         f"{workload.steps} steps of {human(made.cut.seconds)} on {len(ranges)} stages, {how}",
+        m,
     )

@@ -10,10 +10,8 @@ from typing import Protocol
 
 from hivenode.planning.profile import ClusterView, NodeProfile
 from hivenode.spec.job import JobSpec
-from hivenode.spec.values import Strategy
+from hivenode.spec.values import COMPLEXITY_EDGES, Strategy
 
-COMPLEXITY_EDGES = (1e6, 1e8, 1e9)
-"""Parameters: small below 1e6, medium below 1e8, large below 1e9, xlarge from there."""
 DATASET_EDGES = (1e4, 1e6)
 """Samples: small below 10,000, medium below 1,000,000, large from there."""
 NODES_EDGES = (2, 4, 8)

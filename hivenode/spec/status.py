@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from hivenode.spec.capacity import HiveCapacity
 from hivenode.spec.members import MemberService
 from hivenode.spec.values import BlobRef, Plan, Role
 
@@ -198,6 +199,10 @@ class NodeService(Protocol):
         ...
 
     async def logs(self, ref: str) -> JobLogs: ...
+
+    async def capacity(self) -> HiveCapacity:
+        """What every member that may work offers now."""
+        ...
 
     def models(self) -> tuple[ModelSummary, ...]: ...
 

@@ -22,6 +22,9 @@ Number = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Name = Annotated[str, msgspec.Meta(max_length=64)]
 Sentence = Annotated[str, msgspec.Meta(max_length=2000)]
 
+COMPLEXITY_EDGES = (1e6, 1e8, 1e9)
+"""Parameters: a model is small below 1e6, medium below 1e8, large below 1e9, xlarge from there."""
+
 
 class Role(StrEnum):
     """What a member may do. `admin` grants and revokes, `submitter` submits jobs, `coordinator` may be elected
@@ -103,3 +106,5 @@ class Plan(msgspec.Struct, frozen=True):
     state: tuple[int, int, int, int]
     """Planner state: complexity, dataset size, nodes, latency buckets."""
     candidates: tuple[Candidate, ...]
+    micro_batches: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 1
+    """Small batches that a full batch is cut into, where layers are divided."""

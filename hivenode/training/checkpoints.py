@@ -20,7 +20,9 @@ from hivenode.training import tensorfiles
 from hivenode.training.frameworks.model import Layout, Vector, flatten, views
 
 FORMAT = "hivenode-checkpoint-1"
-_MODEL, _BUFFER, _OPTIMIZER, _SCALAR = "model.", "buffer.", "optimizer.", "optimizer."
+MODEL, BUFFER, OPTIMIZER, _SCALAR = "model.", "buffer.", "optimizer.", "optimizer."
+"""Prefixes: of tensors and running statistics by name, of the optimizer's flat vectors, and of the rest of its state
+in the metadata."""
 
 
 @dataclass(frozen=True)
@@ -48,26 +50,38 @@ def spec_digest(spec: JobSpec) -> str:
 
 def write(path: Path, state: State, spec: JobSpec, layout: Layout) -> None:
     """The same state gives the same bytes on every member. Raises OSError when it cannot be written."""
-    tensors = {_MODEL + name: tensor for name, tensor in views(state.weights, layout.parameters).items()}
-    tensors |= {_BUFFER + name: tensor for name, tensor in views(state.buffers, layout.buffers).items()}
-    tensors |= {_OPTIMIZER + name: slot for name, slot in state.slots.items()}
-    metadata = {
+    tensors = {MODEL + name: tensor for name, tensor in views(state.weights, layout.parameters).items()}
+    tensors |= {BUFFER + name: tensor for name, tensor in views(state.buffers, layout.buffers).items()}
+    tensors |= {OPTIMIZER + name: slot for name, slot in state.slots.items()}
+    tensorfiles.save(path, tensors, metadata(state.step, state.scalars, spec))
+
+
+def metadata(step: int, scalars: Mapping[str, str], spec: JobSpec) -> dict[str, str]:
+    """What a checkpoint says beside its tensors."""
+    return {
         "format": FORMAT,
-        "step": str(state.step),
+        "step": str(step),
         "spec": spec_digest(spec),
         "source": spec.model.source,
         "seed": str(spec.training.seed),
-    }
-    metadata |= {_SCALAR + name: value for name, value in state.scalars.items()}
-    tensorfiles.save(path, tensors, metadata)
+    } | {_SCALAR + name: value for name, value in scalars.items()}
 
 
-def read(path: Path, spec: JobSpec, layout: Layout, limit_bytes: int) -> State:
-    """Raises:
-    Corrupted: it is not a checkpoint.
-    InvalidInput: it is one of a different job.
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Finished steps, and the optimizer's scalars."""
+
+    step: int
+    scalars: Mapping[str, str]
+
+
+def check(path: Path, metadata: Mapping[str, str], spec: JobSpec) -> Head:
+    """Whether a file is a checkpoint of that job, by what it says.
+
+    Raises:
+        Corrupted: it is not a checkpoint.
+        InvalidInput: it is one of a different job.
     """
-    tensors, metadata = tensorfiles.load(path, limit_bytes)
     if metadata.get("format") != FORMAT:
         raise Corrupted(f"{path.name} is not a checkpoint.", fix="Use another copy of it.")
     if metadata.get("spec") != spec_digest(spec):
@@ -76,12 +90,25 @@ def read(path: Path, spec: JobSpec, layout: Layout, limit_bytes: int) -> State:
             fix="Continue with the job it was written by.",
         )
     try:
-        model = {name: tensors.pop(_MODEL + name) for name in layout.parameters}
-        buffers = {name: tensors.pop(_BUFFER + name) for name in layout.buffers}
-        slots = {name.removeprefix(_OPTIMIZER): np.array(tensor) for name, tensor in tensors.items()}
-        scalars = {n.removeprefix(_SCALAR): value for n, value in metadata.items() if n.startswith(_SCALAR)}
+        step = int(metadata["step"])
+    except (KeyError, ValueError) as error:
+        raise Corrupted(f"{path.name} is an incomplete checkpoint: {error}.", fix="Use another copy of it.") from error
+    return Head(step, {n.removeprefix(_SCALAR): value for n, value in metadata.items() if n.startswith(_SCALAR)})
+
+
+def read(path: Path, spec: JobSpec, layout: Layout, limit_bytes: int) -> State:
+    """Raises:
+    Corrupted: it is not a checkpoint.
+    InvalidInput: it is one of a different job.
+    """
+    tensors, said = tensorfiles.load(path, limit_bytes)
+    head = check(path, said, spec)
+    try:
+        model = {name: tensors.pop(MODEL + name) for name in layout.parameters}
+        buffers = {name: tensors.pop(BUFFER + name) for name in layout.buffers}
+        slots = {name.removeprefix(OPTIMIZER): np.array(tensor) for name, tensor in tensors.items()}
         weights, running = flatten(model, layout.parameters), flatten(buffers, layout.buffers)
-        return State(int(metadata["step"]), weights, running, slots, scalars)
+        return State(head.step, weights, running, slots, head.scalars)
     except (KeyError, ValueError) as error:
         raise Corrupted(f"{path.name} is an incomplete checkpoint: {error}.", fix="Use another copy of it.") from error
 

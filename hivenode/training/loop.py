@@ -3,7 +3,6 @@ epoch's end a look at the held-out part, progress for the daemon, states to keep
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from hivenode.training.checkpoints import State
 from hivenode.training.exchange.inheritance import State as Arrays
 from hivenode.training.frameworks.model import Inputs, Labels, Vector
 from hivenode.training.handover import HEADER_ELEMENTS, Header, pack, unpack
+from hivenode.training.patience import Patience
 from hivenode.training.schedules import learning_rate
 from hivenode.training.strategies.collective import Collective
 from hivenode.training.strategies.group import Group
@@ -31,7 +31,6 @@ EVALUATED_SAMPLES = 4096
 """Of the held-out part, in memory at once."""
 SCORED = ("classification", "language")
 """Tasks with right and wrong answers."""
-_BEST, _WAITED = "patience.best", "patience.waited"
 
 
 class Judged(Protocol):
@@ -130,8 +129,10 @@ class Training:
     _epoch: _Meter = field(init=False, default_factory=_Meter)
     _previous: float | None = field(init=False, default=None)
     _convergence: float | None = field(init=False, default=None)
-    _best: float = field(init=False, default=math.inf)
-    _waited: int = field(init=False, default=0)
+    _patience: Patience = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._patience = Patience(self.spec)
 
     @property
     def leads(self) -> bool:
@@ -140,7 +141,7 @@ class Training:
 
     def state(self) -> State:
         """As of the last finished step; not a copy."""
-        scalars = {**self.way.scalars(), **self._patience()}
+        scalars = {**self.way.scalars(), **self._patience.scalars()}
         return State(self.step, self.way.weights, self.model.buffers, self.way.slots(), scalars)
 
     def resume(self, state: State) -> None:
@@ -149,10 +150,9 @@ class Training:
         Raises:
             KeyError, ValueError: it is the state of another way.
         """
-        scalars = dict(state.scalars)
-        if self.spec.patience is not None:
-            self._best, self._waited = float.fromhex(scalars.pop(_BEST)), int(scalars.pop(_WAITED))
-        self.way.restore(state.slots, scalars)
+        self._patience.restore(state.scalars)
+        own = self._patience.scalars()
+        self.way.restore(state.slots, {name: value for name, value in state.scalars.items() if name not in own})
         self.step = state.step
 
     def begin(self, peers: tuple[Peer, ...]) -> None:
@@ -177,8 +177,7 @@ class Training:
         self.way.wire.inherit(header.codec)
         self.way.inherit(taken.weights, taken.slots, header.scalars)
         self.model.buffers[:] = taken.buffers
-        if self.spec.patience is not None:
-            self._best, self._waited = float.fromhex(header.patience[_BEST]), int(header.patience[_WAITED])
+        self._patience.restore(header.patience)
         self._epoch = _Meter(samples=header.samples, loss=header.loss)
         self.step = header.step
 
@@ -195,7 +194,7 @@ class Training:
             shares=self.group.weights,
             codec=self.way.wire.codec,
             scalars=scalars,
-            patience=self._patience(),
+            patience=self._patience.scalars(),
             loss=self._epoch.loss,
             samples=self._epoch.samples,
             weights=0,
@@ -203,9 +202,6 @@ class Training:
             slots=(),
         )
         return pack(header, self.way.weights, self.model.buffers, slots)
-
-    def _patience(self) -> dict[str, str]:
-        return {_BEST: self._best.hex(), _WAITED: str(self._waited)} if self.spec.patience is not None else {}
 
     def run(self) -> Result:
         """Train to the end.
@@ -220,7 +216,7 @@ class Training:
         self._gate()
         self._meter, whole = _Meter(), _Meter()
         found: tuple[float | None, float | None] | None = None
-        loss, going = 0.0, self._waited < (self.spec.patience or math.inf)
+        loss, going = 0.0, self._patience.going
         while self.step < steps and going:
             self.group.heed()
             before = self.step
@@ -291,24 +287,10 @@ class Training:
 
     def _improves(self, test_loss: float | None) -> bool:
         """Whether it is worth going on: the same on all members, as the loss is."""
-        if self.spec.patience is None or test_loss is None:
-            return True
-        if test_loss < self._best - self.spec.min_improvement:
-            self._best, self._waited = test_loss, 0
-        else:
-            self._waited += 1
-        if self._waited < self.spec.patience:
-            return True
-        if self.leads:
-            self.report(
-                Log(
-                    level="info",
-                    event=f"Training ends early: the held-out loss was {self._best:.4g} at best, and has not improved "
-                    f"by {self.spec.min_improvement:g} in {self._waited} epochs.",
-                    fields={"step": self.step},
-                )
-            )
-        return False
+        self._patience.judge(test_loss)
+        if not self._patience.going and self.leads:
+            self.report(Log(level="info", event=str(self._patience), fields={"step": self.step}))
+        return self._patience.going
 
     def _tell_epoch(self, loss: float, accuracy: float | None, test_loss: float | None) -> None:
         if self._previous is not None and self._previous > 0:

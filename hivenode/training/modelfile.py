@@ -11,8 +11,11 @@ from typing import Protocol
 import msgspec
 import numpy as np
 
+from hivenode.data.dataset import Dataset
 from hivenode.errors import Corrupted
 from hivenode.models.card import FORMAT, ModelCard, card_of
+from hivenode.spec.job import JobSpec
+from hivenode.spec.model import ModelSpec
 from hivenode.training import tensorfiles
 from hivenode.training.frameworks.model import Floats, Layout, Model, Vector, views
 
@@ -33,9 +36,31 @@ class Kept(Protocol):
     def constants(self) -> Mapping[str, Floats]: ...
 
 
+def card(spec: JobSpec, model: ModelSpec, data: Dataset) -> ModelCard:
+    """Of a job's model.
+
+    Args:
+        model: what it can be built from again on any node.
+    """
+    return ModelCard(
+        framework=spec.runtime,
+        model=model,
+        info=data.info,
+        normalisation=data.normalisation,
+        targets=data.targets,
+        tokenizer=data.tokenizer,
+    )
+
+
 def write(path: Path, card: ModelCard, model: Kept) -> None:
     """Raises OSError when it cannot be written."""
-    metadata = {
+    held = views(model.weights, model.layout.parameters) | views(model.buffers, model.layout.buffers)
+    tensorfiles.save(path, held | dict(model.constants), metadata(card))
+
+
+def metadata(card: ModelCard) -> dict[str, str]:
+    """What a model file says beside its tensors."""
+    return {
         "format": FORMAT,
         "framework": card.framework,
         "model": _json(card.model.model_dump(mode="json", exclude_defaults=True)),
@@ -45,8 +70,6 @@ def write(path: Path, card: ModelCard, model: Kept) -> None:
         "tokenizer": card.tokenizer,
         "accuracy": _json(card.accuracy),
     }
-    held = views(model.weights, model.layout.parameters) | views(model.buffers, model.layout.buffers)
-    tensorfiles.save(path, held | dict(model.constants), metadata)
 
 
 def read(path: Path, limit_bytes: int) -> tuple[ModelCard, dict[str, Floats]]:
@@ -55,8 +78,8 @@ def read(path: Path, limit_bytes: int) -> tuple[ModelCard, dict[str, Floats]]:
     Raises:
         Corrupted: it is not a model file.
     """
-    tensors, metadata = tensorfiles.load(path, limit_bytes)
-    return card_of(path, metadata), tensors
+    tensors, said = tensorfiles.load(path, limit_bytes)
+    return card_of(path, said), tensors
 
 
 def fill(path: Path, model: Model, tensors: Mapping[str, Floats]) -> None:

@@ -36,13 +36,13 @@ def learning_rate(spec: TrainingSpec, step: int, steps: int) -> float:
 
 def clip(gradient: Vector, longest: float) -> float:
     """Shorten `gradient` to that Euclidean norm if it is longer; returns the norm it had."""
-    norm = math.sqrt(_sum_of_squares(gradient))
+    norm = math.sqrt(sum_of_squares(gradient))
     if norm > longest:
         gradient *= np.float32(longest / norm)
     return norm
 
 
-def _sum_of_squares(values: Vector) -> float:
+def sum_of_squares(values: Vector) -> float:
     """In float64, by halves: only additions of whole arrays, whose order no instruction set changes."""
     sums = []
     for start in range(0, values.size, _BLOCK):

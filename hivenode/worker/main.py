@@ -7,10 +7,12 @@ import threading
 import traceback
 
 from hivenode.net.framing import Channel
-from hivenode.net.local import Begin, Failed, Log, Predict, WorkerLimits
+from hivenode.net.local import Begin, Failed, Log, Predict, Trace, WorkerLimits
+from hivenode.spec.values import Strategy
 from hivenode.training.strategies.group import Cancelled
 from hivenode.worker.failures import failed, is_allocation
 from hivenode.worker.predict import serve
+from hivenode.worker.staged import StagedAssignment
 from hivenode.worker.train import TrainingAssignment
 
 EXIT_FAILED = 1
@@ -32,9 +34,14 @@ def run(sock: socket.socket, limits: WorkerLimits) -> int:
     try:
         match first:
             case Begin():
-                TrainingAssignment(channel, first, limits).run()
+                staged = first.plan.strategy in (Strategy.model_parallel, Strategy.pipeline_parallel)
+                (StagedAssignment if staged else TrainingAssignment)(channel, first, limits).run()
             case Predict():
                 serve(channel, first, limits)
+            case Trace():
+                from hivenode.worker.trace import answer
+
+                channel.send(answer(first))
             case None:
                 pass
             case _:

@@ -5,17 +5,27 @@ from __future__ import annotations
 import os
 import threading
 import traceback
+from typing import Protocol
 
 from hivenode.errors import HiveError, InvalidInput
 from hivenode.net.framing import Channel
 from hivenode.net.local import Brought, Cancel, Log, Peer, PeerJoining, PeerLost, PeersReady
-from hivenode.training.strategies.collective import Collective
 from hivenode.training.strategies.group import Cancelled
 
 EXIT_ORPHANED = 3
 """Exit status of a worker whose daemon closed the channel before the work was done."""
 EXIT_CHANNEL = 4
 """Exit status of a worker whose daemon said something it does not understand."""
+
+
+class Others(Protocol):
+    """What the other members of an attempt are reached through."""
+
+    def lost(self, node: str) -> None: ...
+
+    def admit(self, peer: Peer) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Orders:
@@ -25,7 +35,7 @@ class Orders:
         collective: told of lost peers, and closed by a cancel so that nothing waits for the others any more.
     """
 
-    def __init__(self, channel: Channel, collective: Collective) -> None:
+    def __init__(self, channel: Channel, collective: Others) -> None:
         self._channel = channel
         self._collective = collective
         self._changed = threading.Condition()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from hivenode.errors import InvalidInput
-from hivenode.models.card import ModelCard
 from hivenode.models.declared import describe
 from hivenode.net.framing import Channel
 from hivenode.net.local import Begin, CheckpointWritten, Finished, Log, Ready, WorkerLimits
@@ -28,9 +28,7 @@ from hivenode.training.strategies.single import Alone
 from hivenode.training.strategies.way import Course
 from hivenode.worker.orders import Orders
 from hivenode.worker.pieces import PieceFinder, open_data
-
-THREAD_FLOPS = 2e8
-"""A step's work worth one more thread: some 20 ms of it."""
+from hivenode.worker.threads import useful_threads
 
 
 class TrainingAssignment:
@@ -137,17 +135,16 @@ class TrainingAssignment:
             self._channel.send(Log(level="info", event=f"not among the weights given, so begun afresh: {names}"[:2000]))
 
     def _threads(self) -> int:
-        """As many threads as this share of a step can feed, within the limit: on a busy machine, threads that wait for
-        each other in small steps are many times slower than one."""
+        """As many as this share of a step can feed."""
         begin = self._begin
         share = next(share.weight for share in begin.plan.shares if share.node == begin.node)
         cost = describe(self._spec.model, self._data.info)
-        flops = 3 * cost.flops_per_sample * self._spec.training.batch_size * share
-        return max(1, min(self._limits.threads, int(flops / THREAD_FLOPS)))
+        return useful_threads(3 * cost.flops_per_sample * self._spec.training.batch_size * share, self._limits.threads)
 
     def _finish(self, training: Run, result: Result, began: float) -> None:
         path = self._directory / "model.safetensors"
-        modelfile.write(path, self._card(result.accuracy), self._prepared.kept())
+        card = modelfile.card(self._spec, self._declared, self._data)
+        modelfile.write(path, replace(card, accuracy=result.accuracy), self._prepared.kept())
         self._channel.send(
             Finished(
                 step=result.step,
@@ -156,17 +153,6 @@ class TrainingAssignment:
                 metrics=result.metrics(),
                 lead=training.leads,
             )
-        )
-
-    def _card(self, accuracy: float | None) -> ModelCard:
-        return ModelCard(
-            framework=self._spec.runtime,
-            model=self._declared,
-            info=self._data.info,
-            normalisation=self._data.normalisation,
-            targets=self._data.targets,
-            tokenizer=self._data.tokenizer,
-            accuracy=accuracy,
         )
 
     def _write_checkpoint(self, state: State) -> None:

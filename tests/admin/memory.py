@@ -11,6 +11,7 @@ import msgspec
 
 from hivenode.admin.notices import Notices
 from hivenode.errors import Conflict, InvalidInput, NotFound, Refused, Unavailable
+from hivenode.spec.capacity import HiveCapacity, NodeCapacity
 from hivenode.spec.job import parse_job
 from hivenode.spec.status import (
     AttemptStatus,
@@ -189,6 +190,15 @@ class MemoryNode:
         self._ask("plan", data)
         parse_job(data)
         return PLAN
+
+    async def capacity(self) -> HiveCapacity:
+        return HiveCapacity(
+            tuple(
+                NodeCapacity(node, name, 6e10, 1e11, (number + 1) << 30, 400 << 20, 2, 12.5e6, self=name == "ash")
+                for number, (name, node) in enumerate(NODES.items())
+            ),
+            missing=("dogwood",),
+        )
 
     async def logs(self, ref: str) -> JobLogs:
         self._ask("logs", ref)

@@ -29,6 +29,8 @@ port = 0
 threads = 1
 """
 
+LOOK_AGAIN_SECONDS = 0.1
+
 
 def free_port() -> int:
     """A port that is free now: a node keeps its port when it starts again, so that the others find it."""
@@ -151,9 +153,9 @@ class Machine:
         ):
 
             async def wait() -> None:
-                # News usually comes; a link's round trip time alone is not news, so look again after a second.
+                # News usually comes; what is noted of an offender, or a round trip time, is none: look again soon.
                 try:
-                    async with asyncio.timeout(1.0):
+                    async with asyncio.timeout(LOOK_AGAIN_SECONDS):
                         while not (await stream.content.readline()).startswith(b"data:"):
                             pass
                 except TimeoutError:

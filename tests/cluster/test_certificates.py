@@ -151,7 +151,6 @@ async def test_of_two_machines_with_one_key_one_stays_and_the_other_ends_with_an
         )
         assert spec.returncode == 0
         for machine in (ash, stays):
-            health = (await machine.api("GET", "/v1/status"))["health"]
-            assert health == [], health
+            await machine.until("/v1/status", lambda status: settled(status, 2) and status["health"] == [])
     finally:
         await asyncio.gather(*(machine.stop() for machine in (ash, birch, copy)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -130,3 +131,22 @@ async def test_a_cancelled_job_leaves_no_worker(hive: list[Machine]) -> None:
     status, answer = await hive[0].ask("POST", f"{path}/cancel", {"reason": "again"})
     assert status == 409
     assert "already cancelled" in answer["error"]["message"]
+
+
+async def test_analyze_tells_what_each_node_of_the_hive_would_take(hive: list[Machine]) -> None:
+    """The command as a person runs it, over what the daemons have really measured."""
+    job = str(Path(__file__).parents[2] / "configs" / "jobs" / "digits.toml")
+    process = await asyncio.create_subprocess_exec(
+        *hive[1].command(), "--home", str(hive[1].home), "analyze", job, "--no-trace", "--json",
+        stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, _ = await process.communicate()
+    found = json.loads(out)
+    assert process.returncode == 0
+    assert {node["name"]: node["self"] for node in found["nodes"]} == {
+        machine.name: machine is hive[1] for machine in hive
+    }
+    for node in found["nodes"]:
+        assert node["training"]
+        assert node["room_bytes"] > 0
+        assert 0 < node["step_seconds"]["low"] < node["step_seconds"]["value"] < node["step_seconds"]["high"]

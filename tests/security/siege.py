@@ -62,6 +62,8 @@ class Siege:
     birch: Machine
     token: str
     address: str
+    beside: str
+    """Where `birch` listens."""
     attackers: dict[str, str] = field(default_factory=dict)
     """Names by id."""
     slowest: float = 0.0
@@ -77,11 +79,12 @@ class Siege:
         credentials, _ = await join(read_token(self.token), identity, name, datetime.now(UTC))
         one = Attacker(self.address, credentials)
         self.attackers[one.id] = name
-        async with await one.link() as wire:
-            wire.say(one.state(NodeAdmitted(grant=credentials.grant)))
-            for machine in (self.ash, self.birch):
+        said = one.state(NodeAdmitted(grant=credentials.grant))
+        for machine, address in ((self.ash, self.address), (self.birch, self.beside)):
+            async with await Wire.linked(address, credentials) as wire:
+                wire.say(said)
                 await machine.until("/v1/peers", lambda peers: any(k["node"] == one.id for k in peers["known"]))
-        await self.ash.until("/v1/peers", lambda p: not any(k["linked"] for k in p["known"] if k["node"] == one.id))
+            await machine.until("/v1/peers", lambda p: not any(k["linked"] for k in p["known"] if k["node"] == one.id))
         return one
 
     @property
@@ -177,9 +180,10 @@ async def siege(root: Path, extra: str = "", roles: tuple[str, ...] = ()) -> Asy
     await form_hive(machines)
     ash, birch = machines
     try:
-        wish: dict[str, Any] = {"uses": 100} | ({"roles": roles} if roles else {})
+        wish: dict[str, Any] = {"uses": 1000} | ({"roles": roles} if roles else {})
         token = (await ash.api("POST", "/v1/invites", wish))["token"]
-        one = Siege(ash, birch, token, (await ash.api("GET", "/v1/status"))["addresses"][0])
+        address, beside = [(await machine.api("GET", "/v1/status"))["addresses"][0] for machine in machines]
+        one = Siege(ash, birch, token, address, beside)
         yield one
         print("", *one.figures, sep="\n")
     finally:

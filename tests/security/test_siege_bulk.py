@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from hivenode.net.messages import Call, Failure, Held, Hold, Ping, Reply, SealOffered
 from hivenode.spec.values import BlobRef
 from tests.security.siege import Attacker, Siege, siege
 from tests.security.wire import PATIENCE, Wire
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-@pytest.fixture
-async def hive(tmp_path: Path):
-    async with siege(tmp_path) as one:
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def hive(tmp_path_factory: pytest.TempPathFactory):
+    async with siege(tmp_path_factory.mktemp("siege")) as one:
         job = await one.ash.api("POST", "/v1/jobs", {"spec": {"name": "tiny", "training": {"epochs": 1}}})
         await one.ash.until(f"/v1/jobs/{job['summary']['job']}", lambda d: d["summary"]["state"] == "finished")
         await one.ash.until("/v1/models", lambda models: models and models[0]["here"])

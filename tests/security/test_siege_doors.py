@@ -6,20 +6,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from pathlib import Path
 
 import aiohttp
 import pytest
+import pytest_asyncio
 
 from tests.security.hostile import anonymous, http
 from tests.security.siege import Siege, siege
 from tests.security.test_joining import NEWCOMER
 from tests.security.wire import PATIENCE, UPGRADE, Wire
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-@pytest.fixture
-async def hive(tmp_path: Path):
-    async with siege(tmp_path) as one:
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def hive(tmp_path_factory: pytest.TempPathFactory):
+    async with siege(tmp_path_factory.mktemp("siege")) as one:
         yield one
 
 
@@ -102,13 +104,11 @@ async def test_dribbles(hive: Siege) -> None:
         ("headers of a member", mallory.credentials.client_context(), header),
         ("a body that never ends", anonymous(), endless),
     ]  # fmt: skip
-    for name, context, data in ways:
-        async with hive.attack(f"dribble: {name}"):
+    async with hive.attack("dribbles"), asyncio.TaskGroup() as tasks:
+        for _, context, data in ways:
             wire = await Wire.open(hive.address, context)
-            dribbling = asyncio.create_task(dribble(wire, data))
-            await wire.gone()
-            dribbling.cancel()
-            await wire.close()
+            tasks.create_task(dribble(wire, data))
+            tasks.create_task(wire.gone())
 
 
 async def test_requests_that_make_no_sense_at_the_port_of_the_hive(hive: Siege) -> None:

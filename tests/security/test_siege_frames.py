@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 import time
-from pathlib import Path
 
 import msgpack
 import pytest
+import pytest_asyncio
 
 from hivenode.net.codec import encode
 from hivenode.net.messages import MAX_FRAME, FeedHeads, Ping, PushPull
@@ -43,9 +43,12 @@ BROKEN = {
 }
 
 
-@pytest.fixture
-async def hive(tmp_path: Path):
-    async with siege(tmp_path) as one:
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def hive(tmp_path_factory: pytest.TempPathFactory):
+    async with siege(tmp_path_factory.mktemp("siege")) as one:
         yield one
 
 

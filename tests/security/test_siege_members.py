@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from pathlib import Path
 
 import msgspec
 import pytest
+import pytest_asyncio
 
 from hivenode.hive import statements
 from hivenode.hive.feeds import Feeds
 from hivenode.net.messages import (
     Adopt,
+    Alive,
     Assign,
     Call,
     Dead,
@@ -51,9 +52,12 @@ SECONDS = 3.0
 """How long a flood goes on."""
 
 
-@pytest.fixture
-async def hive(tmp_path: Path):
-    async with siege(tmp_path) as one:
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def hive(tmp_path_factory: pytest.TempPathFactory):
+    async with siege(tmp_path_factory.mktemp("siege")) as one:
         yield one
 
 
@@ -65,6 +69,18 @@ async def heard(wire: Wire, sequence: int = 4711) -> None:
             return
 
 
+async def lives(wire: Wire, *nodes: str) -> dict[str, int]:
+    """The incarnations of members, as they are introduced to whoever links."""
+    found: dict[str, int] = {}
+    while not set(nodes) <= set(found):
+        told = await wire.message()
+        assert told is not None, "the link ended"
+        if isinstance(told, PushPull | Gossip):
+            heard = told.members if isinstance(told, PushPull) else told.gossip
+            found.update({alive.node: alive.incarnation for alive in heard if isinstance(alive, Alive)})
+    return found
+
+
 async def node_of(hive: Siege, name: str) -> str:
     status = await hive.ash.api("GET", "/v1/status")
     return next(member["node"] for member in status["members"] if member["name"] == name)
@@ -73,23 +89,22 @@ async def node_of(hive: Siege, name: str) -> str:
 async def test_what_others_did_not_sign_is_an_offence(hive: Siege) -> None:
     birch, ash = await node_of(hive, "birch"), await node_of(hive, "ash")
 
-    def forged(mallory: Attacker) -> dict[str, Statement]:
+    def forged(mallory: Attacker, now: dict[str, int]) -> dict[str, Statement]:
         sign, junk = mallory.credentials.identity.sign, os.urandom(64)
         moved = statements.alive(sign, birch, MOST, "birch", ("10.0.0.1:1",), "9")
-        status = 1 << 32
         return {
             "another's life": moved,
             "another's life, unsigned": msgspec.structs.replace(moved, signature=junk),
             "another's goodbye": Left(birch, MOST, junk),
-            "another's goodbye, of now": statements.left(sign, birch, 1 << 33),
-            "an accusation in another's name": Dead(ash, status, birch, junk),
-            "a suspicion in another's name": Suspect(ash, status, birch, junk),
+            "another's goodbye, of now": statements.left(sign, birch, now[birch]),
+            "an accusation in another's name": Dead(ash, now[ash], birch, junk),
+            "a suspicion in another's name": Suspect(ash, now[ash], birch, junk),
         }
 
-    for number, name in enumerate(forged(await hive.attacker())):
+    for number, name in enumerate(forged(await hive.attacker(), {ash: 0, birch: 0})):
         mallory = await hive.attacker()
-        statement = forged(mallory)[name]
         async with hive.attack(name), await mallory.link() as wire:
+            statement = forged(mallory, await lives(wire, ash, birch))[name]
             wire.say((Gossip((statement,)), PushPull((statement,), False), Ping(1, (statement,)))[number % 3])
             await wire.ended()
         await hive.named(mallory, "did not sign")
@@ -166,13 +181,14 @@ async def test_events_that_cannot_be_are_an_offence(hive: Siege) -> None:
             "another's clock put forward": FeedDelta((Event(birch, 2, bytes(32), MOST, b"", os.urandom(64)),)),
         }
 
+    well = (await hive.ash.api("GET", "/v1/status"))["health"]
     for name in wrong(await hive.attacker()):
         mallory = await hive.attacker()
         async with hive.attack(name), await mallory.link() as wire:
             wire.say(wrong(mallory)[name])
             await wire.gone()
         await hive.named(mallory, "signature" if "begin" not in name else "begin")
-        assert (await hive.ash.api("GET", "/v1/status"))["healthy"], name
+        assert (await hive.ash.api("GET", "/v1/status"))["health"] == well, name
 
 
 async def test_events_said_again_or_from_the_future_change_nothing(hive: Siege) -> None:

@@ -28,7 +28,7 @@ async def grown(rng: random.Random, count: int) -> World:
 
 
 def links(world: World, name: str) -> int:
-    return len(world.machines[name].node._ports.transport.links)
+    return len(world.machines[name].node.ports.transport.links)
 
 
 def test_each_keeps_few_links_and_knows_everybody_and_every_fact() -> None:

@@ -44,9 +44,9 @@ def test_the_coordinator_is_revoked_while_some_alone_know_its_last_words(seed: i
         await world.until(lambda: world.coordinator(rest) in rest, 30, "another coordinator")
         for name in rest:
             node = world.machines[name].node
-            assert author not in node._ports.transport.links
+            assert author not in node.ports.transport.links
             assert author not in node.membership.alive
-            assert author not in node._workers()
+            assert author not in node.workers()
             assert not any("e" * 64 in str(entry.body) for entry in node.feeds.entries())
         before = {name: heads(name)[author] for name in rest}
         world.kill(victim)
@@ -55,7 +55,7 @@ def test_the_coordinator_is_revoked_while_some_alone_know_its_last_words(seed: i
         await world.restart(confidant)
         await world.until(lambda: world.coordinator(rest) != "", 60, "all are back")
         assert {name: heads(name)[author] for name in rest} == before
-        assert author not in world.machines[confidant].node._ports.transport.links
+        assert author not in world.machines[confidant].node.ports.transport.links
 
     run(main, seed=seed)
 
@@ -66,7 +66,7 @@ def test_a_revoked_node_whose_roles_are_granted_again_is_a_member_again() -> Non
         await world.ask(FOUNDER, lambda node: revoke(node, "dan"))
         await world.until(lambda: world.coordinator([n for n in NAMES if n != "dan"]) != "", 30, "a coordinator")
         dan = world.machines["dan"]
-        await world.until(lambda: dan.node.roles.revoked(dan.id) and not dan.node._ports.transport.links, 30, "told")
+        await world.until(lambda: dan.node.roles.revoked(dan.id) and not dan.node.ports.transport.links, 30, "told")
 
         async def grant(node: Node) -> None:
             await node.service.members.grant("dan", (Role.worker,))
@@ -75,6 +75,6 @@ def test_a_revoked_node_whose_roles_are_granted_again_is_a_member_again() -> Non
         await world.formed()
         for machine in world.up:
             assert machine.node.roles.of(dan.id) == (Role.worker,)
-            assert dan.id in machine.node._workers()
+            assert dan.id in machine.node.workers()
 
     run(main, seed=0)

@@ -267,7 +267,7 @@ def test_nobody_follows_a_coordinator_that_proposes_a_wrong_snapshot(seed: int) 
         await world.until(lambda: all(alarmed(name) for name in others), 400, "all others see it")
         await asyncio.sleep(300)
         assert [sealed(world, name) for name in NAMES] == [0] * 4
-        assert all(any("same version" in said for said in world.machines[n].node._parts().health()) for n in others)
+        assert all(any("same version" in said for said in world.machines[n].node.health()) for n in others)
         world.kill(liar)
         await world.restart(liar)
         await until_sealed(world, 1, 900)
@@ -306,8 +306,8 @@ def test_a_forged_snapshot_from_a_member_is_refused() -> None:
             node, said = rogue.node, digest(str(len(forged)))
 
             async def offer(node: Node = node, forged: bytes = forged, said: str = said) -> None:
-                blob = await node._ports.blobs.put_bytes(forged)
-                node._ports.transport.send(world.machines["dan"].id, SealOffered(number=1, digest=said, blob=blob))
+                blob = await node.ports.blobs.put_bytes(forged)
+                node.ports.transport.send(world.machines["dan"].id, SealOffered(number=1, digest=said, blob=blob))
 
             victim = world.machines["dan"].node
             for _ in range(20):  # it hangs up on whoever sends such a thing, so the next one may get lost
@@ -342,7 +342,7 @@ def test_two_sides_that_sealed_different_facts_say_so_and_merge_nothing() -> Non
         await world.until(lambda: all(alarmed(machine) for machine in world.up), 300, "everyone sees it")
         await asyncio.sleep(300)
         assert {name: sealed(world, name) for name in NAMES} == before
-        assert all(any("joins anew" in said for said in m.node._parts().health()) for m in world.up)
+        assert all(any("joins anew" in said for said in m.node.health()) for m in world.up)
 
     run(main)
 

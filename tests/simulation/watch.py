@@ -41,9 +41,9 @@ class Watch:
                 continue
             assert not machine.node.feeds.forked, f"{machine.name} sees forks: {dict(machine.node.feeds.forked)}"
             self._orders_of(machine)
-            troubles = {name: why for name, why in machine.node._troubles.items() if name != "conflict"}
+            troubles = {name: why for name, why in machine.node.troubles.items() if name != "conflict"}
             assert not troubles, f"{machine.name}: {troubles}"
-            assert machine.stopping == ("conflict" in machine.node._troubles), machine.name
+            assert machine.stopping == ("conflict" in machine.node.troubles), machine.name
 
     def follow(self, machine: Machine) -> None:
         """Hear of every leader that the node acts upon, once what goes before that is on disk, and of every event."""

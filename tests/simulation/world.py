@@ -458,7 +458,7 @@ class World:
             waiting = list(node.coordinator.waiting.values())
             lines.append(
                 f"  {machine.name} {machine.id[:6]} sees {self.sees(machine.name)} linked "
-                f"{len(node._ports.transport.links)} leader {node.leadership.leader} jobs {jobs} waiting {waiting}"
+                f"{len(node.ports.transport.links)} leader {node.leadership.leader} jobs {jobs} waiting {waiting}"
             )
         return lines
 

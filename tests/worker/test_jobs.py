@@ -85,7 +85,7 @@ async def test_a_ready_job(host: ForkWorkers, tmp_path: Path, path: Path) -> Non
     job = located(read_job(path), path.parent)
     job = job.model_copy(update={"training": job.training.model_copy(update={"max_steps": STEPS, "batch_size": 16})})
     member, finished = await train(host, job, tmp_path)
-    assert finished.step == STEPS
+    assert finished.step == (1 if "Forest" in job.model.source else STEPS)  # a forest is grown in one go
     assert all(math.isfinite(value) for value in finished.metrics.values())
     assert any("samples of" in line.event for line in member.all(Log)), "the data are summed up before training"
     card = read_card(Path(finished.path))

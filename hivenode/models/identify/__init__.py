@@ -104,8 +104,9 @@ def identify(path: Path | str) -> Report:
         barred = InvalidInput(f"{given} cannot be read: {error.strerror}.", fix="Check the path and its permissions.")
         report = Report(error=Trouble(barred.code, barred.sentence, barred.fix))
     report.path = str(path)
-    if report.findings:
+    if report.dangerous:
         report.safe = False
+    report.settle()
     return report
 
 

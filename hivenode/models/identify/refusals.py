@@ -52,6 +52,11 @@ def refusal(head: bytes, source: Source) -> HiveError:
         return InvalidInput(f"{name} holds a server's error message, not a model.", fix="Download it again, signed in.")
     if _all_zeros(head, source):
         return Corrupted(f"{name} holds nothing but zeros.", fix="The download or the disk failed; fetch it again.")
+    if head.startswith(b"ZF0x"):
+        return InvalidInput(
+            f"{name} is a compressed pickle of joblib before 0.10, which is not read here.",
+            fix="On its owner's machine, load it and dump it again with a joblib of today.",
+        )
     for magic, kind in _PACKED:
         if head.startswith(magic):
             return InvalidInput(f"{name} is packed ({kind}).", fix="Unpack it and give what is in it.")

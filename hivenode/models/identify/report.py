@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
+from math import isfinite
 from typing import Any
 
 import msgspec
+
+from hivenode.errors import Corrupted
 
 UNKNOWN = "unknown"
 FREE = -1
@@ -16,6 +19,7 @@ FREE = -1
 MOST_FINDINGS = 200
 """A hostile file may hold millions; the verdict needs one."""
 LONGEST_FINDING = 300
+MOST_ELEMENTS = (1 << 63) - 1
 
 
 class Confidence(StrEnum):
@@ -27,6 +31,13 @@ class Confidence(StrEnum):
     guessed = "guessed"
 
 
+class Severity(StrEnum):
+    """How much a finding says: `danger` makes a file unsafe; `notice` is named, and does not."""
+
+    danger = "danger"
+    notice = "notice"
+
+
 class Evidence(msgspec.Struct, frozen=True):
     """How one field is known, and from what, for a person to check."""
 
@@ -35,17 +46,19 @@ class Evidence(msgspec.Struct, frozen=True):
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """A construct outside what is known to be harmless.
+    """A construct outside what is known to be harmless, or one a person should know of.
 
     Attributes:
         what: the global, layer, operator, path or template, as it stands in the file.
         where: file inside the directory, entry inside the archive and byte offset, as far as known.
         why: what could happen, in one sentence.
+        severity: a notice alone leaves the file safe.
     """
 
     what: str
     where: str
     why: str
+    severity: Severity = Severity.danger
 
 
 class Port(msgspec.Struct, frozen=True):
@@ -107,7 +120,8 @@ class Report(msgspec.Struct, kw_only=True):
         layers: repeated blocks of a transformer, else modules that hold parameters, else declared layers.
         size_bytes: of all files read or pointed at.
         quantization: e.g. `q4_k_m`, `gptq-4bit`, `int8`.
-        safe: True: nothing but data and known-harmless constructs; False: see `findings`; None: it could not be told.
+        safe: True: nothing but data and known-harmless constructs; False: a finding is a danger; None: it could not
+            be told.
         confidence: by field name, for every field that has a value and was not simply measured (path, size).
         hyperparameters: sizes needed to cost the model (hidden size, heads, vocabulary, ...), as they stand there.
         bytes_read: how much of the files was read to know this.
@@ -150,8 +164,18 @@ class Report(msgspec.Struct, kw_only=True):
             self.confidence[name] = Evidence(how, evidence)
 
     def hold(self, tensors: Iterable[Tensor], evidence: str) -> None:
-        """Take a listing and what follows: `tensors`, `dtypes`, `parameters` (everything but buffers, once)."""
+        """Take a listing and what follows: `tensors`, `dtypes`, `parameters` (everything but buffers, once).
+
+        Raises:
+            Corrupted: there are more numbers than 63 bits count, as where one stands for many.
+        """
         self.listing = list(tensors)
+        total = sum(count(tensor.shape) for tensor in self.listing)
+        if total > MOST_ELEMENTS:
+            raise Corrupted(
+                "The file claims more numbers than there are anywhere.",
+                fix="It is damaged or made to mislead; fetch it from where it was made.",
+            )
         own = [tensor for tensor in self.listing if tensor.shared_with is None]
         self.dtypes = {}
         for tensor in own:
@@ -163,11 +187,34 @@ class Report(msgspec.Struct, kw_only=True):
             parameters=sum(count(tensor.shape) for tensor in own if tensor.trainable is not False),
         )
 
-    def find(self, what: str, where: str, why: str) -> None:
-        """Name a construct that is not known to be harmless; the verdict is then unsafe."""
-        self.safe = False
-        if len(self.findings) < MOST_FINDINGS:
-            self.findings.append(Finding(what[:LONGEST_FINDING], where, why))
+    def find(self, what: str, where: str, why: str, *, severity: Severity = Severity.danger) -> None:
+        """Name a construct that is not known to be harmless; the verdict is then unsafe, unless it is a notice."""
+        if severity is Severity.danger:
+            self.safe = False
+        if len(self.findings) < MOST_FINDINGS or (severity is Severity.danger and not self.dangerous):
+            self.findings.append(Finding(what[:LONGEST_FINDING], where, why, severity))
+
+    def adopt(self, inner: Report, place: str, between: str = ": ") -> None:
+        """Take over what was found in a part of this: a file of the directory, an entry of the archive."""
+        for finding in inner.findings:
+            where = f"{place}{between}{finding.where}" if finding.where else place
+            self.find(finding.what, where, finding.why, severity=finding.severity)
+
+    @property
+    def dangerous(self) -> bool:
+        """Whether a finding makes the file unsafe."""
+        return any(finding.severity is Severity.danger for finding in self.findings)
+
+    def settle(self) -> None:
+        """Make it what JSON can carry: files hold numbers that are none, endless integers, and halves of letters."""
+        odd = {name: str(value) for name, value in self.hyperparameters.items() if not _finite(value)}
+        self.hyperparameters |= odd
+        try:
+            msgspec.msgpack.encode(self)
+        except (UnicodeEncodeError, OverflowError):
+            plain = msgspec.convert(_plain(msgspec.to_builtins(self)), Report)
+            for name in self.__struct_fields__:
+                setattr(self, name, getattr(plain, name))
 
     def to_dict(self, *, listing: bool = False) -> dict[str, Any]:
         """The stable JSON form."""
@@ -175,6 +222,21 @@ class Report(msgspec.Struct, kw_only=True):
         if not listing:
             del plain["listing"]
         return plain
+
+
+def _finite(value: object) -> bool:
+    return not isinstance(value, float) or isfinite(value)
+
+
+def _plain(value: Any) -> Any:
+    """The same with letters and integers that can be written: lone surrogates as escapes, integers within 64 bits."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_plain(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return max(-MOST_ELEMENTS, min(value, MOST_ELEMENTS)) if type(value) is int else value
 
 
 def count(shape: tuple[int, ...]) -> int:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from hivenode.data.partition import uniform
+from hivenode.data.partition import uniform_blocks
 from hivenode.models.layers import Tensor
 from hivenode.spec.shapes import Shape
 
@@ -89,23 +89,36 @@ class Model(Protocol):
 def initial_weights(tensors: Mapping[str, Tensor], seed: int) -> Vector:
     """First values by declaration; the same bits on every machine and for every framework, so members need not send
     each other the start."""
-    parts = []
+    vector, start = np.empty(sum(prod(tensor.shape) for tensor in tensors.values()), np.float32), 0
     for number, tensor in enumerate(tensors.values()):
         size = prod(tensor.shape)
-        if tensor.start in ("zero", "one"):
-            parts.append(np.full(size, float(tensor.start == "one"), np.float32))
-            continue
-        fan_in = prod(tensor.shape[1:])
-        variance = {"fan": 2.0 / fan_in, "unit": 1.0 / fan_in, "small": 0.02**2}[tensor.start]
-        parts.append(uniform_values(size, variance, seed, number))
-    return np.concatenate(parts)
+        initial_tensor(vector[start : start + size], tensor, seed, number)
+        start += size
+    return vector
+
+
+def initial_tensor(target: Vector, tensor: Tensor, seed: int, number: int) -> None:
+    """Write the first values of a tensor, the one of that number in its model, to a flat target."""
+    if tensor.start in ("zero", "one"):
+        target.fill(float(tensor.start == "one"))
+        return
+    fan_in = prod(tensor.shape[1:])
+    fill_uniform(target, {"fan": 2.0 / fan_in, "unit": 1.0 / fan_in, "small": 0.02**2}[tensor.start], seed, number)
 
 
 def uniform_values(size: int, variance: float, seed: int, number: int) -> Vector:
     """Values of tensor `number`, uniform around 0."""
-    bound = np.sqrt(3.0 * variance)
-    values: Vector = ((2.0 * uniform(size, seed, number) - 1.0) * bound).astype(np.float32)
+    values = np.empty(size, np.float32)
+    fill_uniform(values, variance, seed, number)
     return values
+
+
+def fill_uniform(target: Vector, variance: float, seed: int, number: int) -> None:
+    """The same, written to a flat target."""
+    bound, start = np.sqrt(3.0 * variance), 0
+    for numbers in uniform_blocks(target.size, seed, number):
+        target[start : start + numbers.size] = (2.0 * numbers - 1.0) * bound
+        start += numbers.size
 
 
 def views(vector: Vector, shapes: Mapping[str, Shape]) -> dict[str, Floats]:

@@ -104,7 +104,7 @@ class TorchModel:
         if self._draws:
             torch.manual_seed(draw)
         outputs = self._forward(torch.from_numpy(inputs))
-        loss = self._losses(outputs, torch.from_numpy(labels)).mean()
+        loss = losses(self._task, outputs, torch.from_numpy(labels)).mean()
         loss.backward()
         return float(loss.detach())
 
@@ -115,9 +115,8 @@ class TorchModel:
             for part in self._parts(inputs):
                 outputs = self._forward(torch.from_numpy(inputs[part]))
                 expected = torch.from_numpy(labels[part])
-                total += float(self._losses(outputs, expected).sum())
-                if self._task in ("classification", "language"):
-                    correct += int((outputs.argmax(-1) == expected).sum())
+                right, some = judged(self._task, outputs, expected)
+                correct, total = correct + right, total + some
         return correct, total
 
     def predict(self, inputs: Inputs) -> Floats:
@@ -133,14 +132,21 @@ class TorchModel:
                 found.append(outputs.flatten(1).numpy())
         return np.concatenate(found)
 
-    def _losses(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """(samples,): each one's mean loss."""
-        if self._task == "classification":
-            return functional.cross_entropy(outputs, labels, reduction="none")
-        if self._task == "language":
-            return functional.cross_entropy(outputs.transpose(1, 2), labels, reduction="none").mean(dim=1)
-        return (outputs.flatten(1) - labels).square().mean(dim=1)
-
     def _parts(self, inputs: Inputs) -> list[slice]:
         step = max(1, min(1024, EVALUATION_VALUES // max(1, prod(inputs.shape[1:]))))
         return [slice(start, start + step) for start in range(0, len(inputs), step)]
+
+
+def losses(task: Task, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """(samples,): each one's mean loss."""
+    if task == "classification":
+        return functional.cross_entropy(outputs, labels, reduction="none")
+    if task == "language":
+        return functional.cross_entropy(outputs.transpose(1, 2), labels, reduction="none").mean(dim=1)
+    return (outputs.flatten(1) - labels).square().mean(dim=1)
+
+
+def judged(task: Task, outputs: torch.Tensor, labels: torch.Tensor) -> tuple[int, float]:
+    """Labels that were the likeliest output (0 where outputs are values), and the sum of the samples' losses."""
+    right = int((outputs.argmax(-1) == labels).sum()) if task in ("classification", "language") else 0
+    return right, float(losses(task, outputs, labels).sum())

@@ -113,17 +113,22 @@ class Course:
         return (self._spec.seed * 1_000_003 + step * 4099 + turn * 524_287 + rank) % 2**63
 
     def check(self, loss: float, step: int, learning_rate: float) -> None:
-        """Raises JobFailed for a loss that is not finite, in the step after `step` finished ones."""
-        if math.isfinite(loss):
-            return
-        epoch, batch = divmod(step, self.steps_per_epoch)
-        if step == 0:
-            hint = "The very first batch gives it: look for values in the data that are huge or not numbers."
-        elif self._spec.clip_norm is None:
-            hint = f"Lower training.learning_rate (it was {learning_rate:g} there), or set training.clip_norm = 1.0."
-        else:
-            hint = f"Lower training.learning_rate (it was {learning_rate:g} there) or training.clip_norm."
-        raise JobFailed(
-            f"Training diverged: the loss of step {step + 1} (batch {batch + 1} of epoch {epoch + 1}) is {loss}.",
-            fix=hint,
-        )
+        """See `check_loss`."""
+        check_loss(self._spec, loss, step, self.steps_per_epoch, learning_rate)
+
+
+def check_loss(spec: TrainingSpec, loss: float, step: int, steps_per_epoch: int, learning_rate: float) -> None:
+    """Raises JobFailed for a loss that is not finite, in the step after `step` finished ones."""
+    if math.isfinite(loss):
+        return
+    epoch, batch = divmod(step, steps_per_epoch)
+    if step == 0:
+        hint = "The very first batch gives it: look for values in the data that are huge or not numbers."
+    elif spec.clip_norm is None:
+        hint = f"Lower training.learning_rate (it was {learning_rate:g} there), or set training.clip_norm = 1.0."
+    else:
+        hint = f"Lower training.learning_rate (it was {learning_rate:g} there) or training.clip_norm."
+    raise JobFailed(
+        f"Training diverged: the loss of step {step + 1} (batch {batch + 1} of epoch {epoch + 1}) is {loss}.",
+        fix=hint,
+    )

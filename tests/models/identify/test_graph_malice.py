@@ -210,12 +210,48 @@ def test_gguf_that_lies_is_refused(tmp_path: Path, data: bytes) -> None:
     assert refused(look(tmp_path, data))
 
 
-def test_templates_are_named_wherever_they_are(tmp_path: Path) -> None:
-    attack = "{{ cycler.__init__.__globals__.os.popen('id') }}"
-    data = gguf(pair("tokenizer.chat_template.tool_use", 8, gguf_text(attack)), 1)
-    report = look(tmp_path, data)
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "{{ cycler.__init__.__globals__.os.popen('id') }}",
+        "{% for part in ''.__class__.__mro__ %}{% endfor %}",
+        "{{ messages | map(attribute='__class__') | list }}",
+        "{{ messages | attr('items') }}",
+        "{{ ''['\\x5f\\x5fclass\\x5f\\x5f'] }}",
+        "{{ ''['_' * 2 ~ 'class' ~ '_' * 2] }}",
+        "{{ '{0.real}'.format(1) }}",
+        "{{ '%c%c' % (95, 95) }}",
+        "{%- include 'secrets' -%}",
+        "{# harmless #}{{ lipsum",
+        "{{ messages }}" + " " * (1 << 20),
+    ],
+)
+def test_a_template_that_reaches_for_more_is_unsafe_wherever_it_is(tmp_path: Path, attack: str) -> None:
+    report = look(tmp_path, gguf(pair("tokenizer.chat_template.tool_use", 8, gguf_text(attack)), 1))
     assert report.safe is False
-    assert "cycler" in report.findings[0].where
+    assert [finding.severity for finding in report.findings] == ["danger"]
+    assert report.findings[0].what == "tokenizer.chat_template.tool_use"
+
+
+def test_an_array_in_the_place_of_a_template_is_unsafe(tmp_path: Path) -> None:
+    report = look(tmp_path, gguf(pair("tokenizer.chat_template", 9, array(8, 1, gguf_text("{{ lipsum }}"))), 1))
+    assert report.safe is False
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m.content | trim }}{% endfor %}",
+        "{%- set ns = namespace(last=0) %}{{ '{}: {}'.format(a, b) }}{{ tools | tojson(indent=4) }}",
+        "{{ raise_exception('no tools') if tools else bos_token }}",
+        "{% if loop.index0 % 2 == 0 %}{{ strftime_now('%d %b %Y') }}{% endif %}",
+        "plain __text__ with cycler and self, which is no program",
+    ],
+)
+def test_a_template_that_arranges_messages_is_named_and_leaves_the_file_safe(tmp_path: Path, template: str) -> None:
+    report = look(tmp_path, gguf(pair("tokenizer.chat_template", 8, gguf_text(template)), 1))
+    assert report.safe is True
+    assert [finding.severity for finding in report.findings] == ["notice"]
 
 
 # -- Keras
@@ -329,6 +365,29 @@ def test_an_external_link_is_named_and_not_followed(tmp_path: Path) -> None:
     assert report.safe is False
     assert report.findings[0].what == "weights"
     assert "external link" in report.findings[0].why
+
+
+@pytest.mark.parametrize("latest", [False, True])
+@pytest.mark.parametrize("kind", ["external dataset", "virtual dataset", "external link", "soft link out"])
+def test_what_leads_to_other_files_is_named_as_the_library_writes_it(tmp_path: Path, kind: str, latest: bool) -> None:
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "model.h5"
+    with h5py.File(path, "w", libver="latest" if latest else "earliest") as file:
+        file.create_dataset("harmless", data=[1.0, 2.0])
+        group = file.create_group("layers/dense/vars")
+        if kind == "external dataset":
+            group.create_dataset("0", (2,), "f4", external=[("/etc/passwd", 0, 8)])
+        elif kind == "virtual dataset":
+            layout = h5py.VirtualLayout((2,), "f4")
+            layout[:] = h5py.VirtualSource("/etc/passwd", "x", (2,))
+            group.create_virtual_dataset("0", layout)
+        elif kind == "external link":
+            group["0"] = h5py.ExternalLink("/etc/other.h5", "/x")
+        else:
+            group["0"] = h5py.SoftLink("/harmless")
+    report = identify(path)
+    assert report.safe is False
+    assert any("layers/dense/vars/0" in finding.what for finding in report.findings)
 
 
 def dataset_header(data: bytearray, shape: tuple[int, ...]) -> int:

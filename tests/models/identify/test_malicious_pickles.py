@@ -150,8 +150,11 @@ def test_torchscript_that_writes_files_is_named(tmp_path: Path) -> None:
         ("config.json", '{"auto_map": {"AutoModel": "modeling_evil.Evil"}}'),
         ("tokenizer_config.json", '{"chat_template": "{{ self.__init__.__globals__ }}"}'),
         ("tokenizer_config.json", '{"auto_map": {"AutoTokenizer": ["evil.Evil", null]}}'),
+        ("tokenizer_config.json", '{"chat_template": [{"name": "default", "template": "{{ lipsum }}"}]}'),
+        ("tokenizer_config.json", '{"chat_template": 7}'),
         ("modeling_evil.py", "import os"),
-        ("chat_template.jinja", "{{ 1 }}"),
+        ("chat_template.jinja", "{{ cycler }}"),
+        ("chat_template.json", '{"chat_template": "{{ messages.__class__ }}"}'),
     ],
 )
 def test_programs_in_a_model_directory_are_named(file: str, content: str, tmp_path: Path) -> None:
@@ -160,4 +163,13 @@ def test_programs_in_a_model_directory_are_named(file: str, content: str, tmp_pa
     (folder / file).write_text(content)
     report = identify(folder)
     assert report.safe is False
+    assert report.dangerous
     assert any(file in (found.where, found.what) for found in report.findings)
+
+
+def test_an_ordinary_template_in_a_model_directory_leaves_it_safe(tmp_path: Path) -> None:
+    folder = CONTAINERS["beside_safetensors"](tmp_path, b"\x80\x02}.")
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+    report = identify(folder)
+    assert report.safe is True
+    assert [(found.what, found.severity) for found in report.findings] == [("chat_template.jinja", "notice")]

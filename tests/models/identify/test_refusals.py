@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import pickle
 import struct
+import tarfile
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -12,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from hivenode.models.identify import identify
+from hivenode.models.identify.many import BATCH, identify_all
 from hivenode.models.identify.report import Report, Trouble
 from tests.models.identify.zips import patched, write_zip
 
@@ -262,3 +266,86 @@ def test_the_json_form_is_stable() -> None:
         "dtypes", "tensors", "layers", "inputs", "outputs", "size_bytes", "quantization", "safe", "findings",
         "confidence", "error",
     }  # fmt: skip
+
+
+DOUBLED = b")q\x00" + b"".join(
+    b"0h" + bytes([at]) + b"h" + bytes([at]) + b"\x86q" + bytes([at + 1]) for at in range(80)
+)
+"""A tuple of itself twice, eighty times over: small in memory, and without end as a text."""
+LEGACY = b"".join(pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}))
+
+
+def stored(key: bytes = b"X\x01\0\0\x000", location: bytes = b"X\3\0\0\0cpu") -> bytes:
+    """A pickle of a tensor whose storage has this key and location."""
+    return (
+        b"\x80\x02}X\1\0\0\0wctorch._utils\n_rebuild_tensor_v2\n((X\7\0\0\0storagectorch\nFloatStorage\n"
+        + key + location + b"K\4tQK\0(K\4t(K\1t\x89)tRs."
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "content", [stored(DOUBLED) + b"\x80\x02].", stored() + b"\x80\x02]" + DOUBLED + b"a." + bytes(40)]
+)
+def test_a_key_without_end_is_refused(content: bytes, tmp_path: Path) -> None:
+    assert trouble(file(tmp_path, LEGACY + content)).code == "corrupted"
+
+
+def test_an_entry_without_end_is_not_written_out(tmp_path: Path) -> None:
+    entry = b"\x80\x02}(X\x19\0\0\0pytorch-lightning_version" + DOUBLED + b"X\4\0\0\0arch" + DOUBLED + b"u."
+    assert identify(write_zip(tmp_path / "m.pt", {"m/data.pkl": entry, "m/version": b"3"})).model is None
+
+
+def test_a_text_without_end_in_the_oldest_format(tmp_path: Path) -> None:
+    one, end = b"\x80\x02K\1.", b"\x80\x02]."
+    storages = one + b"\x80\x02(K\0X\3\0\0\0cpuctorch\nFloatStorage\nt." + struct.pack("<q", 1) + bytes(4)
+    listed = one + b"\x80\x02(K\0K\0ctorch\nFloatTensor\nt." + struct.pack("<i4x3q", 1, 1, 1, 0)
+    members = {"storages": storages + end, "tensors": listed, "pickle": b"\x80\x02}X\1\0\0\0wX\1\0\0\x000Qs."}
+    key = {"storages": storages.replace(b"(K\0", b"(" + DOUBLED) + end}
+    views = {"storages": storages + b"\x80\x02" + DOUBLED + b"."}
+    names = {"storages": storages + b"\x80\x02ccollections\nOrderedDict\n."}
+    tensor = {"tensors": listed.replace(b"(K\0K\0", b"(K\0" + DOUBLED)}
+    reference = {"pickle": b"\x80\x02}X\1\0\0\0w" + DOUBLED + b"Qs."}
+    for change in ({}, key, views, names, tensor, reference):
+        path = tmp_path / "m.tar"
+        with tarfile.open(path, "w") as tar:
+            for name, data in (members | change).items():
+                entry = tarfile.TarInfo(name)
+                entry.size = len(data)
+                tar.addfile(entry, io.BytesIO(data))
+        report = identify(path)
+        assert report.error is not None or report.safe is not None
+        if not change:
+            assert report.parameters == 1
+
+
+def test_one_number_that_stands_for_more_than_there_are(tmp_path: Path) -> None:
+    size = b"(" + b"\x8a\x08" + (1 << 62).to_bytes(8, "little") + b"K\4t"
+    expanded = stored().replace(b"(K\4t(K\1t", size + b"(K\0K\0t")
+    entries = {"m/data.pkl": expanded, "m/version": b"3", "m/data/0": bytes(16)}
+    assert trouble(write_zip(tmp_path / "m.pt", entries)).code == "corrupted"
+    axes = stored().replace(b"(K\4t(K\1t", b"(" + b"K\2" * 100 + b"t(" + b"K\0" * 100 + b"t")
+    assert trouble(write_zip(tmp_path / "n.pt", entries | {"m/data.pkl": axes})).code == "corrupted"
+
+
+def test_halves_of_letters_and_odd_numbers_are_written_plainly(tmp_path: Path) -> None:
+    half = b"\xed\xa0\x80"
+    named = b"\x80\x04\x8c\x04x" + half + b"\x8c\x01y\x93)R."
+    path = tmp_path / os.fsdecode(b"\xff.pkl")
+    path.write_bytes(named)
+    (finding,) = identify(path).findings
+    assert finding.what == "x\\ud800.y"
+    reports = dict(identify_all([path, SAMPLES / "tabular" / "xgb_classifier.pkl"] * 20))
+    assert len(json.dumps([report.to_dict(listing=True) for report in reports.values()])) > 100
+    assert reports[path].safe is False
+    assert reports[SAMPLES / "tabular" / "xgb_classifier.pkl"].model == "XGBClassifier"
+
+
+def test_many_files_are_known_by_several_processes(tmp_path: Path) -> None:
+    paths = [
+        path for path in sorted(SAMPLES.rglob("*")) if path.is_file() and path.suffix in (".pkl", ".pt", ".joblib")
+    ]
+    assert len(paths) > 2 * BATCH
+    found = dict(identify_all(paths))
+    assert set(found) == set(paths)
+    for path, report in found.items():
+        assert report.to_dict() == identify(path).to_dict()

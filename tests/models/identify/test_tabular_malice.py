@@ -176,6 +176,48 @@ def test_what_a_foreign_package_would_do_is_refused(name: str, container: str, t
     assert refused(CONTAINERS[container](tmp_path, inert()[name]))
 
 
+def zipped(payload: bytes) -> bytes:
+    raw = io.BytesIO()
+    with zipfile.ZipFile(raw, "w") as archive:
+        archive.writestr("m/data.pkl", payload)
+        archive.writestr("m/version", b"3")
+    return raw.getvalue()
+
+
+def wrapped_in_bytes(payload: bytes) -> bytes:
+    return pickle.dumps({"a": 1}) + zipped(payload)
+
+
+POLYGLOTS: dict[str, Callable[[bytes], bytes]] = {
+    "a zip in gzip": lambda payload: gzip.compress(zipped(payload)),
+    "a zip in joblib's zlib": lambda payload: zlib.compress(zipped(payload)),
+    "a zip in a zip in gzip": lambda payload: gzip.compress(zipped(zipped(payload))),
+    "a pickle, then a zip": wrapped_in_bytes,
+    "a zip, then a pickle": lambda payload: zipped(b"\x80\x02}.") + payload,
+    "a zip, then a zip": lambda payload: zipped(b"\x80\x02}.") + zipped(payload),
+    "a zip with a comment": lambda payload: zipped(b"\x80\x02}.")[:-2] + struct.pack("<H", len(payload)) + payload,
+    "a program, then a zip": lambda payload: b"\x7fELF" + bytes(60) + zipped(payload),
+    "a picture, then a zip": lambda payload: b"\x89PNG\r\n\x1a\n" + bytes(60) + zipped(payload),
+    "tensors, then a zip": lambda payload: struct.pack("<Q", 2) + b"{}" + zipped(payload),
+    "GGUF, then a zip": lambda payload: b"GGUF" + struct.pack("<IQQ", 3, 0, 0) + bytes(8) + zipped(payload)[:-9],
+    "NPY, then a pickle": lambda payload: objects(b"")[:-1] + b"\n" + payload,
+    "a table of LightGBM, then a pickle": lambda payload: (
+        (SAMPLES / "tabular" / "lightgbm_binary.txt").read_bytes() + payload),
+    "a booster of XGBoost, then a pickle": lambda payload: (
+        (SAMPLES / "tabular" / "xgb_classifier.ubj").read_bytes() + payload),
+    "JSON of XGBoost, then a pickle": lambda payload: (
+        (SAMPLES / "tabular" / "xgb_classifier.json").read_bytes() + payload),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".joblib", ".safetensors"])
+@pytest.mark.parametrize("kind", sorted(POLYGLOTS))
+def test_a_file_that_is_two_things_is_refused(kind: str, suffix: str, tmp_path: Path) -> None:
+    payload = armed(tmp_path / "mark")["os.system, protocol 4"]
+    assert refused(written(tmp_path / f"model{suffix}", POLYGLOTS[kind](payload)))
+    assert not (tmp_path / "mark").exists()
+
+
 @pytest.mark.parametrize("container", ["plain", "packed", "packed_twice", "in_joblib", "in_joblib_packed", "in_npy"])
 def test_the_containers_are_real(container: str, tmp_path: Path) -> None:
     """Loaded by their own libraries, in a process of their own, they do what they were made for."""
@@ -312,6 +354,8 @@ def test_a_bomb_of_joblib_is_put_out(tmp_path: Path) -> None:
         ("func", {"__class__": "ndarray", "__module__": "numpy", "__loader__": "NdArrayNode", "type": "numpy",
                   "file": "../../etc/passwd"}),
         ("hidden", [{"deep": {"__class__": "system", "__module__": "os", "__loader__": "TypeNode"}}]),
+        ("odd", {"__class__": "list", "__module__": "builtins", "__loader__": ["ListNode"]}),
+        ("odd", {"__class__": ["list"], "__module__": {"a": 1}, "__loader__": "ListNode"}),
     ],
 )  # fmt: skip
 def test_skops_that_names_code_is_refused(place: str, node: object, tmp_path: Path) -> None:

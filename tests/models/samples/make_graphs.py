@@ -281,7 +281,7 @@ def make_gguf() -> None:
             parameters=total,
             tensors=4,
             quantization="q8_0",
-            safe=template is None,
+            safe=True,
             findings=["tokenizer.chat_template"] if template else [],
         )
 

@@ -31,7 +31,7 @@ PLAIN: frozenset[str] = frozenset(
 )
 """Of Python itself. `_codecs.encode` is how protocol 2 spells bytes, and is allowed for latin1 alone."""
 NUMPY: frozenset[str] = frozenset(
-    {f"numpy.{name}" for name in (*_NUMPY_SCALARS, "dtype", "ndarray")}
+    {f"numpy.{name}" for name in (*_NUMPY_SCALARS, "dtype", "ndarray", "matrix", "matrixlib.defmatrix.matrix")}
     | {
         f"numpy.{core}.{name}"
         for core in ("core", "_core")

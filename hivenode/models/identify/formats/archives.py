@@ -233,6 +233,8 @@ class Archive:
         at = len(tail)
         while (at := tail.rfind(EMPTY_ZIP, 0, at)) >= 0:
             if at + _END.size <= len(tail) and at + _END.size + _END.unpack_from(tail, at)[7] == len(tail):
+                if not tail[at + _END.size :].decode("latin1").isprintable():
+                    self._fail("its comment is no text, and hides something")
                 return size - len(tail) + at
         return self._fail("it has no end record; it is cut short")
 

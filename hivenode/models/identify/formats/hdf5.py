@@ -124,11 +124,14 @@ class _File:
         if version in (0, 1):
             self.offsets, self.lengths = self.window.read(self.base + 13, 2)
             self._check_widths()
-            entry = self.base + (24 if version == 0 else 28) + 4 * self.offsets
+            addresses = self.base + (24 if version == 0 else 28)
+            self._check_end(addresses + 2 * self.offsets)
+            entry = addresses + 4 * self.offsets
             root = self.address(entry + self.offsets)
         elif version in (2, 3):
             self.offsets, self.lengths = self.window.read(self.base + 9, 2)
             self._check_widths()
+            self._check_end(self.base + 12 + 2 * self.offsets)
             root = self.address(self.base + 12 + 3 * self.offsets)
         else:
             raise self.window.broken(f"its superblock is of version {version}")
@@ -140,6 +143,12 @@ class _File:
     def _check_widths(self) -> None:
         if self.offsets not in (2, 4, 8) or self.lengths not in (2, 4, 8):
             raise self.window.broken(f"its addresses are {self.offsets} bytes wide")
+
+    def _check_end(self, at: int) -> None:
+        """That the file is as long as it says; behind a user block writers disagree on what is counted."""
+        end = self.address(at)
+        if self.base == 0 and end > self.window.size:
+            raise self.window.broken(f"it was {end} bytes long when it was written, and has {self.window.size}")
 
     # -- objects
 

@@ -25,9 +25,8 @@ def parse(raw: bytes, name: str) -> Json:
     try:
         return msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Corrupted(
-            f"{name} is no sound JSON: {str(error)[:120]}.", fix="Fetch it again from where it was made."
-        ) from None
+        why = "it nests too deeply" if isinstance(error, RecursionError) else str(error)[:120]
+        raise Corrupted(f"{name} is no sound JSON: {why}.", fix="Fetch it again from where it was made.") from None
 
 
 def table(raw: bytes, name: str) -> dict[str, Json]:

@@ -24,7 +24,12 @@ DEEPEST = 24
 """Subgraphs within subgraphs; a decoder loop within a branch is 2."""
 MOST_AXES = 64
 MOST_NODES = 500_000
+MOST_LISTED = 64
+LONGEST_WORD = 64
+"""Attributes longer than these are data or prose, and not kept."""
 _ELEMENT_LIMIT = 1 << 62
+_LEARNT_LISTS = frozenset({"coefficients", "intercepts", "support_vectors", "rho", "nodes_values"})
+"""Attributes in which the operators of ai.onnx.ml keep what they learnt; of trees, a number a node."""
 
 
 @dataclass(slots=True)
@@ -54,8 +59,8 @@ class Constant:
 
 @dataclass(slots=True)
 class Node:
-    """An operator at work. `constants`: tensors in its attributes; `numbers`: integer attributes;
-    `place`: byte offset."""
+    """An operator at work. `constants`: tensors in its attributes; `numbers`, `lists`, `texts`: attributes that are an
+    integer, a few integers, a short text; `place`: byte offset."""
 
     op: str = ""
     domain: str = ""
@@ -66,6 +71,8 @@ class Node:
     constants: list[Constant] = field(default_factory=list)
     subgraphs: list[Graph] = field(default_factory=list)
     numbers: dict[str, int] = field(default_factory=dict)
+    lists: dict[str, list[int]] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -185,7 +192,12 @@ class _Parser:
     def _attribute(self, node: Node, start: int, length: int, depth: int) -> None:
         name, held, many, value = "", [], 0, None
         many_kind = "float32"
-        for number, kind, at, size in self.wire.fields(start, length):
+        listed: list[int] = []
+        text: str | None = None
+        for found in self.wire.fields(start, length):
+            number, kind, at, size = found
+            if number == 8 and len(listed) < MOST_LISTED and size <= MOST_LISTED * 10:
+                listed.extend(signed(value) for value in self.wire.numbers(found))
             if number == 3 and kind == VARINT:
                 value = signed(at)
             elif number in (7, 8):
@@ -195,6 +207,8 @@ class _Parser:
                 continue
             elif number == 1:
                 name = self.wire.text(at, size)
+            elif number == 4 and size <= LONGEST_WORD:
+                text = self.wire.text(at, size)
             elif number in (5, 10):
                 held.append(self._tensor(at, size))
             elif number in (22, 23):
@@ -209,8 +223,14 @@ class _Parser:
         node.constants.extend(held)
         if value is not None:
             node.numbers[name] = value
+        if listed:
+            node.lists[name] = listed
+        if text is not None:
+            node.texts[name] = text
         if node.op == "Constant" and name == "value_floats" and many:
             node.constants.append(Constant(node.name, many_kind, (many,), 32, initializer=False))
+        elif name in _LEARNT_LISTS and many:
+            node.constants.append(Constant(f"{node.name}.{name}", many_kind, (many,), 32, initializer=False))
 
     def _tensor(self, start: int, length: int) -> Constant:
         shape: list[int] = []

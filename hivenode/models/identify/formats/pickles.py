@@ -210,8 +210,23 @@ def mapping(value: Value) -> dict[Value, Value] | None:
         if value.entries is not None:
             return value.entries
         if value.path in {"collections.OrderedDict", "collections.defaultdict", "collections.Counter"}:
-            return {}
+            return _pairs(value.args)
     return None
+
+
+def _pairs(args: tuple[Value, ...]) -> dict[Value, Value]:
+    """The entries an OrderedDict is made with: Python 2 pickled them as one list of lists of two."""
+    pairs = args[0] if len(args) == 1 and isinstance(args[0], list) else []
+    made: dict[Value, Value] = {}
+    for pair in pairs:
+        if isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], str | int | bytes):
+            made[pair[0]] = pair[1]
+    return made
+
+
+def label(value: Value) -> str:
+    """A text or number as text, "" for all else: the text of a node that holds another twice, and so on, is endless."""
+    return str(value) if isinstance(value, str | int) else ""
 
 
 def attributes(value: Value) -> dict[Value, Value]:

@@ -54,6 +54,7 @@ _TENSORS = frozenset(f"torch._utils.{name}" for name in _REBUILD) | {
     "torch.nn.parameter.Parameter",
 }
 MOST_TENSORS = 500_000
+MOST_AXES = 64
 
 
 class Storage(msgspec.Struct, frozen=True):
@@ -180,7 +181,7 @@ def _whole(value: Value) -> tuple[int, ...]:
     """A size or stride: a tuple of whole numbers, or torch.Size around one."""
     if isinstance(value, Call) and value.path == "torch.Size" and value.args:
         value = value.args[0]
-    if not isinstance(value, (tuple, list)) or not _INT.issuperset(map(type, value)):
+    if not isinstance(value, (tuple, list)) or len(value) > MOST_AXES or not _INT.issuperset(map(type, value)):
         raise _broken("a tensor has an impossible size")
     if value and (min(value) < 0 or max(value) >= _HUGE):
         raise _broken("a tensor has an impossible size")

@@ -212,13 +212,18 @@ def _text_task(report: Report, mix: Mix, names: set[str]) -> None:
         _say(report, guessed, f"the last step is a {mix.last}", task="text_classification")
 
 
+def _row(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape without the axes of one pixel that pooling leaves behind."""
+    return shape[:2] if shape[2:] == (1, 1) else shape
+
+
 def _picture_task(report: Report, mix: Mix, last: Port | None) -> None:
     guessed = Confidence.guessed
     if mix.kinds["suppression"] or any("box" in name for name in _port_names(mix.outputs)):
         _say(report, Confidence.inferred, "boxes are chosen or given out", task="object_detection")
     elif last is None or last.shape is None:
         return
-    elif len(mix.outputs) == 1 and len(last.shape) == 2 and last.shape[-1] != 1:
+    elif len(mix.outputs) == 1 and len(_row(last.shape)) == 2 and _row(last.shape)[-1] != 1:
         _say(report, guessed, "one picture in, one row of scores out", task="image_classification")
     elif len(mix.outputs) == 1 and len(last.shape) == 2 and mix.last == "sigmoid":
         _say(report, guessed, "one picture in, one probability out", task="image_classification")

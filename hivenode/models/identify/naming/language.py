@@ -158,7 +158,7 @@ def recurrent(names: Names) -> Guess | None:
     """LSTM, GRU and plain recurrent networks: the gates are stacked in weight_ih (4, 3 and 1 times the hidden size)."""
     prefix = names.prefix("weight_ih_l0")
     if prefix is None:
-        return None
+        return _cell(names)
     inward, across = names.get(f"{prefix}weight_ih_l0"), names.get(f"{prefix}weight_hh_l0")
     if len(inward) != 2 or len(across) != 2 or not across[1]:
         return None
@@ -184,6 +184,19 @@ def recurrent(names: Names) -> Guess | None:
         f"{prefix}weight_ih_l0 {list(inward)} and weight_hh_l0 {list(across)}", family, task, "rnn", kind,
         task_how=Confidence.guessed, layers=layers, sizes=sizes, inputs=TOKENS if family == NLP else (),
     )  # fmt: skip
+
+
+def _cell(names: Names) -> Guess | None:
+    """A single step of one, which its owner repeats: LSTMCell, GRUCell, RNNCell."""
+    prefix = names.prefix("weight_ih")
+    if prefix is None:
+        return None
+    inward, across = names.get(f"{prefix}weight_ih"), names.get(f"{prefix}weight_hh")
+    if len(inward) != 2 or len(across) != 2 or not across[1] or inward[0] != across[0]:
+        return None
+    kind = {4: "lstm", 3: "gru", 1: "rnn"}.get(inward[0] // across[1], "rnn")
+    evidence = f"{prefix}weight_ih {list(inward)} and weight_hh {list(across)}"
+    return Guess(evidence, None, None, "rnn", kind, sizes={"input_size": inward[1], "hidden_size": across[1]})
 
 
 RULES: tuple[Rule, ...] = (sequence_to_sequence, audio, encoder, decoder, recurrent)

@@ -38,6 +38,11 @@ _WEIGHTS: dict[str, frozenset[int]] = {
     "FusedMatMul": frozenset({0, 1}), "FusedGemm": frozenset({0, 1, 2}), "NhwcConv": frozenset({1, 2}),
     "Attention": frozenset({1, 2}),
 }  # fmt: skip
+_CLASSICAL = frozenset({"LinearClassifier", "LinearRegressor", "SVMClassifier", "SVMRegressor", "TreeEnsemble",
+                        "TreeEnsembleClassifier", "TreeEnsembleRegressor"})  # fmt: skip
+"""Operators that keep what they learnt in their attributes."""
+_ATTRIBUTE = -1
+"""In the place of an input's number."""
 _PASS = {
     "Identity",
     "Cast",
@@ -107,7 +112,7 @@ class Roles:
             names[node.outputs[0]] = node.constants[0]
         for tensor in node.constants:
             if node.op != "Constant":
-                self.uses.setdefault(id(tensor), set()).add((node.op, -1))
+                self.uses.setdefault(id(tensor), set()).add((node.op, _ATTRIBUTE))
         if node.op == "MatMulNBits":
             self.bits.add(node.numbers.get("bits", 4))
         for number, name in enumerate(node.inputs):
@@ -123,6 +128,8 @@ class Roles:
         """Whether a constant is a parameter: a number found by training, not a setting of an operator."""
         uses = self.uses.get(id(constant), set())
         real = {use for use in uses if not (use[0] in _PASS and use[1] == 0)}
+        if any(number == _ATTRIBUTE and op in _CLASSICAL for op, number in real):
+            return True
         if any(number in _WEIGHTS.get(op, ()) for op, number in real):
             return constant.dtype not in ("int64", "bool", "string")
         if not constant.dtype.startswith(_FLOATS):

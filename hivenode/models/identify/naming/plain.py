@@ -37,6 +37,14 @@ def convolutional(names: Names) -> Guess | None:
         return Guess(f"filters over one axis {list(waves[0])}", None, None, "cnn", None, how=Confidence.guessed)
     dense = [shape for _, shape in stack if len(shape) == 2]
     pictures = filters[0][1] in (1, 3, 4)
+    heads = _heads(stack)
+    if pictures and len(heads) > 1:
+        boxes = heads[0] == 2 and 4 in heads
+        return Guess(
+            f"filters {list(filters[0])} before heads of {', '.join(map(str, heads))} numbers",
+            "computer_vision", "object_detection" if boxes else None, "cnn", None, how=Confidence.guessed,
+            inputs=(Port("input", "float32", (FREE, filters[0][1], FREE, FREE)),),
+        )  # fmt: skip
     return Guess(
         f"filters {list(filters[0])}" + (f" before a matrix {list(dense[-1])}" if dense else ""),
         "computer_vision" if pictures else None,
@@ -47,6 +55,16 @@ def convolutional(names: Names) -> Guess | None:
         inputs=(Port("input", "float32", (FREE, filters[0][1], FREE, FREE)),) if pictures else (),
         outputs=(Port("output", "float32", (FREE, dense[-1][0])),) if dense else (),
     )
+
+
+def _heads(stack: list[tuple[str, Shape]]) -> list[int]:
+    """Outputs of the last layers that all read the same: a score and a box from the same features, say."""
+    heads: list[int] = []
+    for _, shape in reversed(stack):
+        if shape[1:] != stack[-1][1][1:] or shape[0] == shape[1]:
+            break
+        heads.append(shape[0])
+    return heads[::-1]
 
 
 def dense(names: Names) -> Guess | None:

@@ -9,8 +9,8 @@ from hivenode.errors import NotFound
 from hivenode.models.identify.folder import Folder
 from hivenode.models.identify.formats.allowed import judge
 from hivenode.models.identify.formats.archives import Archive
-from hivenode.models.identify.formats.pickles import Call, Value, interpret, mapping
-from hivenode.models.identify.formats.torch_pickles import ALLOWED, tensors_in
+from hivenode.models.identify.formats.pickles import Call, Global, Value, interpret, label, mapping
+from hivenode.models.identify.formats.torch_pickles import ALLOWED, DTYPES, MOST_AXES, tensors_in
 from hivenode.models.identify.naming.state_dicts import recognise
 from hivenode.models.identify.readers.torch_checkpoints import listing
 from hivenode.models.identify.readers.torch_zip import root_of, storages
@@ -73,7 +73,8 @@ def _states(report: Report, folder: Folder, name: str) -> list[Tensor]:
     if held or shapes is None:
         return [Tensor(t.name, t.dtype, t.shape, name, t.offset, t.nbytes, t.stride, t.trainable, t.shared_with)
                 for t in found]  # fmt: skip
-    return _declared(shapes, str(top.get("dtype") or "float32"))
+    dtype = top.get("dtype")
+    return _declared(shapes, dtype.name if isinstance(dtype, Global) and dtype.name in DTYPES else "float32")
 
 
 def _declared(shapes: Value, dtype: str) -> list[Tensor]:
@@ -82,8 +83,8 @@ def _declared(shapes: Value, dtype: str) -> list[Tensor]:
     for group in shapes if isinstance(shapes, list | tuple) else [shapes]:
         for name, size in (mapping(group) or {}).items():
             whole = size.args[0] if isinstance(size, Call) and size.args else size  # torch.Size around a tuple
-            if isinstance(whole, tuple | list) and all(type(part) is int and part >= 0 for part in whole):
-                made.append(Tensor(str(name), dtype.removeprefix("torch."), tuple(whole), trainable=True))
+            if isinstance(whole, tuple | list) and len(whole) <= MOST_AXES and all(type(n) is int for n in whole):
+                made.append(Tensor(label(name), dtype, tuple(max(0, part) for part in whole), trainable=True))
     return made
 
 

@@ -42,7 +42,7 @@ def read_directory(path: Path) -> Report:
     tensors: list[Tensor] = []
     lacking: list[str] = []
     for part, entry in list(index.items())[:MOST_PARTS]:
-        if part.startswith("_") or not isinstance(entry, list) or len(entry) != 2 or not isinstance(entry[1], str):
+        if part.startswith("_") or not isinstance(entry, list) or list(map(type, entry)) != [str, str]:
             continue
         library, kind = entry
         if library not in LIBRARIES:
@@ -58,7 +58,7 @@ def read_directory(path: Path) -> Report:
     if lacking:
         error = NotFound(f"{path} lacks the weights of {', '.join(lacking)}.", fix="Fetch the missing folders.")
         report.error = Trouble(error.code, error.sentence, error.fix)
-        report.safe = False if report.findings else None
+        report.safe = False if report.dangerous else None
         report.parameters = None
         report.confidence.pop("parameters", None)
     report.size_bytes, report.bytes_read = folder.size, folder.bytes_read
@@ -78,8 +78,7 @@ def _part(report: Report, folder: Folder, part: str) -> list[Tensor] | None:
     finally:
         folder.bytes_read += inside.bytes_read
         folder.size += inside.size
-    for finding in inner.findings:
-        report.find(finding.what, f"{part}/{finding.where}", finding.why)
+    report.adopt(inner, part, "/")
     if weights is None or inner.error is not None:
         return None
     config = inside.json("config.json") if "config.json" in inside else {}

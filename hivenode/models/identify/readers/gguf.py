@@ -6,6 +6,7 @@ import math
 import struct
 
 from hivenode.errors import Corrupted, Exhausted
+from hivenode.models.identify.formats.templates import judge_template
 from hivenode.models.identify.formats.windows import Window
 from hivenode.models.identify.naming.gguf import FILE_TYPES, KINDS, recognise
 from hivenode.models.identify.report import Confidence, Report, Tensor
@@ -45,10 +46,14 @@ def read(source: Source) -> Report:
     values = header.values
     report.know(Confidence.read, "magic and version", format="gguf", framework="gguf")
     report.hold(header.tensors(), "tensor infos")
-    for key, place, text in header.templates:
-        report.find(
-            key, f"byte {place}: {text[:120]!r}", "A chat template is a Jinja program that runs on each request."
-        )
+    if header.after:
+        place = f"byte {source.size - header.after}"
+        report.find(f"{header.after} bytes after the last tensor", place, "GGUF has nothing there")
+    for key, at, text in header.templates:
+        if text is None:
+            report.find(key, f"byte {at}", "It is an array where a chat template would be a text.")
+        else:
+            judge_template(report, text, key, f"byte {at}: {text[:120]!r}")
     kind = values.get("general.file_type")
     named = FILE_TYPES.get(kind) if isinstance(kind, int) else None
     stored = max(header.bytes_by_type, key=lambda name: header.bytes_by_type[name], default=None)
@@ -66,7 +71,8 @@ class _Header:
     Attributes:
         values: scalars and short texts by key.
         lengths: key -> elements, for arrays.
-        templates: chat templates: key, byte offset, text.
+        after: bytes behind the last tensor and its padding, once `tensors` was called.
+        templates: chat templates: key, byte offset, text (None: an array).
         bytes_by_type: tensor type -> bytes stored so.
     """
 
@@ -75,7 +81,8 @@ class _Header:
         self.window = Window(source.part(0, source.size), source.size, source.name)
         self.values: dict[str, Value] = {}
         self.lengths: dict[str, int] = {}
-        self.templates: list[tuple[str, int, str]] = []
+        self.after = 0
+        self.templates: list[tuple[str, int, str | None]] = []
         self.bytes_by_type: dict[str, int] = {}
         self._infos: list[tuple[str, tuple[int, ...], int, int]] = []
         self._elements = 0
@@ -127,8 +134,8 @@ class _Header:
         place = self.at
         if kind == _ARRAY:
             self.lengths[key] = self._skip_array(0)
-            if "chat_template" in key:
-                self.templates.append((key, place, "an array"))
+            if "chat_template" in key and key != "tokenizer.chat_templates":  # which holds names only
+                self.templates.append((key, place, None))
         elif kind == _STRING:
             text = self._text(LONGEST_TEXT)
             self.values[key] = text[:_LONGEST_KEPT]
@@ -239,6 +246,8 @@ class _Header:
             trainable = False if name.startswith(("rope_freqs", "rope_factors")) else None
             listing.append(Tensor(name, kind.name, shape, "", start + offset, nbytes, None, trainable))
         self._check_overlap(spans)
+        end = start + max((offset + nbytes for offset, nbytes, _ in spans), default=0)
+        self.after = max(0, self.window.size - -(-end // alignment) * alignment)
         return listing
 
     def _bytes(self, name: str, shape: tuple[int, ...], block: int, size: int) -> int:

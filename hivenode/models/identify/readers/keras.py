@@ -44,6 +44,19 @@ def read(source: Source) -> Report:
     return _read_hdf5(source)
 
 
+def configuration(source: Source) -> Json:
+    """The model's configuration alone; None where a file has none.
+
+    Raises:
+        Corrupted, Exhausted: as `read`.
+    """
+    if source.head(4) == ZIP_MAGIC:
+        return jsons.parse(Archive.of(source).read("config.json"), f"config.json in {source.name}")
+    root = hdf5.read(Paged(source.part(0, source.size), source.size, source.name))
+    text = _joined(root, "model_config")
+    return None if text is None else jsons.parse(text.encode(), f"model_config in {source.name}")
+
+
 def _read_archive(source: Source) -> Report:
     report = Report(safe=True)
     archive = Archive.of(source)
@@ -73,7 +86,7 @@ def _read_archive(source: Source) -> Report:
             tensors.extend(_tensors(report, root, layers, archive.stored(name), name))
     if report.error is None:
         _hold(report, tensors, layers)
-    elif not report.findings:
+    elif not report.dangerous:
         report.safe = None
     _describe(report, config, layers)
     return report

@@ -14,7 +14,9 @@ from hivenode.models.identify.source import Readable, Source
 LONGEST_HEADER = 16 << 20
 """Names, ranges and sizes: some fifty bytes for each feature and ten for each tree."""
 CHUNK = 64 << 10
-TAIL = 64 << 10
+ENDED = {"v3", "v4"}
+"""Versions that say where the trees and the settings end."""
+_CATEGORIES = b"\npandas_categorical:"
 _LEAVES = re.compile(rb"Tree=(\d+)\nnum_leaves=(\d{1,9})\n")
 TASKS = {
     "binary": "classification", "multiclass": "classification", "multiclassova": "classification",
@@ -57,13 +59,16 @@ def describe_text(report: Report, data: Readable, size: int, name: str, start: i
     kind = "probabilities" if task == "classification" else "prediction"
     report.know(Confidence.inferred, f"objective {objective}", outputs=[Port(kind, "float64", shape)])
     sizes = [_whole(part) for part in header.get("tree_sizes", "").split()]
-    leaves = _leaves(data, start + length, start + size, sizes, name)
+    leaves, at = _leaves(data, start + length, start + size, sizes, name)
+    rest = data.some(at, min(start + size - at, LONGEST_HEADER))
+    if header.get("version", "") in ENDED:
+        _check_end(rest, name)
     report.hyperparameters |= {
         "trees": len(sizes), "leaves": leaves, "objective": objective, "version": header.get("version", ""),
     }  # fmt: skip
     if classes > 1:
         report.hyperparameters["classes"] = classes
-    boosting = re.search(rb"\[boosting: (\w{1,20})\]", data.some(max(start, start + size - TAIL), TAIL))
+    boosting = re.search(rb"\[boosting: (\w{1,20})\]", rest)
     if boosting:
         report.hyperparameters["boosting"] = boosting[1].decode()
     splits = max(0, leaves - len(sizes))
@@ -90,8 +95,22 @@ def _header(data: Readable, start: int, size: int, name: str) -> tuple[dict[str,
     return dict(line.split("=", 1) for line in lines if "=" in line), end + 2
 
 
-def _leaves(data: Readable, at: int, end: int, sizes: list[int], name: str) -> int:
-    """Leaves of all trees, by the first two lines of each."""
+def _check_end(rest: bytes, name: str) -> None:
+    """That everything after the trees is there: their end, the settings, and what Python adds for categories.
+
+    Raises:
+        Corrupted: it is cut short.
+    """
+    _, settings, after = rest.partition(b"\nend of parameters\n")
+    whole = rest.startswith(b"end of trees\n") and bool(settings)
+    if whole and after.strip():
+        whole = after.startswith(_CATEGORIES) and after.endswith(b"\n")
+    if not whole:
+        raise Corrupted(f"{name} is cut short: it ends within what follows its trees.", fix="Fetch the file again.")
+
+
+def _leaves(data: Readable, at: int, end: int, sizes: list[int], name: str) -> tuple[int, int]:
+    """Leaves of all trees, by the first two lines of each; and where the last one ends."""
     total = 0
     if sum(sizes) > end - at or min(sizes, default=1) <= 0:
         raise Corrupted(f"{name} is cut short: its trees take {sum(sizes)} bytes.", fix="Fetch the file again.")
@@ -105,7 +124,7 @@ def _leaves(data: Readable, at: int, end: int, sizes: list[int], name: str) -> i
             raise Corrupted(f"{name} has no tree {number} at byte {at}.", fix="Fetch it again, or save it again.")
         total += int(found[2])
         at += size
-    return total
+    return total, at
 
 
 def _whole(text: str) -> int:

@@ -19,6 +19,8 @@ from hivenode.models.identify.source import Held, Source
 
 _MODEL_FIELDS = {1: VARINT, 2: BYTES, 3: BYTES, 4: BYTES, 5: VARINT, 6: BYTES, 7: BYTES, 8: BYTES, 14: BYTES, 20: BYTES,
                  25: BYTES, 26: BYTES}  # fmt: skip
+VERSIONED = 3
+"""Versions of the format from this one on must name a set of operators, which is written last."""
 _GRAPH_STARTS = {0x0A, 0x12, 0x2A, 0x52, 0x5A, 0x62, 0x6A, 0x72, 0x7A}
 _ULTRALYTICS = re.compile(r"ultralytics\s+(yolo\S+|rt-?detr\S*|fastsam\S*|sam\S*)", re.IGNORECASE)
 _ULTRALYTICS_TASKS = {
@@ -111,6 +113,8 @@ def read(source: Source) -> Report:
     )
     _judge(report, model)
     _external(report, source, roles.constants)
+    if model.ir_version >= VERSIONED and not model.opsets:
+        _trouble(report, f"{source.name} is cut short: it does not say which version of the operators it takes.")
     report.know(Confidence.inferred, "operators and dtypes", quantization=roles.quantization())
     _metadata(report, model)
     recognise(report, mix_of(model, roles))

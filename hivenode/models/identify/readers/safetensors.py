@@ -73,7 +73,9 @@ def header(source: Source, *, file: str = "") -> tuple[list[Tensor], dict[str, s
         fields = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
         metadata = msgspec.json.decode(fields.pop("__metadata__", b"{}"), type=dict[str, str])
         entries = {name: msgspec.json.decode(value, type=_Entry) for name, value in fields.items()}
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except RecursionError:
+        raise _damaged(source, "its header nests too deeply") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise _damaged(source, f"its header cannot be read ({str(error)[:120]})") from None
     if raw.count(b'"data_offsets"') > len(entries):
         raise _damaged(source, "its header names a tensor twice")

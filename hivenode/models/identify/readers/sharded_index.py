@@ -21,6 +21,6 @@ def read(source: Source) -> Report:
     report.know(Confidence.read, "weight_map", format=f"{kind}_sharded")
     take_index(report, folder, source.path.name)
     report.size_bytes = folder.size
-    if report.error is not None and not report.findings:
+    if report.error is not None and not report.dangerous:
         report.safe = None
     return report

@@ -80,7 +80,7 @@ def judge(report: Report, schema: Any) -> None:
         if "module_path" in node:  # how functions were spelt up to skops 0.9
             module, kind = node["module_path"], node.get("function")
         path = f"{module}.{kind}"
-        if "__loader__" in node and loader not in LOADERS:
+        if "__loader__" in node and (not isinstance(loader, str) or loader not in LOADERS):
             report.find(f"{loader} of {path}", place, "the file puts code together from parts")
         elif (path not in ALLOWED and path not in TYPES) or "." in str(kind):
             report.find(path, place, WHY)

@@ -147,8 +147,7 @@ def _checkpoint(report: Report, archive: Archive, name: str) -> None:
         report.find(name, source.name, "it is no checkpoint of torch in a zip archive; its loader would unpickle it")
         return
     held = torch_zip.read(inner)
-    for finding in held.findings:
-        report.find(finding.what, f"{name}: {finding.where}", finding.why)
+    report.adopt(held, name)
     if name == POLICY:
         start = archive.start(name) if entry.method == STORED else None
         report.hold(

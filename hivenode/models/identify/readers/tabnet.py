@@ -28,8 +28,7 @@ def read(source: Source) -> Report:
     inner = Nested(source, archive.read(NETWORK), f"{NETWORK} in {source.name}")
     if torch_zip.detects(inner.head(64), inner):
         held = torch_zip.read(inner)
-        for finding in held.findings:
-            report.find(finding.what, f"{NETWORK}: {finding.where}", finding.why)
+        report.adopt(held, NETWORK)
         report.hold([_without_place(tensor) for tensor in held.listing], f"the tensors of {NETWORK}")
         report.know(Confidence.inferred, f"the modules of {NETWORK}", layers=held.layers)
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from hivenode.models.identify.formats.pickles import Value, mapping
+from hivenode.models.identify.formats.pickles import Value, label, mapping
 from hivenode.models.identify.formats.torch_pickles import (
     Found,
     Network,
@@ -49,22 +49,28 @@ def describe(report: Report, value: Value, place: Place) -> None:
     report.hold(listing(found, place), evidence)
     if network is not None:
         name_network(report, network)
-        frozen_too = sum(
-            count(tensor.shape)
-            for part, tensor in zip(found, report.listing, strict=True)
-            if part.buffer is False and tensor.shared_with is None
-        )
-        report.know(Confidence.read, "the parameters of its modules, frozen ones too", parameters=frozen_too)
+        count_frozen(report, found)
     top = mapping(value) or {}
     arch = top.get("arch")
     if isinstance(arch, str) and len(arch) < 100:
         report.know(Confidence.read, "its entry arch", model=arch)
     if "pytorch-lightning_version" in top:
-        report.hyperparameters["pytorch_lightning_version"] = str(top["pytorch-lightning_version"])[:40]
+        report.hyperparameters["pytorch_lightning_version"] = label(top["pytorch-lightning_version"])[:40]
     recognise(report, report.listing)
-    if report.listing and any(tensor.trainable is True for tensor in report.listing) and network is not None:
-        own = [tensor for tensor in report.listing if tensor.shared_with is None and tensor.trainable]
-        report.know(Confidence.read, "requires_grad", trainable_parameters=sum(count(part.shape) for part in own))
+
+
+def count_frozen(report: Report, found: list[Found]) -> None:
+    """Parameters of modules: those that do not require a gradient are parameters too, if not trainable ones."""
+    own = [
+        tensor
+        for part, tensor in zip(found, report.listing, strict=True)
+        if part.buffer is False and tensor.shared_with is None
+    ]
+    every = sum(count(tensor.shape) for tensor in own)
+    report.know(Confidence.read, "the parameters of its modules, frozen ones too", parameters=every)
+    if any(tensor.trainable is True for tensor in own):
+        learning = sum(count(tensor.shape) for tensor in own if tensor.trainable)
+        report.know(Confidence.read, "requires_grad", trainable_parameters=learning)
 
 
 def _choose(value: Value) -> tuple[list[Found], str, Network | None]:

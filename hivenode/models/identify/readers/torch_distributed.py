@@ -66,7 +66,7 @@ def read_directory(path: Path) -> Report:
     if gone:
         error = missing(folder, gone)
         report.error = Trouble(error.code, error.sentence, error.fix)
-        report.safe = False if report.findings else None
+        report.safe = False if report.dangerous else None
     report.size_bytes = folder.size + sum(folder.within(file).stat().st_size for file in files if file not in gone)
     report.bytes_read = folder.bytes_read
     return report

@@ -6,7 +6,7 @@ import struct
 
 from hivenode.errors import Corrupted
 from hivenode.models.identify.formats.allowed import judge
-from hivenode.models.identify.formats.pickles import Global, PersistentId, Pickle, Value, interpret, walk
+from hivenode.models.identify.formats.pickles import Global, PersistentId, Pickle, Value, interpret, label, walk
 from hivenode.models.identify.formats.torch_pickles import ALLOWED, DTYPES, STORAGES, View
 from hivenode.models.identify.readers.torch_checkpoints import describe
 from hivenode.models.identify.report import Confidence, Report
@@ -59,7 +59,7 @@ def _itemsizes(value: Value) -> dict[str, int]:
         if isinstance(parts, tuple) and len(parts) >= 5 and isinstance(parts[1], Global):
             dtype = STORAGES.get(parts[1].name)
             if dtype is not None:
-                found[str(parts[2])] = DTYPES[dtype]
+                found[label(parts[2])] = DTYPES[dtype]
     return found
 
 
@@ -75,7 +75,7 @@ def _storages(
         raise Corrupted(f"{source.name} does not list its storages.", fix="Fetch the file again.")
     starts: dict[str, int] = {}
     sizes: dict[str, int] = {}
-    for key in map(str, keys):
+    for key in map(label, keys):
         (elements,) = struct.unpack("<q", source.read(at, 8))
         size = elements * itemsizes.get(key, 1)
         at += 8

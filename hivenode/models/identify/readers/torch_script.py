@@ -11,7 +11,7 @@ from hivenode.models.identify.formats.archives import Archive
 from hivenode.models.identify.formats.pickles import Call, Global, PersistentId, Pickle, Value, interpret
 from hivenode.models.identify.formats.torch_pickles import ALLOWED, DEEPEST, MOST_TENSORS, Found, Network, view
 from hivenode.models.identify.naming.state_dicts import recognise
-from hivenode.models.identify.readers.torch_checkpoints import listing, name_network
+from hivenode.models.identify.readers.torch_checkpoints import count_frozen, listing, name_network
 from hivenode.models.identify.readers.torch_zip import root_of, storages
 from hivenode.models.identify.report import Confidence, Port, Report
 from hivenode.models.identify.source import Source
@@ -57,6 +57,7 @@ def read(source: Source) -> Report:
     place = storages(archive, root)
     found, network = _tensors(pickles[f"{root}/data.pkl"].value, classes)
     report.hold(listing(found, place), "the modules' parameters")
+    count_frozen(report, found)
     name_network(report, network)
     recognise(report, report.listing)
     main = classes.get(network.classes.get("", ""))

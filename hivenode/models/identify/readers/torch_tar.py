@@ -7,7 +7,7 @@ import struct
 from hivenode.errors import Corrupted
 from hivenode.models.identify.formats.allowed import judge
 from hivenode.models.identify.formats.archives import Member, is_tar, members
-from hivenode.models.identify.formats.pickles import Call, Global, PersistentId, Value, interpret, walk
+from hivenode.models.identify.formats.pickles import Call, Global, PersistentId, Value, interpret, label, walk
 from hivenode.models.identify.formats.torch_pickles import ALLOWED, DTYPES, STORAGES, View
 from hivenode.models.identify.readers.torch_checkpoints import describe
 from hivenode.models.identify.report import Confidence, Report
@@ -44,16 +44,17 @@ def read(source: Source) -> Report:
         dtype = STORAGES.get(kind.name) if isinstance(kind, Global) else None
         if dtype is None or elements < 0:
             raise storages.broken()
-        kept[str(key)] = (kind, elements, storages.skip(elements * DTYPES[dtype]))
+        kept[label(key)] = (kind, elements, storages.skip(elements * DTYPES[dtype]))
     shared: dict[str, tuple[str, int, int]] = {}
-    for entry in storages.value() or []:
+    views = storages.value()
+    for entry in views if isinstance(views, list) else []:
         if isinstance(entry, tuple) and len(entry) == 4 and all(type(part) is int for part in entry[2:]):
-            shared[str(entry[0])] = (str(entry[1]), entry[2], entry[3])
+            shared[label(entry[0])] = (label(entry[1]), entry[2], entry[3])
     tensors = _tensors(_Reel(report, source, "tensors", files["tensors"]), kept, shared)
     main = _Reel(report, source, "pickle", files["pickle"]).value()
     for node in walk(main):
-        if isinstance(node, PersistentId) and str(node.value) in tensors:
-            node.value = tensors[str(node.value)]
+        if isinstance(node, PersistentId) and label(node.value) in tensors:
+            node.value = tensors[label(node.value)]
 
     def place(view: View) -> tuple[int | None, str]:
         return (kept[view.storage.key][2] if view.storage is not None else None), ""
@@ -73,12 +74,12 @@ def _tensors(
         if not 0 <= axes <= MOST_AXES:
             raise reel.broken()
         numbers = struct.unpack(f"<{2 * axes + 1}q", reel.raw(16 * axes + 8))
-        root, begin, _ = shared.get(str(storage), (str(storage), 0, 0))
+        root, begin, _ = shared.get(label(storage), (label(storage), 0, 0))
         if root not in kept:
             raise reel.broken()
         kind, elements, _ = kept[root]
         held = PersistentId(("storage", kind, root, "cpu", elements))
-        made[str(key)] = Call(REBUILD, (held, begin + numbers[-1], numbers[:axes], numbers[axes : 2 * axes]))
+        made[label(key)] = Call(REBUILD, (held, begin + numbers[-1], numbers[:axes], numbers[axes : 2 * axes]))
     return made
 
 

@@ -8,6 +8,7 @@ from hivenode.errors import NotFound
 from hivenode.models.identify.folder import Folder
 from hivenode.models.identify.formats import jsons
 from hivenode.models.identify.formats.jsons import Json
+from hivenode.models.identify.formats.templates import LONGEST, judge_template
 from hivenode.models.identify.naming.architectures import by_class
 from hivenode.models.identify.naming.packed import unpack
 from hivenode.models.identify.readers.weight_files import INDEX, SINGLE, take
@@ -22,8 +23,6 @@ SIZES = (
     "encoder_layers", "decoder_layers", "model_type", "dtype", "torch_dtype", "sliding_window",
     "tie_word_embeddings", "dim", "n_layers", "n_heads", "hidden_dim",
 )  # fmt: skip
-TEMPLATES = ("chat_template.jinja", "chat_template.json")
-WHY_TEMPLATE = "A chat template is a Jinja program that runs on each request."
 WHY_REMOTE = "code of the model's author, run if remote code is trusted; it never is here"
 
 
@@ -54,7 +53,7 @@ def read_directory(path: Path) -> Report:
         unpack(report, quantized)
     remote_code(report, folder)
     report.size_bytes, report.bytes_read = folder.size, folder.bytes_read
-    if report.error is not None and not report.findings:
+    if report.error is not None and not report.dangerous:
         report.safe = None
     return report
 
@@ -117,11 +116,24 @@ def remote_code(report: Report, folder: Folder) -> None:
             report.find("trust_remote_code", name, WHY_REMOTE)
         for key, value in jsons.inner(table, "custom_pipelines").items():
             report.find(f"custom_pipelines: {key} = {str(value)[:100]}", name, WHY_REMOTE)
-        template = table.get("chat_template")
-        if template:
-            report.find(f"chat_template: {str(template)[:120]!r}", name, WHY_TEMPLATE)
+        _templates(report, table.get("chat_template"), name)
+    if "chat_template.json" in folder:
+        _templates(report, folder.json("chat_template.json").get("chat_template"), "chat_template.json")
     for name in sorted(folder.names):
-        if name in TEMPLATES:
-            report.find(name, folder.path.name, WHY_TEMPLATE)
+        if name.endswith(".jinja"):
+            with folder.open(name) as source:
+                text = source.head(LONGEST + 1).decode("utf-8", "backslashreplace")
+                folder.took(source)
+            judge_template(report, text, name, folder.path.name)
         elif name.endswith(".py"):
             report.find(name, folder.path.name, WHY_REMOTE)
+
+
+def _templates(report: Report, value: Json, where: str) -> None:
+    """Judge what a configuration has as chat template: a text, or a list of named ones."""
+    for part in value if isinstance(value, list) else [value]:
+        text = part.get("template") if isinstance(part, dict) else part
+        if isinstance(text, str) and text:
+            judge_template(report, text, f"chat_template: {text[:120]!r}", where)
+        elif text is not None and text != "":
+            report.find(f"chat_template: {str(text)[:120]}", where, "It is none of the forms a chat template has.")

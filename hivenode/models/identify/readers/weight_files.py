@@ -56,8 +56,7 @@ def _file(report: Report, folder: Folder, name: str) -> Report:
     with folder.open(name) as source:
         inner = read_open(source)
         folder.took(source)
-    for finding in inner.findings:
-        report.find(finding.what, f"{name}: {finding.where}" if finding.where else name, finding.why)
+    report.adopt(inner, name)
     return inner
 
 

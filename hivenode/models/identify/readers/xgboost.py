@@ -296,7 +296,9 @@ def _binary(source: Source) -> _Model:
     """
     window = Window(source, source.size, source.name)
     at = 4
-    _, features, classes, _, _, major, minor, targets, _ = _LEARNER.unpack(window.read(at, _LEARNER.size))
+    _, features, classes, attributes, metrics, major, minor, targets, _ = _LEARNER.unpack(
+        window.read(at, _LEARNER.size)
+    )
     at += _LEARNER_SIZE
     texts = []
     for _ in range(2):
@@ -313,6 +315,7 @@ def _binary(source: Source) -> _Model:
         if at + 8 + 4 * count > source.size:
             raise window.broken(f"{count} weights in {source.size} bytes")
         model.weights = Tensor("weights", "float32", (count,), "", at + 8, 4 * count)
+        _binary_end(window, at + 8 + 4 * count, attributes, metrics)
         return model
     if model.booster not in ("gbtree", "dart"):
         raise window.broken(f"a booster called {model.booster[:40]}")
@@ -329,4 +332,27 @@ def _binary(source: Source) -> _Model:
         if vector:
             at += 8 + 4 * window.number(at, 8)
         model.nodes += nodes - deleted
+    at += 4 * trees
+    if model.booster == "dart" and trees:
+        at += 8 + 4 * window.number(at, 8)
+    _binary_end(window, at, attributes, metrics)
     return model
+
+
+def _binary_end(window: Window, at: int, attributes: int, metrics: int) -> None:
+    """That what follows the trees or weights is there: pairs of texts, and the names of metrics.
+
+    Raises:
+        Corrupted: the file ends before.
+    """
+    for present, texts in ((attributes, 2), (metrics, 1)):
+        if not present:
+            continue
+        entries = window.number(at, 8)
+        if entries * texts * 8 > window.size:
+            raise window.broken(f"{entries} attributes in {window.size} bytes")
+        at += 8
+        for _ in range(entries * texts):
+            at += 8 + window.number(at, 8)
+    if at > window.size:
+        raise window.broken(f"it ends {at - window.size} bytes early")

@@ -1,0 +1,123 @@
+"""A declared model as stages need it: a module without memory, and what each of its tensors starts as."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from hivenode.data.info import DataInfo
+from hivenode.errors import InvalidInput
+from hivenode.models.declared import layers_of
+from hivenode.models.layers import Layer, buffers, tensors
+from hivenode.net.local import Resources
+from hivenode.spec.model import ModelSpec
+from hivenode.training.frameworks import torch_models
+from hivenode.training.frameworks.model import Layout, Vector, initial_tensor, views
+from hivenode.training.frameworks.torch_building import build
+from hivenode.training.stages.graph import Place, hollow
+
+WHOLE = "model."
+"""Prefix of every path within `Blueprint.module`."""
+
+
+class _Whole(nn.Module):  # type: ignore[misc]  # torch has no types here
+    def __init__(self, module: nn.Module, forward: Callable[[torch.Tensor], torch.Tensor] | None) -> None:
+        super().__init__()
+        self.model = module
+        self._given = forward
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.model(x) if self._given is None else self._given(x)
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """Attributes:
+    module: maps `x` to outputs; its parameters have shapes and no memory, and the names of `layout` after `WHOLE`.
+    start: writes the first values of a trained tensor, or of running statistics, to a flat target.
+    place: of the first operation of the layer of that number, as the planner counts them.
+    declared: what the model can be built from again on any node.
+    """
+
+    module: nn.Module
+    layout: Layout
+    start: Callable[[str, Vector], None]
+    place: Callable[[int], Place]
+    declared: ModelSpec
+
+
+def blueprint(model: ModelSpec, info: DataInfo, seed: int, resources: Resources) -> Blueprint:
+    """Of `zoo:` and `layers:` models without ever making the whole. Those of transformers are made once, 4 bytes a
+    parameter, to learn their first values, before a stage keeps its own.
+
+    Raises:
+        InvalidInput: the declaration is wrong, or such a model is not cut.
+        Unavailable: this node has not what it names.
+    """
+    if model.weights or model.lora is not None:
+        what = "weights" if model.weights else "lora"
+        raise InvalidInput(
+            f"A model with model.{what} is not cut into stages.", fix="Use single_node or data_parallel for it."
+        )
+    layers = layers_of(model, info)
+    return _of_layers(layers, seed, model) if layers is not None else _of_module(model, info, seed, resources)
+
+
+def _of_layers(layers: tuple[Layer, ...], seed: int, model: ModelSpec) -> Blueprint:
+    held, running = tensors(layers), buffers(layers)
+    numbered = [{name: (number, tensor) for number, (name, tensor) in enumerate(t.items())} for t in (held, running)]
+
+    def start(name: str, target: Vector) -> None:
+        number, tensor = (numbered[0] if name in held else numbered[1])[name]
+        initial_tensor(target, tensor, seed, number)
+
+    with hollow():
+        module = _Whole(torch_models.build(layers), None)
+    layout = Layout(
+        {name: tensor.shape for name, tensor in held.items()}, {name: tensor.shape for name, tensor in running.items()}
+    )
+    return Blueprint(module, layout, start, lambda layer: Place(WHOLE + layers[layer].name), model)
+
+
+def _of_module(model: ModelSpec, info: DataInfo, seed: int, resources: Resources) -> Blueprint:
+    built, declared = build(model, info, seed, resources)
+    values = views(built.start, built.layout.parameters) | views(built.buffers, built.layout.buffers)
+    blocks = _blocks(built.module)
+    emptied: dict[int, nn.Parameter] = {}
+    for owner in built.module.modules():
+        for name, parameter in list(owner._parameters.items()):
+            if parameter is not None:
+                if id(parameter) not in emptied:
+                    emptied[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
+                setattr(owner, name, emptied[id(parameter)])
+
+    def start(name: str, target: Vector) -> None:
+        np.copyto(target, values[name].ravel())
+
+    def place(layer: int) -> Place:
+        """The planner's layers are the embeddings, the blocks and the head."""
+        if not blocks or not 0 < layer <= len(blocks) + 1:
+            raise InvalidInput(
+                f"{model.source} has no layer {layer} that a stage could begin with.",
+                fix="Use single_node or data_parallel for it.",
+            )
+        if layer <= len(blocks):
+            return Place(WHOLE + blocks[layer - 1])
+        return Place(WHOLE + blocks[-1], after=True)
+
+    return Blueprint(_Whole(built.module, built.forward), built.layout, start, place, declared)
+
+
+def _blocks(module: nn.Module) -> list[str]:
+    """Paths of the equal blocks in the middle of a transformer: its longest list of modules."""
+    lists = [(name, len(each)) for name, each in module.named_modules() if isinstance(each, nn.ModuleList)]
+    outermost = [(name, count) for name, count in lists if not re.search(r"\.\d+\.", name + ".")]
+    if not outermost:
+        return []
+    name, count = max(outermost, key=lambda pair: pair[1])
+    return [f"{name}.{number}" for number in range(count)]

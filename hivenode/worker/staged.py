@@ -1,0 +1,238 @@
+"""A training assignment in which this worker holds one stage of the model, from `Begin` to `Finished`."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from math import prod
+from pathlib import Path
+
+import torch
+
+from hivenode.errors import Corrupted, InvalidInput
+from hivenode.models.declared import describe
+from hivenode.net.framing import Channel
+from hivenode.net.local import Begin, CheckpointWritten, Finished, Log, Ready, WorkerLimits
+from hivenode.spec.job import JobSpec
+from hivenode.spec.values import Share
+from hivenode.training import checkpoints, modelfile, tensorfiles
+from hivenode.training.exchange import Seat
+from hivenode.training.frameworks.model import Vector
+from hivenode.training.loop import Result
+from hivenode.training.optimizers import Optimizer
+from hivenode.training.stages.blueprint import blueprint
+from hivenode.training.stages.gather import (
+    Kind,
+    Own,
+    Snapshots,
+    Wanted,
+    copy,
+    give,
+    read_named,
+    read_slots,
+    spread,
+    take,
+)  # fmt: skip
+from hivenode.training.stages.line import Line
+from hivenode.training.stages.loop import Ends, StagedTraining
+from hivenode.training.stages.schedule import small_batches
+from hivenode.training.stages.stage import Cutting, Stage
+from hivenode.training.strategies.group import Cancelled
+from hivenode.worker.orders import Orders
+from hivenode.worker.pieces import PieceFinder, open_data
+from hivenode.worker.threads import useful_threads
+
+
+class StagedAssignment:
+    """One stage's part of an attempt.
+
+    Raises (here and in `run`):
+        Cancelled: by order; a checkpoint of the last finished step is written if all stages are there to give it.
+        HiveError: a sentence for whoever submitted the job.
+    """
+
+    def __init__(self, channel: Channel, begin: Begin, limits: WorkerLimits) -> None:
+        self._started = time.monotonic()
+        self._channel, self._begin, self._limits = channel, begin, limits
+        self._spec = JobSpec.model_validate_json(begin.spec)
+        self._directory = Path(begin.directory)
+        shares = sorted(begin.plan.shares, key=lambda share: share.rank)
+        self._number = next(place for place, share in enumerate(shares) if share.node == begin.node)
+        self._share = shares[self._number]
+        self._pieces = PieceFinder(channel)
+        self._data = open_data(self._spec.data, begin.resources, self._pieces)
+        training, info = self._spec.training, self._data.info
+        self._small = -(-training.batch_size // begin.plan.micro_batches)
+        torch.set_num_threads(self._threads())
+        self._blueprint = blueprint(self._spec.model, info, training.seed, begin.resources)
+        self._cutting = Cutting(self._blueprint, self._example, _firsts(shares))
+        self._held, self._running = self._cutting.holdings(self._small)
+        self._stage = Stage(self._cutting, self._number, self._held, self._running)
+        self._optimizer = Optimizer(training, len(self._stage.weights))
+
+    def _example(self, samples: int) -> torch.Tensor:
+        info = self._data.info
+        return torch.zeros(samples, *info.input_shape, dtype=torch.int64 if info.vocabulary else torch.float32)
+
+    def run(self) -> None:
+        """Prepare, wait for the word to begin, train, leave the model."""
+        line = Line(Seat(self._begin.node, self._share.rank, self._begin.host, self._begin.ports))
+        orders = Orders(self._channel, line)
+        self._pieces.orders = orders
+        try:
+            head = self._start_values()
+            self._trace_sizes()
+            line.limit = self._longest_message()
+            self._channel.send(
+                Ready(
+                    pid=os.getpid(),
+                    port=line.port,
+                    certificate=line.certificate,
+                    parameters=len(self._stage.weights),
+                    load_seconds=time.monotonic() - self._started,
+                )
+            )
+            peers = orders.wait_for_peers().peers
+            began = time.monotonic()
+            snapshots = Snapshots(
+                line, self._number, self._directory, self._checkpoint, self._written, self._not_written
+            )
+            training = self._training = StagedTraining(
+                number=self._number,
+                small=self._small,
+                spec=self._spec.training,
+                stage=self._stage,
+                optimizer=self._optimizer,
+                ends=Ends(self._data),
+                line=line,
+                report=self._channel.send,
+                cancelled=lambda: orders.cancelled,
+                save=lambda step: snapshots.save(step, self._vectors()),
+                step=head.step,
+            )
+            training.restore(head.scalars)
+            try:
+                line.connect(peers)
+                result = training.run()
+                snapshots.wait()
+                path = self._model(line, result)
+                line.finish()
+            except Exception:
+                if (reason := orders.cancelled) is not None:
+                    raise Cancelled(reason) from None
+                raise
+            self._finished(path, result, began)
+        finally:
+            line.close()
+
+    # --- before -------------------------------------------------------------------------------------------------
+
+    def _start_values(self) -> checkpoints.Head:
+        """First or saved values of this stage's tensors; returns what is known besides."""
+        stage, number = self._stage, self._number
+        if self._begin.resume is None:
+            for holdings, vector in ((self._held, stage.weights), (self._running, stage.buffers)):
+                for name, part in holdings.parts(number).items():
+                    self._blueprint.start(name, vector[part])
+            return checkpoints.Head(0, {})
+        path = Path(self._begin.resume)
+        parts = tensorfiles.Parts(path)
+        head = checkpoints.check(path, parts.metadata, self._spec)
+        slots = {slot: checkpoints.OPTIMIZER + slot for slot in self._optimizer.slots()}
+        try:
+            read_named(parts, self._held, number, checkpoints.MODEL, stage.weights)
+            read_named(parts, self._running, number, checkpoints.BUFFER, stage.buffers)
+            self._optimizer.restore(read_slots(parts, self._held, number, slots), head.scalars)
+        except (KeyError, ValueError) as error:
+            raise Corrupted(
+                f"{path.name} is an incomplete checkpoint: {error}.", fix="Use another copy of it."
+            ) from error
+        return head
+
+    def _trace_sizes(self) -> None:
+        """Trace the model for every size of small batch that will come, so that training never waits for it."""
+        size, train, test = self._spec.training.batch_size, len(self._data.train), len(self._data.test)
+        for batch in {min(size, train), train % size or size}:
+            for part in small_batches(batch, self._small):
+                self._stage.graph(len(part), training=True)
+        for part in small_batches(test, self._small) if test else ():
+            self._stage.graph(len(part), training=False)
+
+    def _longest_message(self) -> int:
+        graph = self._stage.graph(self._small, training=True)
+        values = [value.bytes for value in (*graph.receives, *graph.sends)]
+        shared = [4 * prod(self._held.shapes[name]) for name in self._stage.shared]
+        return max(1024 * 1024, *values, *shared)
+
+    def _threads(self) -> int:
+        cost = describe(self._spec.model, self._data.info)
+        return useful_threads(3 * cost.flops_per_sample * self._small * self._share.weight, self._limits.threads)
+
+    # --- files --------------------------------------------------------------------------------------------------
+
+    def _vectors(self) -> list[Vector]:
+        return [self._stage.weights, self._stage.buffers, *self._optimizer.slots().values()]
+
+    def _checkpoint(self, step: int) -> Wanted:
+        held, running, slots = self._held, self._running, list(self._optimizer.slots())
+        shapes = {checkpoints.MODEL + name: shape for name, shape in held.shapes.items()}
+        shapes |= {checkpoints.BUFFER + name: shape for name, shape in running.shapes.items()}
+        shapes |= {checkpoints.OPTIMIZER + slot: (sum(map(prod, held.shapes.values())),) for slot in slots}
+        plan = tensorfiles.layout(shapes, checkpoints.metadata(step, self._training.scalars(), self._spec))
+        kinds = [Kind(held, held.in_model(plan, checkpoints.MODEL))]
+        kinds += [Kind(running, running.in_model(plan, checkpoints.BUFFER))]
+        kinds += [Kind(held, held.in_vector(plan, checkpoints.OPTIMIZER + slot)) for slot in slots]
+        return Wanted(self._directory / f"checkpoint-{step}.safetensors", plan, tuple(kinds))
+
+    def _written(self, step: int, path: Path) -> None:
+        self._channel.send(CheckpointWritten(step=step, path=str(path)))
+
+    def _not_written(self, step: int, reason: str) -> None:
+        self._channel.send(
+            Log(
+                level="error",
+                event="a checkpoint could not be written; training goes on",
+                fields={"step": step, "reason": reason},
+            )
+        )
+
+    def _model(self, line: Line, result: Result) -> Path:
+        """The whole model as a file; the same bytes at every stage."""
+        card = modelfile.card(self._spec, self._blueprint.declared, self._data)
+        held, running = self._held, self._running
+        plan = tensorfiles.layout(
+            {**held.shapes, **running.shapes}, modelfile.metadata(replace(card, accuracy=result.accuracy))
+        )
+        path = self._directory / "model.safetensors"
+        own = [Own.live(self._stage.weights), Own.live(self._stage.buffers)]
+        if self._number > 0:
+            give(line, result.step, own)
+            copy(line, result.step, path, plan.size)
+            return path
+        kinds = (Kind(held, held.in_model(plan, "")), Kind(running, running.in_model(plan, "")))
+        take(line, result.step, own, Wanted(path, plan, kinds))
+        spread(line, result.step, path, plan.size)
+        return path
+
+    def _finished(self, path: Path, result: Result, began: float) -> None:
+        self._channel.send(
+            Finished(
+                step=result.step,
+                path=str(path),
+                seconds=time.monotonic() - began,
+                metrics=result.metrics(),
+                lead=self._number == 0,
+            )
+        )
+
+
+def _firsts(shares: Sequence[Share]) -> list[int]:
+    """Layers with which the stages after the first begin."""
+    ranges = [share.layer_range for share in shares]
+    found = [span[0] for span in ranges[1:] if span is not None]
+    if None in ranges or any(low >= high for low, high in pairwise([0, *found])):
+        raise InvalidInput("The plan does not say which layers each stage holds.", fix="Submit the job again.")
+    return found

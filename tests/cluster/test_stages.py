@@ -1,0 +1,69 @@
+"""Models cut into stages over real machines: one dies, and a model that fits on none of them alone."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from tests.cluster.machines import Machine, found_hive
+
+ROOM = 700
+"""MiB a worker may use: the framework takes 400 of them by the planner's account."""
+
+
+def job(epochs: int, model: dict[str, Any], training: dict[str, Any], **placement: object) -> dict[str, Any]:
+    return {
+        "spec": {
+            "name": "digits",
+            "model": model,
+            "data": {"source": "sklearn:digits"},
+            "training": {"epochs": epochs, "batch_size": 64, "learning_rate": 0.1, **training},
+            "placement": placement,
+        }
+    }
+
+
+async def stop(machines: list[Machine]) -> None:
+    await asyncio.gather(*(machine.stop() for machine in machines))
+
+
+async def test_a_stage_dies_and_the_layers_are_cut_again_over_those_left(tmp_path: Path) -> None:
+    hive = await found_hive(tmp_path)
+    try:
+        wanted = job(
+            40, {"source": "zoo:cnn"}, {"checkpoint_every_steps": 20}, strategy="pipeline_parallel", min_nodes=3
+        )
+        submitted = await hive[0].api("POST", "/v1/jobs", wanted)
+        path = f"/v1/jobs/{submitted['summary']['job']}"
+        await asyncio.gather(*(machine.until(path, lambda d: (d["checkpoint_step"] or 0) >= 20) for machine in hive))
+        await hive[2].kill()
+        detail = await hive[0].until(path, lambda d: d["summary"]["state"] == "finished", 90)
+        assert [attempt["outcome"] for attempt in detail["attempts"]] == ["lost", "finished"]
+        assert [len(attempt["members"]) for attempt in detail["attempts"]] == [3, 2]
+        assert detail["attempts"][1]["resume_step"] >= 20
+        assert detail["attempts"][1]["strategy"] == "pipeline_parallel"
+        assert detail["summary"]["accuracy"] > 0.9
+        prediction = await hive[1].api("POST", "/v1/models/digits/predict", {"inputs": [[0.0] * 64]})
+        assert len(prediction["outputs"][0]) == 10
+    finally:
+        await stop(hive)
+
+
+async def test_a_model_larger_than_any_one_node(tmp_path: Path) -> None:
+    """30 million parameters with momentum take 12 bytes each: more than one worker may have, less than two."""
+    hive = await found_hive(tmp_path, ("ash", "birch"), f"memory_bytes = {ROOM * 2**20}\n")
+    try:
+        model = {"source": "zoo:mlp", "params": {"hidden": 3800, "depth": 3}}
+        training = {"momentum": 0.9, "max_steps": 4}
+        status, answer = await hive[0].ask("POST", "/v1/plan", job(1, model, training, strategy="single_node"))
+        assert status >= 400
+        assert "GiB of memory on one node; the most is" in answer["error"]["message"]
+        submitted = await hive[0].api("POST", "/v1/jobs", job(1, model, training))
+        path = f"/v1/jobs/{submitted['summary']['job']}"
+        detail = await hive[0].until(path, lambda d: d["summary"]["state"] in ("finished", "failed"), 90)
+        assert detail["summary"]["state"] == "finished", detail
+        assert detail["attempts"][0]["strategy"] in ("pipeline_parallel", "model_parallel")
+        await hive[1].until("/v1/models", lambda models: bool(models) and models[0]["here"])
+    finally:
+        await stop(hive)

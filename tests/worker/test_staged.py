@@ -1,0 +1,191 @@
+"""Several real workers hold the layers of one model between them, over their own connections on loopback."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from hivenode.jobs.workers import ForkWorkers
+from hivenode.net.local import (
+    Cancel,
+    CheckpointWritten,
+    Failed,
+    Finished,
+    Peer,
+    PeerLost,
+    PeersReady,
+    Ready,
+    WorkerProgress,
+)
+from hivenode.spec.job import DataSpec, JobSpec, ModelSpec, TrainingSpec
+from hivenode.spec.values import Plan, Share, Strategy
+from tests.worker.members import Member, attempt, begin, node, spec
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+LAYERS = 6
+"""Of zoo:cnn: two convolutions, each with its pool, and two dense layers."""
+
+
+def staged(cuts: Sequence[int], small: int, layers: int = LAYERS) -> Plan:
+    """Stages that begin at layer 0 and at each of `cuts`."""
+    bounds = [0, *cuts, layers]
+    shares = tuple(
+        Share(node(rank), rank, 1 / (len(bounds) - 1), 0.01, 1 << 28, (bounds[rank], bounds[rank + 1]))
+        for rank in range(len(bounds) - 1)
+    )
+    strategy = Strategy.pipeline_parallel if small > 1 else Strategy.model_parallel
+    return Plan(strategy, shares, 1.0, "as the test says", False, (0, 0, 0, 0), (), small)
+
+
+async def start(
+    host: ForkWorkers, job: JobSpec, plan: Plan, directory: Path, resume: str | None = None
+) -> list[Member]:
+    members = [await Member.start(host) for _ in plan.shares]
+    for rank, member in enumerate(members):
+        member.handle.send(begin(job, plan, rank, directory, resume))
+    ready = [await member.expect(Ready) for member in members]
+    peers = tuple(Peer(node(rank), rank, "127.0.0.1", r.port, r.certificate) for rank, r in enumerate(ready))
+    for member in members:
+        member.handle.send(PeersReady(peers))
+    return members
+
+
+async def finish(members: list[Member]) -> list[Finished]:
+    finished = [await member.expect(Finished) for member in members]
+    for member in members:
+        assert await member.exit() == "exit 0"
+    return finished
+
+
+def difference(one: str, other: str) -> float:
+    first, second = load_file(one), load_file(other)
+    assert first.keys() == second.keys()
+    return max(float(np.abs(first[name] - second[name]).max()) for name in first)
+
+
+def digest(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+JOB = spec(epochs=1, max_steps=20, learning_rate=0.05, momentum=0.9, batch_size=64)
+
+
+@pytest.mark.parametrize(("cuts", "small", "tolerance"), [((4,), 1, 0.0), ((2, 4), 1, 0.0), ((3,), 8, 1e-5)])
+async def test_a_cut_model_learns_what_the_whole_one_does(
+    host: ForkWorkers, tmp_path: Path, cuts: tuple[int, ...], small: int, tolerance: float
+) -> None:
+    alone = await finish(await attempt(host, JOB, [1.0], tmp_path / "one"))
+    together = await finish(await start(host, JOB, staged(cuts, small), tmp_path / "cut"))
+    assert len({digest(done.path) for done in together}) == 1
+    assert difference(alone[0].path, together[0].path) <= tolerance
+    assert [done.lead for done in together] == [True] + [False] * len(cuts)
+    assert {done.metrics["accuracy"] for done in together} == {alone[0].metrics["accuracy"]}
+
+
+async def test_each_stage_holds_its_own_tensors_only(host: ForkWorkers, tmp_path: Path) -> None:
+    members = await start(host, JOB, staged((4,), 2), tmp_path)
+    counts = [(await member.expect(Ready)).parameters for member in members]
+    whole = (await (await attempt(host, JOB, [1.0], tmp_path / "one"))[0].expect(Ready)).parameters
+    assert sum(counts) == whole
+    assert all(0 < count < whole for count in counts)
+    await finish(members)
+
+
+async def test_a_checkpoint_goes_on_under_any_strategy(host: ForkWorkers, tmp_path: Path) -> None:
+    job = spec(epochs=1, max_steps=20, learning_rate=0.05, optimizer="adam", checkpoint_every_steps=8)
+    members = await start(host, job, staged((3,), 2), tmp_path / "cut")
+    written = await members[0].expect(CheckpointWritten)
+    assert written.step == 8
+    straight = await finish(members)
+    assert not members[1].all(CheckpointWritten)
+    alone = await finish(await attempt(host, job, [1.0], tmp_path / "one", resume=written.path))
+    pair = await finish(await attempt(host, job, [0.5, 0.5], tmp_path / "two", resume=written.path))
+    again = await finish(await start(host, job, staged((2, 4), 1), tmp_path / "again", resume=written.path))
+    for other in (alone, pair, again):
+        assert difference(straight[0].path, other[0].path) < 1e-5
+    same = await finish(await start(host, job, staged((3,), 2), tmp_path / "same", resume=written.path))
+    assert digest(same[0].path) == digest(straight[0].path)
+
+
+@pytest.mark.parametrize("victim", [0, 1, 2])
+async def test_the_loss_of_a_stage_ends_the_attempt_for_all_to_be_planned_again(
+    host: ForkWorkers, tmp_path: Path, victim: int
+) -> None:
+    members = await start(host, spec(epochs=1000), staged((2, 4), 4), tmp_path)
+    await members[1].expect(WorkerProgress, 2)
+    members[victim].handle.kill()
+    for rank, member in enumerate(members):
+        if rank != victim:
+            failed = await member.expect(Failed)
+            assert failed.retry
+            assert "is lost" in failed.message or "was closed" in failed.message
+            assert await member.exit() == "exit 1"
+
+
+async def test_a_node_given_up_by_the_failure_detector(host: ForkWorkers, tmp_path: Path) -> None:
+    members = await start(host, spec(epochs=1000), staged((4,), 1), tmp_path)
+    await members[0].expect(WorkerProgress, 2)
+    members[0].handle.send(PeerLost(node(1)))
+    assert node(1) in (await members[0].expect(Failed)).message
+    assert (await members[1].expect(Failed)).retry
+
+
+async def test_cancelling(host: ForkWorkers, tmp_path: Path) -> None:
+    members = await start(host, spec(epochs=1000), staged((4,), 1), tmp_path)
+    await members[0].expect(WorkerProgress, 2)
+    for member in members:
+        member.handle.send(Cancel("enough"))
+    assert {(await member.expect(Failed)).code for member in members} == {"cancelled"}
+
+
+async def test_a_plan_without_layers_is_refused(host: ForkWorkers, tmp_path: Path) -> None:
+    shares = tuple(Share(node(rank), rank, 0.5, 0.01, 1 << 28) for rank in range(2))
+    plan = Plan(Strategy.model_parallel, shares, 1.0, "as the test says", False, (0, 0, 0, 0), ())
+    member = await Member.start(host)
+    member.handle.send(begin(JOB, plan, 1, tmp_path))
+    assert "which layers" in (await member.expect(Failed)).message
+
+
+HUB = {
+    "bert": {"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2,
+             "intermediate_size": 32, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+    "gpt2": {"model_type": "gpt2", "n_embd": 16, "n_layer": 3, "n_head": 2, "resid_pdrop": 0.0, "embd_pdrop": 0.0,
+             "attn_pdrop": 0.0},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("model", "source", "cuts"), [
+    ("zoo:resnet18", "sklearn:digits", (6, 12)),
+    ("zoo:lstm", "sklearn:digits", (2,)),
+    ("zoo:vit", "sklearn:digits", (2, 4)),
+    ("zoo:gpt", "sklearn:descriptions", (2, 4)),
+    ("gpt2", "sklearn:descriptions", (2, 4)),
+])  # fmt: skip
+async def test_every_kind_of_model_is_cut(
+    host: ForkWorkers, tmp_path: Path, model: str, source: str, cuts: tuple[int, ...]
+) -> None:
+    params = {
+        "zoo:resnet18": {"width": 4},
+        "zoo:lstm": {"width": 16},
+        "zoo:vit": {"width": 16, "layers": 3, "patch": 2, "heads": 2},
+        "zoo:gpt": {"width": 16, "layers": 3, "heads": 2},
+    }.get(model, {})
+    declared = (
+        ModelSpec(source="hf:config", config=HUB[model]) if model in HUB else ModelSpec(source=model, params=params)
+    )
+    job = JobSpec(
+        name="test", model=declared, data=DataSpec(source=source),
+        training=TrainingSpec(max_steps=4, batch_size=16, learning_rate=0.01, momentum=0.9),
+    )  # fmt: skip
+    alone = await finish(await attempt(host, job, [1.0], tmp_path / "one"))
+    together = await finish(await start(host, job, staged(cuts, 1, layers=99), tmp_path / "cut"))
+    assert difference(alone[0].path, together[0].path) <= 1e-6
+    assert together[0].metrics == pytest.approx(alone[0].metrics, rel=1e-4)
+    assert len({digest(done.path) for done in together}) == 1
