@@ -97,7 +97,7 @@ def feeds(heard: Iterable[Message]) -> None:
     for number, message in enumerate(heard):
         if isinstance(message, FeedDelta):
             inbox.put(NODES[number % 4], message)
-    while (waiting := inbox.get()) is not None:
+    for waiting in inbox.take(1 << 30):
         events = allowance.allowed(waiting[1].events, 1.0)
         found = held.examine(events)
         assert not found.fresh, "no grant here is of the authority"

@@ -73,8 +73,11 @@ def test_a_revoked_node_whose_roles_are_granted_again_is_a_member_again() -> Non
 
         await world.ask(FOUNDER, grant)
         await world.formed()
-        for machine in world.up:
-            assert machine.node.roles.of(dan.id) == (Role.worker,)
-            assert dan.id in machine.node.workers()
+
+        def back() -> bool:
+            nodes = [machine.node for machine in world.up]
+            return all(node.roles.of(dan.id) == (Role.worker,) and dan.id in node.workers() for node in nodes)
+
+        await world.until(back, 10, "everybody has heard of the grant")
 
     run(main, seed=0)
