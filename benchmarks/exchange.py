@@ -33,24 +33,24 @@ MOSAIC = {"peers": 16, "rounds": 5, "floats": 2_380_000}
 
 def compare(workers: int, floats: int, rounds: int, passes: int, without: list[str]) -> dict[str, object]:
     taken: dict[str, list[float]] = {}
+
+    def told(label: str, seconds: list[float]) -> None:
+        taken.setdefault(label, []).extend(seconds)
+        print(f"{label}: {' '.join(f'{value:.3f}' for value in seconds)}", file=sys.stderr, flush=True)
+
     held = 0.0
     # In turn, and again: a machine that others use too changes while one measures.
     for _ in range(passes):
         with gloo(workers, floats) as crew:
-            taken.setdefault("gloo", []).extend(crew.seconds(rounds))
+            told("gloo", crew.seconds(rounds))
         for codec in ("fp32", "fp16", "int8"):
             with ours(workers, floats, codec) as crew:
-                taken.setdefault(codec, []).extend(crew.seconds(rounds))
+                told(codec, crew.seconds(rounds))
                 if codec == "fp32":
                     peaks = [done.peak for done in crew.round()]
                     held = max(peak - before for peak, before in zip(peaks, crew.before, strict=True))
-        print(
-            {label: f"{statistics.median(seconds):.3f}" for label, seconds in taken.items()},
-            file=sys.stderr,
-            flush=True,
-        )
     if "hivemind" not in without:
-        taken["hivemind"] = hivemind_seconds(workers, floats, min(rounds, 3))
+        told("hivemind", hivemind_seconds(workers, floats, min(rounds, 3)))
     medians = {label: statistics.median(seconds) for label, seconds in taken.items()}
     return {
         "workers": workers,

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -142,18 +141,27 @@ class Cold(NamedTuple):
     memory: int
 
 
+LAUNCH = """
+import json, os, subprocess, sys, time
+runs = []
+for _ in range(int(sys.argv[1])):
+    start = time.perf_counter()
+    process = subprocess.Popen(sys.argv[2:], stdout=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = status
+    assert status == 0
+    runs.append((time.perf_counter() - start, used.ru_utime + used.ru_stime, used.ru_maxrss << 10))
+print(json.dumps(min(runs, key=lambda run: run[1])))
+"""
+"""Small, since a child is charged with the memory of the process that starts it."""
+
+
 def cold(path: Path, *, times: int = 7) -> Cold:
     """`hivenode identify PATH`, from exec to exit; the best of some."""
     command = [sys.executable, "-m", "hivenode.cli.main", "identify", str(path), "--json"]
-    runs = []
-    for _ in range(times):
-        start = time.perf_counter()
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        assert process.returncode == 0
-        runs.append(Cold(time.perf_counter() - start, used.ru_utime + used.ru_stime, used.ru_maxrss << 10))
-    return min(runs, key=lambda run: run.processor)
+    launch = [sys.executable, "-c", LAUNCH, str(times), *command]
+    done = subprocess.run(launch, check=True, stdout=subprocess.PIPE)
+    return Cold(*json.loads(done.stdout))
 
 
 def many(folder: Path) -> float:

@@ -8,7 +8,8 @@ on the held-out part is what the others have to reach: ours with int8 after ever
 (DiLoCo). All start from the same weights, take the same batches, have the same learning rate and one thread a node, and
 are judged every few steps on the same samples; judging does not count. The model is scaled down to what lets DDP's run
 last about two minutes, with a step's arithmetic of all nodes sharing this machine's cores. Traffic of ours is
-encrypted, gloo's is not.
+encrypted, gloo's is not. In so few rounds an outer momentum has nothing to gather: the mean of the nodes is taken as it
+is, unless options say otherwise.
 """
 
 from __future__ import annotations
@@ -286,13 +287,21 @@ def main() -> None:
     parser.add_argument("--sync-every", type=int, default=20)
     parser.add_argument("--most", type=int, default=6, help="steps that ours may take, over those of DDP")
     parser.add_argument("--judge-every", type=int, default=10)
+    parser.add_argument("--outer-learning-rate", type=float, default=1.0)
+    parser.add_argument("--outer-momentum", type=float, default=0.0)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no namespace is left behind
     task = Task(options.width, options.layers, options.batch, 0.001, options.judge_every)
     ways: dict[str, dict[str, object]] = {
         "every step, int8": {"codec": "int8"},
-        "local, int8": {"sync": "local", "sync_every": options.sync_every, "codec": "int8"},
+        "local, int8": {
+            "sync": "local",
+            "sync_every": options.sync_every,
+            "codec": "int8",
+            "outer_learning_rate": options.outer_learning_rate,
+            "outer_momentum": options.outer_momentum,
+        },
     }
     results: dict[str, object] = {}
     with lines(options.nodes, options.rate) as places:

@@ -206,10 +206,22 @@ def _transformer(name: str) -> Any:
 
 
 def _zoo(name: str) -> Any:
-    from hivenode.models.zoo import declare
+    from hivenode.models.declared import layers_of
     from hivenode.training.frameworks.torch_models import build
 
-    return build(declare(f"zoo:{name}", ZOO[name][0], ZOO[name][1], 10))
+    card = _card(name)
+    return build(layers_of(card.model, card.info) or ())
+
+
+def _card(name: str) -> Any:
+    from hivenode.data.dataset import AS_THEY_ARE
+    from hivenode.data.info import DataInfo
+    from hivenode.models.card import ModelCard
+    from hivenode.spec.model import ModelSpec
+
+    params, shape = ZOO[name]
+    info = DataInfo("arrays", 1000, shape, 10, tuple("0123456789"), "classification")
+    return ModelCard("torch", ModelSpec(source=f"zoo:{name}", params=params), info, AS_THEY_ARE)
 
 
 def _keras() -> Any:
@@ -252,7 +264,7 @@ def _fed(name: str) -> dict[str, Any]:
     if name in ("resnet18", "resnet50"):
         return {"x": torch.randn(batch, 3, 224, 224)}
     if name in ZOO:
-        return {"x": torch.randn(batch, *ZOO[name][1])}
+        return {"input": torch.randn(batch, *ZOO[name][1])}
     if name == "autoencoder":
         return {"input": torch.randn(batch, 3072)}
     if name == "vit":
@@ -422,8 +434,6 @@ def _traced_here(name: str) -> dict[str, int] | None:
 
 def _saved(name: str, folder: Path) -> tuple[Path, int]:
     """Where it is, and the bytes of all its tensors."""
-    import numpy
-
     if name.startswith("keras"):
         model = _keras()
         model.save(folder / "model.keras")
@@ -436,14 +446,10 @@ def _saved(name: str, folder: Path) -> tuple[Path, int]:
         model.save_pretrained(folder)
         return folder, sum(held.values())
     if name in ZOO:
-        from hivenode.data.loading import Normalisation
-        from hivenode.training import modelfile
+        from hivenode.training import modelfile, tensorfiles
 
-        params, shape = ZOO[name]
-        card = modelfile.ModelCard(f"zoo:{name}", dict(params), shape, 10, tuple("0123456789"),
-                                   Normalisation((), ()))  # fmt: skip
-        flat = torch.cat([parameter.detach().flatten() for parameter in model.parameters()]).numpy()
-        modelfile.write(folder / "model.safetensors", card, flat.astype(numpy.float32))
+        tensors = {key: value.numpy() for key, value in model.state_dict().items()}
+        tensorfiles.save(folder / "model.safetensors", tensors, modelfile.metadata(_card(name)))
         return folder / "model.safetensors", sum(held.values())
     torch.save(model.state_dict(), folder / "model.pt")
     return folder / "model.pt", sum(held.values())

@@ -2,11 +2,11 @@
 
     python benchmarks/scale.py [--nodes 100 300] [--seconds 60] [--json]
 
-All nodes start at once and know three of them. Measured: virtual seconds until everybody knows everybody and all facts
-and follows one coordinator; processor seconds that took; then, idle, virtual seconds per processor second, and the
-bytes each node sends and receives in a second: every message as it is encoded, 28 bytes of TLS record and websocket
-frame around each, and for every connection dialled in passing the bytes of a real TLS 1.3 handshake with a hive's
-certificates, both ways, and of the upgrade. (TCP's and IP's own headers are left out.)
+All nodes start at once and know three of them. Measured: virtual seconds until everybody knows everybody and all
+facts and follows one coordinator; processor seconds that took; then, idle, virtual seconds per processor second, and
+bytes that each node sends and receives in a second: every message as it is encoded, 28 bytes of TLS record and
+websocket frame around each, and for every connection dialled in passing the bytes of a real TLS 1.3 handshake with a
+hive's certificates, both ways, and of the upgrade. (TCP's and IP's own headers are left out.)
 """
 
 from __future__ import annotations

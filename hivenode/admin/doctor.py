@@ -127,7 +127,7 @@ class Doctor:
         )
 
     def _port(self, own: Sequence[Probe]) -> Check:
-        failed = [probe for probe in own if probe.error]
+        failed = [probe for probe in own if probe.error and not probe.refused]  # to be turned away is to be answered
         if not failed:
             return Check("port", True, f"It answers at {', '.join(probe.address for probe in own)}.")
         said = "; ".join(f"{probe.address}: {probe.error}" for probe in failed)

@@ -422,6 +422,8 @@ class Service:
     ) -> Prediction:
         p = self._p
         version = p.catalogue.find(model)
+        if not inputs and not texts:
+            raise InvalidInput("There is no sample in inputs or texts.", fix="Give at least one.")
         for number, row in enumerate(inputs, 1):
             if not all(abs(value) <= FLOAT32_MAX for value in row):
                 raise InvalidInput(

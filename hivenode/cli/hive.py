@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hivenode.cli.options import HomeOption, JsonOption, home_of
+from hivenode.cli.options import HomeOption, JsonOption, home_of, known_roles
 
 if TYPE_CHECKING:
     from hivenode.cli.client import AdminClient
@@ -74,6 +74,7 @@ def invite(
         typer.Option(
             "--role",
             metavar="ROLE",
+            callback=known_roles,
             help="worker, submitter, coordinator or admin; give it again for more. [default: all but admin]",
             show_default=False,
         ),

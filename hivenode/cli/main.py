@@ -9,7 +9,21 @@ from typing import Any
 
 import typer
 
-from hivenode.cli import analyze, data, demo, doctor, hive, identify, jobs, lifecycle, members, models, pair, settings
+from hivenode.cli import (
+    analyze,
+    apart,
+    data,
+    demo,
+    doctor,
+    hive,
+    identify,
+    jobs,
+    lifecycle,
+    members,
+    models,
+    pair,
+    settings,
+)
 from hivenode.cli.options import HomeOption
 from hivenode.errors import HiveError
 
@@ -38,7 +52,7 @@ def _add(panel: str, *verbs: Callable[..., Any]) -> None:
 _add("This node", lifecycle.up, lifecycle.down, hive.status, hive.events, doctor.doctor)
 _add("The hive", hive.invite, hive.join, pair.pair, members.peers, members.grant, members.revoke, members.forget)
 _add("Jobs", jobs.submit, jobs.jobs, jobs.logs, jobs.cancel, jobs.plan)
-_add("Models", models.models, models.predict, identify.identify, analyze.analyze)
+_add("Models", models.models, models.predict, identify.identify, analyze.analyze, apart.load, apart.convert)
 _add("More", demo.demo, settings.version)
 app.add_typer(data.app, name="data", rich_help_panel="Jobs")
 app.add_typer(settings.app, name="config", rich_help_panel="More")

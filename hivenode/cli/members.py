@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import typer
 
-from hivenode.cli.options import HomeOption, JsonOption, home_of
+from hivenode.cli.options import HomeOption, JsonOption, home_of, known_roles
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -87,7 +87,12 @@ def grant(
     node: NodeArgument,
     role: Annotated[
         list[str],
-        typer.Option("--role", metavar="ROLE", help="worker, submitter, coordinator or admin; again for more."),
+        typer.Option(
+            "--role",
+            metavar="ROLE",
+            callback=known_roles,
+            help="worker, submitter, coordinator or admin; again for more.",
+        ),
     ],
     as_json: JsonOption = False,
     home: HomeOption = None,

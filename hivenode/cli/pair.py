@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hivenode.cli.hive import DEFAULT_ROLES, joined
-from hivenode.cli.options import HomeOption, JsonOption, home_of
+from hivenode.cli.options import HomeOption, JsonOption, home_of, known_roles
 
 if TYPE_CHECKING:
     from hivenode.cli.client import AdminClient
@@ -29,6 +29,7 @@ def pair(
         typer.Option(
             "--role",
             metavar="ROLE",
+            callback=known_roles,
             help="What the newcomer may do: worker, submitter, coordinator or admin; again for more. "
             "[default: all but admin]",
             show_default=False,

@@ -13,7 +13,7 @@ import msgspec
 
 from hivenode.config import Settings
 from hivenode.data.shards import Manifest
-from hivenode.errors import HiveError
+from hivenode.errors import HiveError, InvalidInput
 from hivenode.jobs.preparing import prepare
 from hivenode.logs import get_logger
 from hivenode.models.identify import identify
@@ -22,6 +22,8 @@ from hivenode.net.messages import Offer
 from hivenode.spec.data import DataSpec
 
 log = get_logger("lending")
+
+FINGERPRINT_BYTES = 1 << 20
 
 Stamp = tuple[tuple[int, int], ...]
 """Time of change and size of each file concerned."""
@@ -90,7 +92,23 @@ class Lender:
 
 async def _model(name: str, path: Path) -> Offer:
     report = await asyncio.to_thread(identify, path)
-    return Offer(f"hf:{name}", parameters=report.parameters or 0)
+    if report.error is not None and not report.parameters:
+        raise InvalidInput(f"{path} is no usable model: {report.error.message}", fix=report.error.fix)
+    return Offer(f"hf:{name}", same=await asyncio.to_thread(_fingerprint, path), parameters=report.parameters or 0)
+
+
+def _fingerprint(path: Path) -> str:
+    """Of a configuration, and of sizes, heads and ends of weights: enough to tell one version from another."""
+    found = hashlib.sha256()
+    for file in sorted([path / "config.json", *path.glob("*.safetensors")]):
+        if not file.is_file():
+            continue
+        size = file.stat().st_size
+        with file.open("rb") as opened:
+            found.update(f"{file.name} {size} ".encode() + opened.read(FINGERPRINT_BYTES))
+            opened.seek(max(0, size - FINGERPRINT_BYTES))
+            found.update(opened.read(FINGERPRINT_BYTES))
+    return found.hexdigest()
 
 
 def _kind(manifest: Manifest) -> str:

@@ -14,7 +14,9 @@ from hivenode.data.info import DataInfo
 from hivenode.errors import HiveError, Unavailable
 from hivenode.models import estimators
 from hivenode.models.declared import describe as describe_model
-from hivenode.net.messages import ProfileReply, ProfileRequest, Request, Response
+from hivenode.models.declared import layers_of
+from hivenode.models.layers import buffers
+from hivenode.net.messages import Offer, ProfileReply, ProfileRequest, Request, Response
 from hivenode.planning.planner import plan
 from hivenode.planning.profile import ClusterView, NodeProfile
 from hivenode.planning.qtable import Experience
@@ -153,33 +155,28 @@ def describe(spec: JobSpec) -> Workload:
 
 
 def _priced(spec: JobSpec, heard: dict[str, ProfileReply]) -> tuple[Workload, dict[str, ProfileReply]]:
-    """What a job costs, also by what nodes offer; and the nodes without those whose private data are of another kind
-    than most others'."""
-    if spec.data.kind != "private":
-        data = sources.information(spec.data)
-    else:
-        offered = {
-            node: o for node, reply in heard.items() for o in reply.offers if o.name == spec.data.source and o.info
-        }
-        if not offered:
-            raise Unavailable(
-                f"No node that answers has {spec.data.source}.",
-                fix=f"Say what {spec.data.name!r} is in the section data.private of a node that has such data.",
-            )
-        kinds = Counter(offer.same for offer in offered.values())
+    """What a job costs, also by what nodes offer; and the nodes without those that call something else by the name than
+    most others do."""
+    offered: dict[str, Offer] = {}
+    for need in spec.needs:
+        found = {node: offer for node, reply in heard.items() for offer in reply.offers if offer.name == need}
+        if not found:
+            raise Unavailable(f"No node that answers has {need}.", fix=_WHERE[need.partition(":")[0]])
+        kinds = Counter(offer.same for offer in found.values())
         usual = max(sorted(kinds), key=lambda kind: kinds[kind])
-        odd = {node for node, offer in offered.items() if offer.same != usual}
+        odd = {node for node, offer in found.items() if offer.same != usual}
         heard = {node: reply for node, reply in heard.items() if node not in odd}
-        data = next(offer.info for offer in offered.values() if offer.same == usual and offer.info is not None)
+        offered[need] = next(offer for node, offer in found.items() if node not in odd)
+    own = offered.get(spec.data.source)
+    data = own.info if own is not None and own.info is not None else sources.information(spec.data)
     model = spec.model
-    if model.kind == "hf" and model.source != "hf:config":
-        sizes = [offer.parameters for reply in heard.values() for offer in reply.offers if offer.name == model.source]
-        model = model.model_copy(update={"parameters": max(sizes, default=0) or None})
+    if (base := offered.get(model.source)) is not None:
+        model = model.model_copy(update={"parameters": base.parameters or None})
     return _workload(spec, model, data), heard
 
 
 def _workload(spec: JobSpec, model: ModelSpec, data: DataInfo) -> Workload:
-    workload = Workload.of(spec, model=describe_model(model, data), data=data, masked=_masked(spec))
+    workload = Workload.of(spec, model=describe_model(model, data), data=data, masked=_masked(spec, data))
     if spec.framework == "sklearn" and estimators.estimator(model.source)[1].kind in ("trees", "whole"):
         return replace(workload, batch_size=workload.samples, epochs=1, max_steps=1)  # fitted once, to all there is
     return workload
@@ -190,7 +187,7 @@ def _runnable(spec: JobSpec) -> frozenset[Strategy]:
     return runnable - SHARING if spec.data.kind == "private" else runnable
 
 
-def _masked(spec: JobSpec) -> dict[Strategy, str]:
+def _masked(spec: JobSpec, data: DataInfo) -> dict[Strategy, str]:
     """Strategies that cannot run for a framework and model, and why."""
     if spec.framework == "sklearn":
         return estimators.masked(spec.model.source)
@@ -205,4 +202,14 @@ def _masked(spec: JobSpec) -> dict[Strategy, str]:
         if given:
             why = f"{what} is for workers that hold the whole model"
             return {Strategy.model_parallel: why, Strategy.pipeline_parallel: why}
+    if buffers(layers_of(spec.model, data) or ()):
+        why = "batch normalisation would see small batches one by one; model_parallel gives it whole ones"
+        return {Strategy.pipeline_parallel: why}
     return {}
+
+
+_WHERE = {
+    "private": "Say what that is in the section data.private of a node that has such data.",
+    "hf": "Name its directory in models.directories of a node that has it.",
+    "python": "Have its owner install it and add it to jobs.allowed_packages of a node.",
+}

@@ -281,7 +281,7 @@ def refused_by(headers: Mapping[str, str], now: float | None) -> DialError:
     """What a 403 says: the other side finds fault with us, and its clock may be the reason."""
     said = headers.get(FAULT_HEADER, "")
     fault = Refusing(said) if said in set(Refusing) else None
-    reason = headers.get(REASON_HEADER, "")[:500] or "it does not say why"
+    reason = headers.get(REASON_HEADER, "")[:500].rstrip(".") or "it does not say why"
     skew = skew_of(headers, now) if now is not None else None
     off = f"; its clock is {gap(skew)} ours" if skew is not None and abs(skew) >= SKEW_WORTH_NAMING else ""
     return DialError(LinkEnd.identity, f"it turns this node away: {reason}{off}", fault=fault, refused=True, skew=skew)

@@ -104,8 +104,8 @@ class Door:
         """Args: told: what the other side hears, if that is not `detail`."""
         host = request.remote or ""
         log.warning("request refused", address=host, path=request.path, node_id=node, reason=detail)
-        # Who shows no certificate is a browser or a scanner, and no node that stands at the door.
-        if why is not Refusing.identity:
+        # Who shows no certificate is a browser or a scanner, and no node that stands at the door; nor do we ourselves.
+        if why is not Refusing.identity and node != self._me:
             self._on_refused(Refusal(node, host, why, detail))
         return web.HTTPForbidden(
             text=f"{told or detail} {fix}", headers={REASON_HEADER: told or detail, FAULT_HEADER: why.value}

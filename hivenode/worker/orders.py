@@ -7,9 +7,9 @@ import threading
 import traceback
 from typing import Protocol
 
-from hivenode.errors import HiveError
+from hivenode.errors import HiveError, InvalidInput
 from hivenode.net.framing import Channel
-from hivenode.net.local import Brought, Cancel, Peer, PeerJoining, PeerLost, PeersReady
+from hivenode.net.local import Brought, Cancel, Log, Peer, PeerJoining, PeerLost, PeersReady
 from hivenode.training.strategies.group import Cancelled
 
 EXIT_ORPHANED = 3
@@ -66,6 +66,15 @@ class Orders:
                 raise Cancelled(self._reason or "")
             return brought
 
+    def _admit(self, peer: Peer) -> None:
+        """One that cannot be let in stays out, and gives up by itself."""
+        try:
+            self._collective.admit(peer)
+        except InvalidInput as error:
+            self._channel.send(
+                Log(level="warning", event="a newcomer is not let in", fields={"node": peer.node, "reason": str(error)})
+            )
+
     def _listen(self) -> None:
         try:
             while (message := self._channel.receive()) is not None:
@@ -79,7 +88,7 @@ class Orders:
                             self._brought = message
                             self._changed.notify()
                     case PeerJoining(peer=peer):
-                        self._collective.admit(peer)
+                        self._admit(peer)
                     case PeerLost(node=node):
                         self._collective.lost(node)
                     case Cancel(reason=reason):

@@ -8,7 +8,7 @@ from pathlib import Path
 from hivenode.data import reading, shards
 from hivenode.data.dataset import Dataset
 from hivenode.data.shards import Shard
-from hivenode.errors import Corrupted, Unavailable
+from hivenode.errors import Corrupted, Refused, Unavailable
 from hivenode.net.framing import Channel
 from hivenode.net.local import Need, Resources
 from hivenode.spec.data import DataSpec
@@ -57,7 +57,12 @@ def open_data(spec: DataSpec, resources: Resources, find: PieceFinder) -> Datase
                 f"This node has no {spec.source}.", fix=f"Say what {spec.name!r} is in its section data.private."
             )
         return reading.read(merged(DataSpec.model_validate_json(own), spec))
-    return reading.read(spec)
+    if spec.kind == "sklearn":
+        return reading.read(spec)
+    raise Refused(
+        f"A job names {spec.source[:80]}, and no job may read a file of this machine by its path.",
+        fix="Submit it through a node of the hive, or have the owner name the file in data.private.",
+    )
 
 
 def merged(own: DataSpec, asked: DataSpec) -> DataSpec:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import resource
 import signal
+import sys
+import sysconfig
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
 
 from hivenode.net.local import WorkerLimits
+from hivenode.worker import landlock, seccomp
 
 # linux/prctl.h
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 _PR_SET_NO_NEW_PRIVS = 38
+# linux/sched.h
+_CLONE_NEWUSER = 0x10000000
+_CLONE_NEWNET = 0x40000000
 
 OOM_SCORE = 500
 """Under memory pressure the kernel ends a worker before the daemon."""
@@ -69,6 +79,83 @@ def confine(kind: str, limits: WorkerLimits) -> None:
     os.umask(0o077)
     with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
         file.write(str(OOM_SCORE))
+
+
+@dataclass(frozen=True)
+class Apart:
+    """What a process that handles a file nobody vouches for is left with.
+
+    Attributes:
+        reads: files and directories it may read, besides Python's own.
+        writes: directories it may write in.
+        memory_bytes, cpu_s, file_bytes: limits of private memory, processor time, and each file it writes.
+    """
+
+    reads: tuple[Path, ...]
+    writes: tuple[Path, ...]
+    memory_bytes: int
+    cpu_s: int
+    file_bytes: int
+
+
+def set_apart(left: Apart) -> list[str]:
+    """Take everything else away from the calling process, which must have one thread, for good.
+
+    Returns:
+        the layers that hold, in words; a kernel without one of them leaves it out.
+    """
+    holding = [f"private memory: {left.memory_bytes >> 20} MiB", f"processor time: {left.cpu_s} s"]
+    for kind, limit in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_DATA, left.memory_bytes),
+        (resource.RLIMIT_CPU, left.cpu_s),
+        (resource.RLIMIT_FSIZE, left.file_bytes),
+    ):
+        _, hard = resource.getrlimit(kind)
+        bound = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        resource.setrlimit(kind, (bound, bound))
+    os.umask(0o077)
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    holding.append("no new privileges")
+    if _leave_network():
+        holding.append("network: a namespace of its own, with nothing in it")
+    return [*holding, *landlock.restrict((*_interpreter(), *left.reads), left.writes), *seccomp.restrict()]
+
+
+def keep_to(reads: Iterable[Path]) -> list[str]:
+    """Leave a confined process these files, Python's own, and what is open already: no others, no network, no programs.
+
+    For workers that answer over their channel alone; those that train reach other members.
+
+    Returns:
+        the layers that hold, in words.
+    """
+    return [*landlock.restrict((*_interpreter(), *reads), ()), *seccomp.restrict()]
+
+
+def _leave_network() -> bool:
+    """Enter a user and a network namespace of one's own; False where the system does not let its users."""
+    user, group = os.getuid(), os.getgid()
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) != 0:
+        return False
+    for name, text in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
+        with contextlib.suppress(OSError):  # unmapped, the process is nobody: files go by the user it was all the same
+            Path("/proc/self", name).write_text(text, "ascii")
+    return True
+
+
+def _interpreter() -> list[Path]:
+    """What Python and the packages installed for it need to be read."""
+    here = Path(__file__).resolve().parents[1]  # an editable installation is not on the path
+    own = [sys.prefix, sys.base_prefix, sys.exec_prefix, os.path.realpath(sys.executable), *sys.path, str(here)]
+    own += [path for name in ("stdlib", "platstdlib", "purelib", "platlib") if (path := sysconfig.get_path(name))]
+    system = (
+        "/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo", "/etc/ld.so.cache", "/etc/localtime",
+        "/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/proc/sys/vm/overcommit_memory",
+        "/sys/devices/system/cpu", "/sys/devices/system/node", "/dev/null", "/dev/zero", "/dev/urandom",
+    )  # fmt: skip
+    return [Path(path) for path in dict.fromkeys([*own, *system]) if path and os.path.isabs(path) and path != "/"]
 
 
 def _prctl(option: int, value: int | ctypes.c_char_p) -> None:

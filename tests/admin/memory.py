@@ -210,7 +210,9 @@ class MemoryNode:
         self._ask("models")
         return self.model_list
 
-    async def predict(self, model: str, inputs: list[list[float]]) -> Prediction:
+    async def predict(
+        self, model: str, inputs: list[list[float]], texts: list[str], continue_tokens: int
+    ) -> Prediction:
         self._ask("predict", model, inputs)
         if model.partition(":")[0] != "digits":
             raise NotFound(f"There is no model {model}.", fix="`hivenode models` lists them.")

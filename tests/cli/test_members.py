@@ -31,7 +31,10 @@ def test_what_is_wrong_with_the_words_is_said(daemon: Endpoint, run: Run) -> Non
     assert run("revoke", "elm").code == 3
     assert run("revoke", "ash").code == 4
     assert run("grant", "birch").code == 2
-    assert run("grant", "birch", "--role", "king").code == 2
+    for verb in (("grant", "birch"), ("invite",), ("pair",)):
+        refused = run(*verb, "--role", "king")
+        assert refused.code == 2
+        assert "worker, submitter, coordinator or admin" in refused.err
     assert run("revoke", "../../v1/stop").code == 3, "a name cannot become another address"
 
 

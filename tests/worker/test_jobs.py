@@ -207,3 +207,14 @@ async def test_what_cannot_be_built_is_told(host: ForkWorkers, tmp_path: Path, m
     failed = await failure(member)
     assert (failed.code, failed.retry) == ("invalid_input", False)
     assert said in failed.message
+
+
+@pytest.mark.parametrize("source", ["csv:/etc/passwd", "text:/etc/hostname", "private:elsewhere", "shared:" + "a" * 64])
+async def test_no_job_reads_a_file_of_the_machine_by_its_path(host: ForkWorkers, tmp_path: Path, source: str) -> None:
+    shape = {"size": 1, "samples": 9, "input_shape": (2,), "outputs": 2, "task": "classification"}
+    data = DataSpec(source=source, **({"shared": shape} if source.startswith("shared") else {}))
+    spec = job({"source": "zoo:mlp"}).model_copy(update={"data": data})
+    member = await Member.start(host)
+    member.handle.send(begin(spec, plan([1.0]), 0, tmp_path))
+    failed = await failure(member)
+    assert failed.code == ("refused" if source.startswith(("csv", "text")) else "unavailable")

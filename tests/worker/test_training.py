@@ -57,6 +57,7 @@ async def test_a_job_from_data_to_model_to_prediction(host: ForkWorkers, tmp_pat
     guesses = [answer.labels[max(range(10), key=row.__getitem__)] for row in answer.outputs]
     assert sum(guess == str(label) for guess, label in zip(guesses, digits.target[:100], strict=True)) >= 95
     assert all(abs(sum(row) - 1) < 1e-4 for row in answer.outputs)
+    assert "Seccomp:\t2" in Path(f"/proc/{asked.handle.pid}/status").read_text()  # walled in before it read the model
 
     asked.handle.send(Predict(2, finished.path, [[0.0] * 63]))
     asked.handle.send(Predict(3, finished.path, [[0.0] * 64]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -23,12 +24,13 @@ from hivenode.models.analyze.quantities import (
     traced,
 )
 from hivenode.models.analyze.tape import Step, Tape
-from hivenode.models.declared import describe
 from hivenode.models.identify import Report
 from hivenode.models.identify.readers.keras import configuration
 from hivenode.models.identify.source import Source
-from hivenode.spec.job import JobSpec
 from hivenode.spec.tracing import TraceNumbers
+
+if TYPE_CHECKING:
+    from hivenode.spec.job import JobSpec
 
 _UNCOUNTED = frozenset(
     ("tree_based", "ensemble", "clustering", "nearest_neighbors", "svm", "gaussian_process", "naive_bayes", "q_table")
@@ -115,7 +117,8 @@ def analyze_zoo(path: Path, job: JobSpec, options: Options, numbers: TraceNumber
     Raises:
         InvalidInput: impossible options, or a model or data set that does not exist.
     """
-    from hivenode.data.sources import information  # brings numpy, which other files need not wait for
+    from hivenode.data.sources import information
+    from hivenode.models.declared import describe
 
     check(options)
     data = information(job.data)

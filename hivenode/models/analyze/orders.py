@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from hivenode.data.info import DataInfo
 from hivenode.errors import Corrupted
 from hivenode.models.analyze import transformers, weights
 from hivenode.models.analyze.quantities import Options
@@ -15,12 +14,13 @@ from hivenode.models.identify.folder import Folder
 from hivenode.models.identify.formats import jsons
 from hivenode.models.identify.report import Report
 from hivenode.models.identify.source import Source
-from hivenode.spec.job import JobSpec
-from hivenode.spec.model import ModelSpec
 from hivenode.spec.tracing import MAX_CONFIG_BYTES, TraceOrder
 
 if TYPE_CHECKING:
+    from hivenode.data.info import DataInfo
     from hivenode.models.card import ModelCard
+    from hivenode.spec.job import JobSpec
+    from hivenode.spec.model import ModelSpec
 
 MOST_LAYERS = 2048
 MOST_ELEMENTS = 1 << 34
@@ -42,7 +42,7 @@ def order_for(path: Path, report: Report, options: Options) -> TraceOrder | str:
 
 def order_for_zoo(job: JobSpec, options: Options) -> TraceOrder:
     """An order for the model of a job. Raises InvalidInput for data that does not exist."""
-    from hivenode.data.sources import information  # brings numpy, which other files need not wait for
+    from hivenode.data.sources import information  # what reads data takes long to import, and files need none of it
 
     return _declared(job.model, information(job.data), options)
 
@@ -83,11 +83,7 @@ def _transformers(path: Path, report: Report, options: Options) -> TraceOrder | 
 
 def _ours(path: Path) -> ModelCard | None:
     """The card of a model this project has trained; its own metadata says so."""
-    from hivenode.models.card import (
-        FORMAT,
-        MAX_HEADER_BYTES,
-        card_of,
-    )  # with numpy, which other files need not wait for
+    from hivenode.models.card import FORMAT, MAX_HEADER_BYTES, card_of
 
     with Source(path) as source:
         length = int.from_bytes(source.read(0, 8), "little")

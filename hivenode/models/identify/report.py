@@ -80,6 +80,7 @@ class Tensor(msgspec.Struct, frozen=True):
         stride: in elements; None for contiguous rows.
         trainable: False for buffers (running means, position ids); None if unknown.
         shared_with: the tensor whose bytes these are (tied weights); counted once.
+        packed: where the bytes lie in a compressed storage: its key, and the offset once it is unpacked.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Tensor(msgspec.Struct, frozen=True):
     stride: tuple[int, ...] | None = None
     trainable: bool | None = None
     shared_with: str | None = None
+    packed: tuple[str, int] | None = None
 
 
 class Trouble(msgspec.Struct, frozen=True):

@@ -224,13 +224,15 @@ class Exchange:
         any thread; whoever is known already is ignored.
 
         Raises:
-            InvalidInput: its rank is not above all others, or its certificate is not one.
+            InvalidInput: its rank is not above this worker's, or its certificate is not one.
         """
         with self._engine.lock:
             if self._meeting is None or self._engine.closed or peer.rank in self._nodes:
                 return
-            if peer.rank < max(self._nodes):
-                raise InvalidInput("A newcomer's rank is not above the others'.", fix="Give it the next one.")
+            if peer.rank < self._me.rank:
+                raise InvalidInput(
+                    f"The newcomer's rank {peer.rank} is not above {self._me.rank}.", fix="Give it the next one."
+                )
             try:
                 self._meeting.admit(peer, now() + self._connect)
             except (ValueError, ssl.SSLError) as error:

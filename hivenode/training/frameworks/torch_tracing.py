@@ -34,7 +34,7 @@ DTYPES: Mapping[str, torch.dtype] = {
 MAPPED_BYTES = 32 << 20
 """DEFAULT_MMAP_THRESHOLD_MAX of glibc's malloc on 64 bits."""
 
-GAPS = 2.5
+GAPS = 1.5
 """What the allocator keeps of a small block that lives for one operator only, between others that stay, as a factor."""
 TARGETS = frozenset({"labels", "start_positions", "end_positions"})
 
@@ -82,7 +82,7 @@ def trace(make: Make, feed: Feed, *, dtype: str = "float32", train: bool = True)
         largest_parameter_bytes=max((_bytes(parameter) for parameter in parameters), default=0),
         step_flops=step.flops,
         step_bytes=step.peak,
-        step_heap_bytes=round(step.heap),
+        step_heap_bytes=step.heap,
         step_mapped_bytes=step.mapped,
         saved_bytes=saved,
         gradient_bytes=sum(gradients),
@@ -149,9 +149,10 @@ class _Meter(TorchDispatchMode):  # type: ignore[misc]  # torch has no types her
         self.alive = 0
         self.peak = 0
         self.flops = 0
-        self.heap = 0.0
+        self.heap = 0
         self.mapped = 0
         self.resident = 0.0
+        self._gapped = 0.0
         self._heap_alive = 0
         self._mapped_alive = 0
         self._known = known
@@ -169,10 +170,12 @@ class _Meter(TorchDispatchMode):  # type: ignore[misc]  # torch has no types her
                 self._hold(value)
         copies = self._copies(packet, args, out)
         self.peak = max(self.peak, self.alive + sum(copies))
-        self.heap = max(self.heap, self._heap_alive + GAPS * sum(size for size in copies if size < MAPPED_BYTES))
-        mapped = self._mapped_alive + sum(size for size in copies if size >= MAPPED_BYTES)
+        small = sum(size for size in copies if size < MAPPED_BYTES)
+        self.heap = max(self.heap, self._heap_alive + small)
+        self._gapped = max(self._gapped, self._heap_alive + GAPS * small)
+        mapped = self._mapped_alive + sum(copies) - small
         self.mapped = max(self.mapped, mapped)
-        self.resident = max(self.resident, self.heap + mapped)
+        self.resident = max(self.resident, self._gapped + mapped)
         return out
 
     def _hold(self, tensor: torch.Tensor) -> None:

@@ -142,11 +142,12 @@ def test_code_of_the_models_author_is_left_alone(tmp_path: Path) -> None:
     assert any("hivenode identify" in note for note in found.notes)
 
 
-def test_a_zoo_model_that_cannot_be_says_why() -> None:
-    order = order_for_zoo(JOB, Options(batch=8))
-    deep = msgspec.structs.replace(order, config=b'{"source": "zoo:mlp", "params": {"depth": 65}}')
+def test_a_declared_model_that_cannot_be_says_why() -> None:
+    order = msgspec.structs.replace(
+        order_for_zoo(JOB, Options()), config=b'{"source": "zoo:mlp", "params": {"depth": 65}}'
+    )
     with pytest.raises(InvalidInput, match="depth"):
-        run(deep)
+        run(order)
 
 
 async def test_a_real_worker_traces_and_is_held_to_its_limits() -> None:

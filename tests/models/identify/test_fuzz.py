@@ -32,7 +32,7 @@ def sound(report: Report) -> bool:
     ),
     st.sampled_from(["config.json", "adapter_config.json", "model_index.json", "model.safetensors.index.json"]),
 )
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_json_in_a_model_directory(tmp_path: Path, value: object, name: str) -> None:
     import msgspec
 
@@ -56,7 +56,7 @@ OPCODES = b"(.0123456789FIJKLMNPQRSTUVXabcdeghijlopqrstu})]\x80\x81\x82\x85\x86\
 
 @given(st.lists(st.sampled_from([bytes([code]) for code in OPCODES] + [b"K\x01", b"X\x01\0\0\0a", b"q\0", b"h\0",
        b"ctorch._utils\n_rebuild_tensor_v2\n", b"ccollections\nOrderedDict\n"]), max_size=40))  # fmt: skip
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_order_of_opcodes(tmp_path: Path, codes: list[bytes]) -> None:
     path = write_zip(tmp_path / "m.pt", {"m/data.pkl": b"\x80\x02" + b"".join(codes) + b".", "m/version": b"3"})
     assert sound(identify(path))
@@ -68,7 +68,7 @@ STARTS = sorted(
 
 
 @given(st.sampled_from(STARTS), st.binary(max_size=300))
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_anything_behind_a_known_beginning(tmp_path: Path, start: bytes, rest: bytes) -> None:
     path = tmp_path / "model"
     path.write_bytes(start + rest)
@@ -93,7 +93,7 @@ infos = st.builds(
     st.lists(infos, max_size=4),
     st.binary(max_size=200),
 )
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_keys_and_tensors_of_gguf(
     tmp_path: Path, pairs: list[tuple[bytes, bytes]], tensors: list[bytes], data: bytes
 ) -> None:
@@ -114,7 +114,7 @@ def test_any_keys_and_tensors_of_gguf(
         max_leaves=12,
     )
 )  # fmt: skip
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_json_of_boosters(tmp_path: Path, value: object) -> None:
     for table in ({"learner": value, "version": [3, 0, 0]}, {"oblivious_trees": value, "model_info": value}):
         path = tmp_path / "model.json"

@@ -344,7 +344,7 @@ def test_many_files_are_known_by_several_processes(tmp_path: Path) -> None:
     paths = [
         path for path in sorted(SAMPLES.rglob("*")) if path.is_file() and path.suffix in (".pkl", ".pt", ".joblib")
     ]
-    assert len(paths) > 2 * BATCH
+    paths = paths[: 2 * BATCH]
     found = dict(identify_all(paths))
     assert set(found) == set(paths)
     for path, report in found.items():

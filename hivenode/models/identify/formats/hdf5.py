@@ -32,7 +32,7 @@ Value = str | int | float | list[str] | None
 
 @dataclass(slots=True)
 class Dataset:
-    """What a dataset says of itself. `offset`: of its bytes if they lie in one piece; `nbytes` declared."""
+    """What a dataset says of itself. `offset`: of its bytes if they lie in one piece and little-endian."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -422,6 +422,8 @@ class _File:
             self._check(dataset, path, declared)
         elif kind == 2 and declared > self.window.size * MOST_SHRINKING:
             raise self.window.broken(f"{path[:120]} declares {declared} bytes, more than can be packed into the file")
+        if self.number(by_kind[0x03].at + 1, 1) & 1:
+            dataset.offset = None  # big-endian: the bytes are not the numbers as they lie
         return dataset
 
     def _check(self, dataset: Dataset, path: str, declared: int) -> None:

@@ -110,6 +110,7 @@ def _variables(report: Report, graphs: list[Graph], path: Path) -> None:
     try:
         with Source(index) as source:
             tensors, size = tf_checkpoint.variables(source, trainable)
+            tensors = [msgspec.structs.replace(tensor, file=f"variables/{tensor.file}") for tensor in tensors]
             report.size_bytes = (report.size_bytes or 0) + size
             report.bytes_read = (report.bytes_read or 0) + source.bytes_read
     except HiveError as error:

@@ -120,12 +120,15 @@ def listing(found: list[Found], place: Place) -> list[Tensor]:
             trainable = None  # state dicts are detached: their requires_grad says nothing
         shared = None
         start: int | None = None
+        packed: tuple[str, int] | None = None
         file = ""
         if tensor.storage is not None:
             shared_key = (tensor.storage.key, tensor.offset, tensor.shape, tensor.stride)
             shared = first.setdefault(shared_key, part.name)
             begin, file = place(tensor)
-            start = None if begin is None else begin + tensor.offset * tensor.itemsize
+            within = tensor.offset * tensor.itemsize
+            start = None if begin is None else begin + within
+            packed = (tensor.storage.key, within) if begin is None else None
         made.append(
             Tensor(
                 part.name,
@@ -137,6 +140,7 @@ def listing(found: list[Found], place: Place) -> list[Tensor]:
                 None if tensor.stride == rows(tensor.shape) else tensor.stride,
                 trainable,
                 None if shared == part.name else shared,
+                packed,
             )
         )
     return made

@@ -33,7 +33,7 @@ def take(report: Report, folder: Folder) -> str | None:
     index = next((name for ending in INDEX for name in sorted(folder.names) if name.endswith(ending)), None)
     if single is not None and (index is None or single.endswith(".safetensors") or not index.startswith("model.s")):
         inner = _file(report, folder, single)
-        _carry(report, inner, inner.listing, f"{single}: its header")
+        _carry(report, inner, _placed(inner.listing, single), f"{single}: its header")
         _others(report, folder, {single})
         return single
     if index is not None:
@@ -44,7 +44,7 @@ def take(report: Report, folder: Folder) -> str | None:
     if not loose:
         return None
     inner = _file(report, folder, loose[0])
-    _carry(report, inner, inner.listing, f"{loose[0]}: its header")
+    _carry(report, inner, _placed(inner.listing, loose[0]), f"{loose[0]}: its header")
     _others(report, folder, {loose[0]})
     return loose[0]
 
@@ -58,6 +58,11 @@ def _file(report: Report, folder: Folder, name: str) -> Report:
         folder.took(source)
     report.adopt(inner, name)
     return inner
+
+
+def _placed(tensors: list[Tensor], name: str) -> list[Tensor]:
+    """The tensors of one file as those of the directory around it."""
+    return [msgspec.structs.replace(tensor, file=tensor.file or name) for tensor in tensors]
 
 
 def _carry(report: Report, inner: Report, tensors: list[Tensor], evidence: str) -> None:

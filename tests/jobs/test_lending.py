@@ -1,0 +1,49 @@
+"""What a machine lends by its configuration, as other nodes are told of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hivenode.config import Settings
+from hivenode.jobs.lending import Lender
+from hivenode.net.messages import Offer
+
+SAMPLES = Path(__file__).resolve().parents[1] / "models" / "samples" / "transformers"
+ROWS = "a,b,kind\n1,2,x\n2,3,y\n3,4,x\n4,5,y\n"
+
+
+async def offers(lender: Lender) -> dict[str, Offer]:
+    return {offer.name: offer for offer in await lender.offers(60.0)}
+
+
+async def test_models_packages_and_private_data(tmp_path: Path) -> None:
+    (tmp_path / "good.csv").write_text(ROWS)
+    (tmp_path / "bad.csv").write_text(ROWS + "5,x,y\n")
+    settings = Settings.model_validate(
+        {
+            "jobs": {"allowed_packages": ("json", "no_such_package")},
+            "models": {"directories": {"bert": str(SAMPLES / "bert"), "gone": str(tmp_path / "gone")}},
+            "data": {
+                "private": {
+                    "good": {"source": f"csv:{tmp_path}/good.csv"},
+                    "bad": {"source": f"csv:{tmp_path}/bad.csv"},
+                }
+            },
+        }
+    )
+    lender = Lender(settings, lambda: 2 << 30)
+    found = await offers(lender)
+    assert sorted(found) == ["hf:bert", "private:good", "python:json"]
+    assert found["hf:bert"].parameters > 1000
+    info = found["private:good"].info
+    assert info is not None
+    assert (info.samples, info.input_shape, info.outputs, info.labels) == (4, (2,), 2, ()), "labels are not told"
+    assert lender.resources.packages == ("json", "no_such_package")
+
+    before = found["private:good"].same
+    (tmp_path / "good.csv").write_text(ROWS + "5,6,z\n")
+    (tmp_path / "bad.csv").write_text(ROWS)
+    found = await offers(lender)
+    assert found["private:good"].same != before, "another class: no longer the same kind of data"
+    assert found["private:bad"].same == before
+    await lender.close()

@@ -1,0 +1,49 @@
+"""docs/jobs.md names everything that can be declared, and its examples are right."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from hivenode.data.sources import information
+from hivenode.models.declared import describe
+from hivenode.models.layers import KINDS as LAYERS
+from hivenode.models.zoo import ZOO
+from hivenode.spec.data import KINDS, DataSpec
+from hivenode.spec.job import parse_job, read_job
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = (ROOT / "docs" / "jobs.md").read_text()
+EXAMPLES = re.findall(r"```toml\n(.*?)```", PAGE, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_an_example_is_a_job(example: str) -> None:
+    job = parse_job({"name": "example", **tomllib.loads(example)})
+    if job.data.kind == "sklearn":
+        assert describe(job.model, information(job.data)).parameters > 0
+
+
+def test_every_declaration_is_on_the_page() -> None:
+    for name, entry in ZOO.items():
+        row = next(line for line in PAGE.splitlines() if line.startswith(f"| `zoo:{name}`"))
+        assert all(f"`{param}` ({default.default})" in row for param, default in entry.params.items()), row
+    for kind in LAYERS:
+        assert f"`{kind}`" in PAGE or f'type = "{kind}"' in PAGE, kind
+    for kind in KINDS:
+        assert f"`{kind}:" in PAGE or kind == "shared", kind
+    for field in DataSpec.model_fields:
+        assert f"`{field}`" in PAGE or f"{field} =" in PAGE or field in ("source", "shared"), field
+
+
+def test_ready_jobs_can_be_planned() -> None:
+    paths = sorted((ROOT / "configs" / "jobs").glob("*.toml"))
+    assert len(paths) >= 10
+    for path in paths:
+        job = read_job(path)
+        assert job.name == path.stem
+        if job.data.kind == "sklearn":
+            assert describe(job.model, information(job.data)).flops_per_sample > 0
