@@ -21,22 +21,12 @@ $(VENV)/.dev: $(VENV)/.base
 demo: $(VENV)/.base ## Three daemons train a model while the coordinator is killed (ARGS=--json for one line of JSON)
 	@$(BIN)/hivenode demo $(ARGS)
 
-# Tests in virtual time or of none, JOBS at a time; then those on real clocks, sockets and processes, one by one.
-# ARGS may leave one part without any test (pytest's 5), not both.
-define both
-	@beside=0; alone=0; \
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "$(1)not real" $(ARGS) || beside=$$?; \
-	$(BIN)/python -m pytest -m "$(1)real" $(ARGS) || alone=$$?; \
-	if [ $$beside = 5 ]; then exit $$alone; fi; \
-	if [ $$alone = 5 ]; then exit $$beside; fi; \
-	exit $$((beside > alone ? beside : alone))
-endef
-
+# JOBS processes: tests on real clocks, sockets and processes are all for one of them (tests/conftest.py).
 test: $(VENV)/.dev ## All tests but the long ones
-	$(call both,not slow and )
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
 
 test-slow: $(VENV)/.dev ## The long ones too
-	$(call both)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m "slow or not slow" $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
