@@ -10,8 +10,8 @@ import pytest
 
 HERE = Path(__file__).parent
 REAL = ("cli", "cluster", "net", "network", "security", "training/exchange", "worker")
-"""Folders of tests on real clocks, sockets and processes. They run one after the other, in one process; beside it another
-goes through those in virtual time or of none."""
+"""Folders of tests on real clocks, sockets and processes. They run one after the other, in one process; beside it
+another goes through those in virtual time or of none."""
 
 # Before the processes that share the tests begin, so that all of them know the same ones, at midnight too.
 os.environ.setdefault("HIVENODE_SEED", str(datetime.datetime.now(tz=datetime.UTC).toordinal()))

@@ -9,6 +9,7 @@ import resource
 import signal
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,6 +131,7 @@ def keep_to(reads: Iterable[Path]) -> list[str]:
     Returns:
         the layers that hold, in words.
     """
+    tempfile.gettempdir()  # libraries ask for it when they are imported; from here on nothing can be written there
     return [*landlock.restrict((*_interpreter(), *reads), ()), *seccomp.restrict()]
 
 

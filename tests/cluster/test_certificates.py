@@ -26,6 +26,7 @@ async def heard(machine: Machine, event: str, count: int) -> None:
     await machine.until("/v1/status", lambda status: len(said(machine, event)) >= count)
 
 
+@pytest.mark.slow
 async def test_certificates_are_renewed_over_links_that_stay(tmp_path: Path) -> None:
     machines = await found_hive(tmp_path, ("ash", "birch", "cedar"), SHORT)
     ash, birch, cedar = machines
@@ -64,6 +65,7 @@ async def test_certificates_are_renewed_over_links_that_stay(tmp_path: Path) -> 
         await asyncio.gather(*(machine.stop() for machine in machines))
 
 
+@pytest.mark.slow
 async def test_with_a_second_admin_the_hive_does_without_its_founder(tmp_path: Path) -> None:
     machines = await found_hive(tmp_path, ("ash", "birch", "cedar"), SHORT)
     ash, birch, cedar = machines

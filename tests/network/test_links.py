@@ -26,6 +26,7 @@ async def test_a_slow_network_trains_and_disturbs_nobody(lan: Lan, tmp_path: Pat
     await same_everywhere(machines, path)
 
 
+@pytest.mark.slow
 async def test_a_late_and_lossy_network_trains_and_kills_nobody(lan: Lan, tmp_path: Path) -> None:
     """As between continents: 80 ms each way, and three packets of a hundred are lost."""
     for host in lan.hosts.values():
@@ -40,6 +41,7 @@ async def test_a_late_and_lossy_network_trains_and_kills_nobody(lan: Lan, tmp_pa
         assert "dead" not in [state for _, state in machine.changes()]
 
 
+@pytest.mark.slow
 async def test_a_member_that_cannot_hear_the_coordinator_disturbs_nobody(lan: Lan, tmp_path: Path) -> None:
     machines = await three(lan, tmp_path)
     name, _ = await agreed(machines)

@@ -163,10 +163,10 @@ HUB = {
 
 @pytest.mark.parametrize(("model", "source", "cuts"), [
     ("zoo:resnet18", "sklearn:digits", (6, 12)),
-    ("zoo:lstm", "sklearn:digits", (2,)),
-    ("zoo:vit", "sklearn:digits", (2, 4)),
+    pytest.param("zoo:lstm", "sklearn:digits", (2,), marks=pytest.mark.slow),
+    pytest.param("zoo:vit", "sklearn:digits", (2, 4), marks=pytest.mark.slow),
     ("zoo:gpt", "sklearn:descriptions", (2, 4)),
-    ("gpt2", "sklearn:descriptions", (2, 4)),
+    pytest.param("gpt2", "sklearn:descriptions", (2, 4), marks=pytest.mark.slow),
 ])  # fmt: skip
 async def test_every_kind_of_model_is_cut(
     host: ForkWorkers, tmp_path: Path, model: str, source: str, cuts: tuple[int, ...]
@@ -187,5 +187,7 @@ async def test_every_kind_of_model_is_cut(
     alone = await finish(await attempt(host, job, [1.0], tmp_path / "one"))
     together = await finish(await start(host, job, staged(cuts, 1, layers=99), tmp_path / "cut"))
     assert difference(alone[0].path, together[0].path) <= 1e-6
-    assert together[0].metrics == pytest.approx(alone[0].metrics, rel=1e-4)
+    speeds = {"samples_per_second", "tokens_per_second"}
+    expected = {name: value for name, value in alone[0].metrics.items() if name not in speeds}
+    assert {name: together[0].metrics[name] for name in expected} == pytest.approx(expected, rel=1e-4)
     assert len({digest(done.path) for done in together}) == 1

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo  # transformers needs it; its import makes a directory, which a worker behind walls could not
 from torch import nn
 
 from hivenode.data.info import DataInfo
