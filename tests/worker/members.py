@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+from safetensors.numpy import load_file
+
 from hivenode.jobs.host import WorkerHandle, WorkerHost, WorkerKind
-from hivenode.net.local import Begin, Failed, FromWorker, Peer, PeersReady, Ready, WorkerLimits
+from hivenode.net.local import Begin, Failed, Finished, FromWorker, Peer, PeersReady, Ready, WorkerLimits
 from hivenode.spec.job import DataSpec, JobSpec, ModelSpec, TrainingSpec
 from hivenode.spec.values import Plan, Share, Strategy
 
@@ -153,3 +157,23 @@ async def failure(member: Member) -> Failed:
     failed = await member.expect(Failed)
     await member.exit()
     return failed
+
+
+async def finish(members: Sequence[Member]) -> list[Finished]:
+    """What each made; all must end well."""
+    finished = [await member.expect(Finished) for member in members]
+    for member in members:
+        assert await member.exit() == "exit 0"
+    return finished
+
+
+def digest(path: str) -> str:
+    """Of a file."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def difference(one: str, other: str) -> float:
+    """Largest between the weights of two models."""
+    first, second = load_file(one), load_file(other)
+    assert first.keys() == second.keys()
+    return max(float(np.abs(first[name] - second[name]).max()) for name in first)

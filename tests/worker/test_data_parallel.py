@@ -3,39 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import signal
 from pathlib import Path
 
-import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 from hivenode.jobs.workers import ForkWorkers
 from hivenode.net.local import Cancel, CheckpointWritten, Failed, Finished, PeerLost, ViewChanged, WorkerProgress
 from hivenode.spec.job import JobSpec, ModelSpec, TrainingSpec
-from tests.worker.members import Member, attempt, node, spec
+from tests.worker.members import attempt, difference, digest, finish, node, spec
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-
-
-def digest(path: str) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
-async def finish(members: list[Member]) -> list[Finished]:
-    finished = [await member.expect(Finished) for member in members]
-    for member in members:
-        assert await member.exit() == "exit 0"
-    return finished
-
-
-def difference(one: str, other: str) -> float:
-    """Largest between the weights of two models."""
-    first, second = load_file(one), load_file(other)
-    assert first.keys() == second.keys()
-    return max(float(np.abs(first[name] - second[name]).max()) for name in first)
 
 
 async def test_three_workers_give_the_model_of_one(host: ForkWorkers, tmp_path: Path) -> None:

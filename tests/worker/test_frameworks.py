@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +12,9 @@ from sklearn.datasets import load_digits
 from hivenode.jobs.workers import ForkWorkers
 from hivenode.net.local import CheckpointWritten, Finished, Predict, Predicted, ViewChanged, WorkerProgress
 from hivenode.spec.job import JobSpec
-from tests.worker.members import Member, attempt, failure, node, spec
+from tests.worker.members import Member, attempt, digest, failure, node, spec
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-
-
-def digest(path: str) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 async def finish(members: list[Member]) -> list[Finished]:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 from hivenode.jobs.workers import ForkWorkers
 from hivenode.net.local import (
     Cancel,
     CheckpointWritten,
     Failed,
-    Finished,
     Peer,
     PeerLost,
     PeersReady,
@@ -24,7 +20,7 @@ from hivenode.net.local import (
 )
 from hivenode.spec.job import DataSpec, JobSpec, ModelSpec, TrainingSpec
 from hivenode.spec.values import Plan, Share, Strategy
-from tests.worker.members import Member, attempt, begin, node, spec
+from tests.worker.members import Member, attempt, begin, difference, digest, finish, node, spec
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -55,23 +51,6 @@ async def start(
     for member in members:
         member.handle.send(PeersReady(peers))
     return members
-
-
-async def finish(members: list[Member]) -> list[Finished]:
-    finished = [await member.expect(Finished) for member in members]
-    for member in members:
-        assert await member.exit() == "exit 0"
-    return finished
-
-
-def difference(one: str, other: str) -> float:
-    first, second = load_file(one), load_file(other)
-    assert first.keys() == second.keys()
-    return max(float(np.abs(first[name] - second[name]).max()) for name in first)
-
-
-def digest(path: str) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 JOB = spec(epochs=1, max_steps=20, learning_rate=0.05, momentum=0.9, batch_size=64)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 
@@ -23,13 +22,9 @@ from hivenode.net.local import (
     WorkerProgress,
 )
 from hivenode.spec.job import ModelSpec
-from tests.worker.members import LIMITS, Member, attempt, begin, failure, plan, spec
+from tests.worker.members import LIMITS, Member, attempt, begin, digest, failure, plan, spec
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-
-
-def digest(path: str) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 async def test_a_job_from_data_to_model_to_prediction(host: ForkWorkers, tmp_path: Path) -> None:

@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
-import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 from hivenode.jobs.workers import ForkWorkers
-from hivenode.net.local import CheckpointWritten, Finished, Log, ViewChanged, WorkerProgress
-from tests.worker.members import Member, attempt, failure, node, spec
+from hivenode.net.local import CheckpointWritten, Log, ViewChanged, WorkerProgress
+from tests.worker.members import attempt, difference, digest, failure, finish, node, spec
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-
-
-def digest(path: str) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
-async def finish(members: list[Member]) -> list[Finished]:
-    finished = [await member.expect(Finished) for member in members]
-    for member in members:
-        assert await member.exit() == "exit 0"
-    return finished
-
-
-def difference(one: str, other: str) -> float:
-    first, second = load_file(one), load_file(other)
-    return max(float(np.abs(first[name] - second[name]).max()) for name in first)
 
 
 async def test_one_local_step_and_a_plain_outer_one_are_the_synchronous_step(host: ForkWorkers, tmp_path: Path) -> None:
