@@ -14,6 +14,7 @@ REAL = ("cli", "cluster", "net", "network", "security", "training/exchange", "wo
 another goes through those in virtual time or of none."""
 
 # Before the processes that share the tests begin, so that all of them know the same ones, at midnight too.
+os.environ["COLUMNS"] = "160"  # of a terminal, also where there is none
 os.environ.setdefault("HIVENODE_SEED", str(datetime.datetime.now(tz=datetime.UTC).toordinal()))
 
 

@@ -125,6 +125,8 @@ async def named(hive: Siege, mallory: Attacker) -> None:
 TRAFFIC = given(heard=st.lists(messages(), min_size=1, max_size=6), damage=st.lists(DAMAGE, max_size=6))
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 @RELAXED
 @TRAFFIC
 async def test_messages_of_any_kind_and_damaged_ones(steady: Siege, heard: list[Message], damage: list[Damage]) -> None:
@@ -165,6 +167,8 @@ async def raw(hive: Siege, heard: list[Message], damage: Damage, tail: bytes) ->
 BYTES = given(heard=st.lists(messages(), max_size=4), damage=DAMAGE, tail=st.binary(max_size=300))
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 @RELAXED
 @BYTES
 async def test_bytes_of_any_kind(steady: Siege, heard: list[Message], damage: Damage, tail: bytes) -> None:
