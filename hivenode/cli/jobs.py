@@ -131,7 +131,20 @@ def _list(found: tuple[JobSummary, ...]) -> None:
         out.print("No jobs yet. Next: `hivenode submit FILE --wait`.")
         return
     right = ("STEP", "LOSS", "ACCURACY")
-    listing = table("JOB", "NAME", "STATE", "STEP", "LOSS", "ACCURACY", "STRATEGY", "BY", "SUBMITTED", "", right=right)
+    listing = table(
+        "JOB",
+        "NAME",
+        "STATE",
+        "STEP",
+        "LOSS",
+        "ACCURACY",
+        "STRATEGY",
+        "BY",
+        "SUBMITTED",
+        "",
+        right=right,
+        whole=("JOB",),
+    )
     for job in found:
         listing.add_row(
             job.job,

@@ -42,11 +42,14 @@ def state(name: str) -> Text:
     return styled(name, STATE_STYLES.get(name, ""))
 
 
-def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
-    """A plain table; `right` names the columns that are aligned to the right."""
+def table(*columns: str, right: tuple[str, ...] = (), whole: tuple[str, ...] = ()) -> Table:
+    """A plain table; `right` names the columns that are aligned to the right, `whole` those that are never broken into
+    lines: what people copy."""
     made = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
     for column in columns:
-        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        made.add_column(
+            column, justify="right" if column in right else "left", overflow="fold", no_wrap=column in whole
+        )
     return made
 
 
