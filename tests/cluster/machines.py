@@ -156,8 +156,9 @@ class Machine:
                 # News usually comes; what is noted of an offender, or a round trip time, is none: look again soon.
                 try:
                     async with asyncio.timeout(LOOK_AGAIN_SECONDS):
-                        while not (await stream.content.readline()).startswith(b"data:"):
-                            pass
+                        while not (line := await stream.content.readline()).startswith(b"data:"):
+                            if not line:  # the stream has ended: reading on would return at once, for ever
+                                await asyncio.sleep(2.0)
                 except TimeoutError:
                     return
 
