@@ -31,9 +31,10 @@ from hivenode.training.exchange.meeting import Meeting, listen
 HEADER = struct.Struct("<BHIII")
 """Subject, place, step, number of the small batch, bytes that follow."""
 SEND_BYTES = 1024 * 1024
-MAX_MESSAGE = 2**31
 MAX_WAITING = 4096
-"""Messages of one peer that wait to be asked for; one that sends more does not follow the protocol."""
+MAX_WAITING_LONGEST = 64
+"""Messages of one peer that wait to be asked for, and how many of the longest their bytes may be; the schedule never
+has more under way. One that sends more does not follow the protocol."""
 LINGER_SECONDS = 2.0
 
 
@@ -291,11 +292,15 @@ class Line:
         with self._changed:
             if tag.subject is Subject.bye:
                 link.said_bye = True
-            elif tag in link.inbox or len(link.inbox) >= MAX_WAITING:
+            elif tag in link.inbox or self._full(link, len(body)):
                 raise Malformed("a message that is there already" if tag in link.inbox else "too many messages")
             else:
                 link.inbox[tag] = body
             self._changed.notify_all()
+
+    def _full(self, link: _Link, length: int) -> bool:
+        waiting = length + sum(map(len, link.inbox.values()))
+        return len(link.inbox) >= MAX_WAITING or waiting > MAX_WAITING_LONGEST * self.limit
 
     def broken(self, rank: int, why: str) -> None:
         """Nothing more comes from that peer, or goes to it."""
