@@ -100,7 +100,8 @@ class TorchModel:
 
     def backward(self, inputs: Inputs, labels: Labels, draw: int = 0) -> float:
         self._gradient.fill(0.0)
-        self._module.train()
+        if not self._module.training:  # to say it to every part takes longer than a small step should
+            self._module.train()
         if self._draws:
             torch.manual_seed(draw)
         outputs = self._forward(torch.from_numpy(inputs))
