@@ -403,6 +403,8 @@ class ProfileReply(_Message, frozen=True, tag="profile"):
     offers: Annotated[tuple[Offer, ...], msgspec.Meta(max_length=128)] = ()
     versions: Annotated[dict[Name, Name], msgspec.Meta(max_length=32)] = {}
     """Of what jobs may need and is installed."""
+    bf16: bool = False
+    """Its processor has instructions for products of bfloat16."""
 
 
 class Failure(_Message, frozen=True, tag="failure"):
