@@ -5,9 +5,9 @@
 
 The plain script knows nothing of hivenode: the same network, data, batches and optimizer, one thread, its accuracy on
 the held-out part after each epoch. It counts from its first step, with everything imported and loaded. Ours counts from
-the submission of the job to a real daemon until it is finished: planning, a worker, checkpoints every 50 steps, progress
-and the model's file and entry in the catalogue included. A start is from the submission to the first step that the daemon
-tells of, with a warm daemon: it has had a job before.
+the submission of the job to a real daemon until it is finished: planning, a worker, checkpoints every 50 steps,
+progress and the model's file and entry in the catalogue included. A start is from the submission to the first step that
+the daemon tells of, with a warm daemon: it has had a job before.
 """
 
 from __future__ import annotations

@@ -1,18 +1,27 @@
-"""Live progress: a bar and a row per node on a terminal, at most a line a second elsewhere."""
+"""Live progress: a bar, curves and a row per node on a terminal, at most a line a second elsewhere."""
 
 from __future__ import annotations
 
 import time
 from types import TracebackType
 
+from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 
 from hivenode.cli.output import bar, clean, duration, number, state, styled, table
+from hivenode.cli.pictures import SMALLEST_CHART, chart
 from hivenode.cli.progress import JobView
 
 REFRESH_PER_SECOND = 5
 LINE_SECONDS = 1.0
+CHART_LINES, CHART_WIDTH = 7, 44
+TITLES = {
+    "loss": "loss",
+    "test_loss": "loss on the held-out part",
+    "accuracy": "accuracy on the held-out part",
+    "samples_per_second": "samples/s",
+}
 
 
 class Display:
@@ -67,6 +76,8 @@ class Display:
             f"accuracy {number(view.accuracy, 3)}",
             f"{view.samples_per_second:.0f} samples/s",
         ]
+        if view.tokens_per_second is not None:
+            parts.append(f"{view.tokens_per_second:.0f} tokens/s")
         return "  ".join(parts + ([f"{duration(left)} left"] if left is not None else []))
 
     def _picture(self) -> RenderableType:
@@ -82,7 +93,13 @@ class Display:
         if not view.ended:
             head.append(f"  {duration(left) if left is not None else '...'} left", "default")
         facts = f"loss {number(view.loss)}   accuracy {number(view.accuracy, 3)}"
-        facts += "" if view.ended else f"   {view.samples_per_second:.0f} samples/s"
+        if view.test_loss is not None:
+            facts += f"   held-out loss {number(view.test_loss)}"
+        if view.convergence is not None:
+            facts += f"   {view.convergence:+.1%} in the last epoch"
+        if not view.ended:
+            facts += f"   {view.samples_per_second:.0f} samples/s"
+            facts += f"   {view.tokens_per_second:.0f} tokens/s" if view.tokens_per_second is not None else ""
         nodes = table("NODE", "STATE", "STEP", "LOSS", "SAMPLES/S", right=("STEP", "LOSS", "SAMPLES/S"))
         for row in view.rows.values():
             nodes.add_row(
@@ -92,4 +109,18 @@ class Display:
                 number(row.loss),
                 f"{row.samples_per_second:.0f}" if row.state == "running" else "-",
             )
-        return Group(head, styled(facts), nodes)
+        return Group(head, styled(facts), *charts(view, self._out.width), nodes)
+
+
+def charts(view: JobView, width: int) -> list[RenderableType]:
+    """The curves that there are, beside each other as far as a terminal of that width allows."""
+    drawn = [
+        Group(
+            styled(TITLES[name], "bold"),
+            *(styled(line, "cyan") for line in chart(curve.steps, curve.values, wide, CHART_LINES)),
+        )
+        for wide in [min(CHART_WIDTH, width)]
+        for name, curve in view.curves.items()
+        if len(curve.values) > 1 and wide >= SMALLEST_CHART
+    ]
+    return [Columns(drawn, padding=(0, 2))] if drawn else []

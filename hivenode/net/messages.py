@@ -329,6 +329,10 @@ class Progress(_Message, frozen=True, tag="progress"):
     members: Count
     state: Name = "running"
     """running, finished or failed."""
+    test_loss: float | None = None
+    convergence: float | None = None
+    """By how much of itself the loss fell in the latest whole epoch."""
+    tokens_per_second: float | None = None
 
 
 class Hold(_Message, frozen=True, tag="hold"):

@@ -37,7 +37,8 @@ def make(
     info: DataInfo,
     seed: int,
     resources: Resources,
-    threads: int, precision: Precision = "fp32"
+    threads: int,
+    precision: Precision = "fp32",
 ) -> Made:
     """Build a model; the same bits on every machine.
 

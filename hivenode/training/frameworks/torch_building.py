@@ -23,9 +23,7 @@ from hivenode.training.frameworks.model import Floats, views
 from hivenode.training.frameworks.torch_framework import Built, TorchModel, from_layers
 
 
-def make(
-    model: ModelSpec, info: DataInfo, seed: int, resources: Resources, threads: int, precision: Precision
-) -> Made:
+def make(model: ModelSpec, info: DataInfo, seed: int, resources: Resources, threads: int, precision: Precision) -> Made:
     """See `making.make`."""
     torch.set_num_threads(threads)
     built, declared = build(model, info, seed, resources)
