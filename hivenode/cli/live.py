@@ -15,7 +15,8 @@ from hivenode.cli.progress import JobView
 
 REFRESH_PER_SECOND = 5
 LINE_SECONDS = 1.0
-CHART_LINES, CHART_WIDTH = 7, 44
+CHART_WIDTH, CHART_LINES, FEW_LINES, HIGH = 44, 7, 4, 38
+"""Curves take fewer lines on a terminal that is not so high."""
 TITLES = {
     "loss": "loss",
     "test_loss": "loss on the held-out part",
@@ -109,15 +110,20 @@ class Display:
                 number(row.loss),
                 f"{row.samples_per_second:.0f}" if row.state == "running" else "-",
             )
-        return Group(head, styled(facts), *charts(view, self._out.width), nodes)
+        return Group(
+            head,
+            styled(facts),
+            *charts(view, self._out.width, CHART_LINES if self._out.height >= HIGH else FEW_LINES),
+            nodes,
+        )
 
 
-def charts(view: JobView, width: int) -> list[RenderableType]:
-    """The curves that there are, beside each other as far as a terminal of that width allows."""
+def charts(view: JobView, width: int, height: int) -> list[RenderableType]:
+    """The curves that there are, beside each other as far as a terminal of that width allows, each of so many lines."""
     drawn = [
         Group(
             styled(TITLES[name], "bold"),
-            *(styled(line, "cyan") for line in chart(curve.steps, curve.values, wide, CHART_LINES)),
+            *(styled(line, "cyan") for line in chart(curve.steps, curve.values, wide, height)),
         )
         for wide in [min(CHART_WIDTH, width)]
         for name, curve in view.curves.items()

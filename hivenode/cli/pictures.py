@@ -41,7 +41,7 @@ _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 
 def chart(steps: Sequence[int], values: Sequence[float], width: int, height: int) -> list[str]:
     """A curve in Braille dots, `height` lines of `width` characters with the largest and the smallest value before the
-    first and the last of them. The width is that from the first step to the last; between two values the line is straight.
+    first and the last of them. The width is that from the first step to the last; between two values it is straight.
 
     Args:
         steps: at least one, rising.
