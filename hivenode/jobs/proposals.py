@@ -12,7 +12,7 @@ from dataclasses import replace
 from hivenode.data import sources
 from hivenode.data.info import DataInfo
 from hivenode.errors import HiveError, Unavailable
-from hivenode.models import estimators
+from hivenode.models import compositions
 from hivenode.models.declared import describe as describe_model
 from hivenode.models.declared import layers_of
 from hivenode.models.layers import buffers
@@ -27,8 +27,13 @@ from hivenode.spec.values import Plan, Strategy
 
 PROFILE_SECONDS = 3.0
 EVERYWHERE = frozenset({Strategy.single_node, Strategy.data_parallel})
-RUNNABLE = {"torch": EVERYWHERE | {Strategy.model_parallel, Strategy.pipeline_parallel}}
+RUNNABLE = {
+    "torch": EVERYWHERE | {Strategy.model_parallel, Strategy.pipeline_parallel},
+    "sklearn": EVERYWHERE | {Strategy.model_parallel},
+}
 """Strategies that can be run, by framework; `EVERYWHERE` for others."""
+FITTED = ("trees", "whole", "members")
+"""Kinds of estimators that are fitted once, to all there is, and do not learn by steps."""
 SHARING = frozenset({Strategy.data_parallel, Strategy.model_parallel, Strategy.pipeline_parallel})
 """Strategies in which several nodes see the same data, or what has been made of it."""
 
@@ -178,8 +183,9 @@ def _priced(spec: JobSpec, heard: dict[str, ProfileReply]) -> tuple[Workload, di
 
 def _workload(spec: JobSpec, model: ModelSpec, data: DataInfo) -> Workload:
     workload = Workload.of(spec, model=describe_model(model, data), data=data, masked=_masked(spec, data))
-    if spec.framework == "sklearn" and estimators.estimator(model.source)[1].kind in ("trees", "whole"):
-        return replace(workload, batch_size=workload.samples, epochs=1, max_steps=1)  # fitted once, to all there is
+    if spec.framework == "sklearn" and compositions.entry_of(model).kind in FITTED:
+        members = compositions.members_of(model)
+        return replace(workload, batch_size=workload.samples, epochs=1, max_steps=1, members=members)
     return workload
 
 
@@ -191,7 +197,7 @@ def _runnable(spec: JobSpec) -> frozenset[Strategy]:
 def _masked(spec: JobSpec, data: DataInfo) -> dict[Strategy, str]:
     """Strategies that cannot run for a framework and model, and why."""
     if spec.framework == "sklearn":
-        return estimators.masked(spec.model.source)
+        return compositions.masked(spec.model)
     if spec.framework == "keras":
         why = "keras models are not cut into stages; torch builds the same model and cuts it"
         return {Strategy.model_parallel: why, Strategy.pipeline_parallel: why}

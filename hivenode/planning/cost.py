@@ -10,9 +10,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from hivenode.planning.breakdown import fractions
 from hivenode.planning.profile import ClusterView, NodeProfile
 from hivenode.planning.workload import Workload
+from hivenode.spec.split import split
 from hivenode.spec.values import Share, Strategy
 
 GIB = 2**30
@@ -262,6 +265,23 @@ def data_parallel(
         shares,
         f"{workload.steps} steps of {human(step)} on {count} nodes, of which {human(exchange)} exchange",
     )
+
+
+def ensemble(
+    workload: Workload, nodes: Sequence[NodeProfile], cluster: ClusterView, least: int, most: int, costs: Costs
+) -> Estimate | Masked:
+    """The members of an ensemble divided over nodes that all have the data, and exchanged once. `layer_range` says
+    which are whose."""
+    found = data_parallel(workload, nodes, cluster, least, min(most, workload.members), costs)
+    if isinstance(found, Masked):
+        return Masked(Strategy.model_parallel, found.reason)
+    mine = split(workload.members, [share.weight for share in found.shares])
+    shares = tuple(
+        msgspec.structs.replace(share, layer_range=(own.start, own.stop))
+        for share, own in zip(found.shares, mine, strict=True)
+    )
+    reason = f"{workload.members} parts of the ensemble fitted on {len(shares)} nodes, and put together once"
+    return Estimate(Strategy.model_parallel, found.seconds, shares, reason)
 
 
 def federated(

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 
 from hivenode.errors import HiveError, InvalidInput, Unavailable
-from hivenode.planning.cost import Costs, Estimate, Masked, data_parallel, federated, human, single_node
+from hivenode.planning.cost import Costs, Estimate, Masked, data_parallel, ensemble, federated, human, single_node
 from hivenode.planning.profile import ClusterView, NodeProfile
 from hivenode.planning.qtable import Experience, Table
 from hivenode.planning.stages import model_parallel, pipeline_parallel
@@ -206,6 +206,8 @@ def _option(
         asked = " (placement.min_nodes)" if placement.min_nodes >= 2 else ""
         why = f": {_listed(left_out)}" if left_out else ""
         return Masked(strategy, f"needs {least} nodes{asked}, and {len(nodes)} can take part{why}")
+    if workload.members and strategy is Strategy.model_parallel:
+        return ensemble(workload, nodes, cluster, least, placement.max_nodes, costs)
     return _MANY[strategy](workload, nodes, cluster, least, placement.max_nodes, costs)
 
 

@@ -100,6 +100,8 @@ class Workload:
     """Steps between two exchanges."""
     wire: float = 1.0
     """Bytes on the wire over those of float32."""
+    members: int = 0
+    """Of an ensemble, each of which is fitted by one node."""
     precision: str = "fp32"
     """What the person asked for: fp32, bf16 or auto."""
     masked: Mapping[Strategy, str] = field(default_factory=dict)

@@ -8,6 +8,7 @@ import traceback
 
 from hivenode.net.framing import Channel
 from hivenode.net.local import Begin, Failed, Log, Predict, Trace, WorkerLimits
+from hivenode.spec.job import JobSpec
 from hivenode.spec.values import Strategy
 from hivenode.training.strategies.group import Cancelled
 from hivenode.worker.failures import failed, is_allocation
@@ -34,8 +35,7 @@ def run(sock: socket.socket, limits: WorkerLimits) -> int:
     try:
         match first:
             case Begin():
-                staged = first.plan.strategy in (Strategy.model_parallel, Strategy.pipeline_parallel)
-                (StagedAssignment if staged else TrainingAssignment)(channel, first, limits).run()
+                (StagedAssignment if _staged(first) else TrainingAssignment)(channel, first, limits).run()
             case Predict():
                 serve(channel, first, limits)
             case Trace():
@@ -58,3 +58,9 @@ def run(sock: socket.socket, limits: WorkerLimits) -> int:
         return 0
     channel.send(failure)
     return EXIT_FAILED
+
+
+def _staged(begin: Begin) -> bool:
+    """Whether this worker has a part of a model; an ensemble's members are whole, and divided like trees."""
+    divided = begin.plan.strategy in (Strategy.model_parallel, Strategy.pipeline_parallel)
+    return divided and JobSpec.model_validate_json(begin.spec).framework != "sklearn"

@@ -173,9 +173,10 @@ class TrainingAssignment:
 
 def _collective(begin: Begin) -> Collective:
     strategy = begin.plan.strategy
-    if strategy not in (Strategy.single_node, Strategy.data_parallel):
+    if strategy not in (Strategy.single_node, Strategy.data_parallel, Strategy.model_parallel):
         raise InvalidInput(
-            f"A torch worker cannot train by {strategy}.", fix="Use placement.strategy single_node or data_parallel."
+            f"A worker with a whole model cannot train by {strategy}.",
+            fix="Use placement.strategy single_node or data_parallel.",
         )
     if len(begin.plan.shares) == 1:
         return Alone(begin.node)

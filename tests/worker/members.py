@@ -41,8 +41,8 @@ def spec(
     )
 
 
-def plan(weights: Sequence[float], precision: Precision = "fp32") -> Plan:
-    strategy = Strategy.single_node if len(weights) == 1 else Strategy.data_parallel
+def plan(weights: Sequence[float], precision: Precision = "fp32", strategy: Strategy | None = None) -> Plan:
+    strategy = strategy or (Strategy.single_node if len(weights) == 1 else Strategy.data_parallel)
     shares = tuple(Share(node(rank), rank, weight, 0.01, 1 << 28) for rank, weight in enumerate(weights))
     return Plan(strategy, shares, 1.0, "as the test says", False, (0, 0, 0, 0), (), precision=precision)
 
@@ -136,9 +136,10 @@ async def attempt(
     resume: str | None = None,
     absent: Sequence[int] = (),
     precision: Precision = "fp32",
+    strategy: Strategy | None = None,
 ) -> list[Member]:
     """Workers of an attempt, all told to begin; those of the ranks in `absent` are killed before."""
-    planned = plan(weights, precision)
+    planned = plan(weights, precision, strategy)
     members = [await Member.start(host, framework=job.runtime) for _ in weights]
     for rank, member in enumerate(members):
         member.handle.send(begin(job, planned, rank, directory, resume))
