@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
+import msgspec
+
 from hivenode.data import sources
 from hivenode.data.info import DataInfo
 from hivenode.errors import HiveError, Unavailable
@@ -34,8 +36,6 @@ RUNNABLE = {
 """Strategies that can be run, by framework; `EVERYWHERE` for others."""
 FITTED = ("trees", "whole", "members")
 """Kinds of estimators that are fitted once, to all there is, and do not learn by steps."""
-SHARING = frozenset({Strategy.data_parallel, Strategy.model_parallel, Strategy.pipeline_parallel})
-"""Strategies in which several nodes see the same data, or what has been made of it."""
 
 
 class Proposer:
@@ -175,6 +175,9 @@ def _priced(spec: JobSpec, heard: dict[str, ProfileReply]) -> tuple[Workload, di
         offered[need] = next(offer for node, offer in found.items() if node not in odd)
     own = offered.get(spec.data.source)
     data = own.info if own is not None and own.info is not None else sources.information(spec.data)
+    if spec.data.kind == "private":  # each node has its own
+        offers = [offer for reply in heard.values() for offer in reply.offers if offer.name == spec.data.source]
+        data = msgspec.structs.replace(data, samples=sum(offer.info.samples for offer in offers if offer.info))
     model = spec.model
     if (base := offered.get(model.source)) is not None:
         model = model.model_copy(update={"parameters": base.parameters or None})
@@ -190,12 +193,24 @@ def _workload(spec: JobSpec, model: ModelSpec, data: DataInfo) -> Workload:
 
 
 def _runnable(spec: JobSpec) -> frozenset[Strategy]:
-    runnable = RUNNABLE.get(spec.framework, EVERYWHERE)
-    return runnable - SHARING if spec.data.kind == "private" else runnable
+    return RUNNABLE.get(spec.framework, EVERYWHERE)
 
 
 def _masked(spec: JobSpec, data: DataInfo) -> dict[Strategy, str]:
-    """Strategies that cannot run for a framework and model, and why."""
+    """Strategies that cannot run for a framework, model and data, and why."""
+    reasons = _masked_by_framework(spec, data)
+    if spec.data.kind != "private":
+        return reasons
+    stays = f"{spec.data.source} and what is made of it stay on the nodes that have it"
+    reasons = {Strategy.model_parallel: stays, Strategy.pipeline_parallel: stays, **reasons}
+    if spec.framework == "sklearn" and compositions.entry_of(spec.model).kind == "trees":
+        reasons[Strategy.data_parallel] = f"each tree would know the samples of one node only; {stays}"
+    if spec.model.name == "MiniBatchKMeans":
+        reasons[Strategy.data_parallel] = f"its first centres are samples; {stays}"
+    return reasons
+
+
+def _masked_by_framework(spec: JobSpec, data: DataInfo) -> dict[Strategy, str]:
     if spec.framework == "sklearn":
         return compositions.masked(spec.model)
     if spec.framework == "keras":

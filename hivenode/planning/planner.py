@@ -198,6 +198,9 @@ def _option(
             return Masked(strategy, f"the job asks for at least {placement.min_nodes} nodes (placement.min_nodes)")
         if not nodes:
             return Masked(strategy, f"no node can take part: {_listed(left_out)}")
+        several = workload.private and len(nodes) > 1 and Strategy.data_parallel not in workload.masked
+        if several and placement.strategy == "auto" and placement.max_nodes > 1:
+            return Masked(strategy, f"{len(nodes)} nodes have {workload.private}, each its own, and all of it is meant")
         return single_node(workload, nodes, costs)
     least = max(2, placement.min_nodes)
     if placement.max_nodes < least:
@@ -208,6 +211,8 @@ def _option(
         return Masked(strategy, f"needs {least} nodes{asked}, and {len(nodes)} can take part{why}")
     if workload.members and strategy is Strategy.model_parallel:
         return ensemble(workload, nodes, cluster, least, placement.max_nodes, costs)
+    if workload.private:  # all that have some of it
+        least = max(least, min(len(nodes), placement.max_nodes))
     return _MANY[strategy](workload, nodes, cluster, least, placement.max_nodes, costs)
 
 

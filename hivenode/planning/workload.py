@@ -100,6 +100,8 @@ class Workload:
     """Steps between two exchanges."""
     wire: float = 1.0
     """Bytes on the wire over those of float32."""
+    private: str = ""
+    """Name of data of which each node has its own, and keeps it."""
     members: int = 0
     """Of an ensemble, each of which is fitted by one node."""
     precision: str = "fp32"
@@ -138,6 +140,7 @@ class Workload:
             sync_every=training.sync_every if training.sync == "local" else 1,
             wire=WIRE[training.codec],
             precision=training.precision,
+            private=spec.data.source if spec.data.kind == "private" else "",
             masked=masked or {},
         )
 

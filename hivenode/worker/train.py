@@ -127,10 +127,11 @@ class TrainingAssignment:
 
     def _tell_of_data(self, training: Run) -> None:
         """To the job's log, once."""
+        if training.leads or self._data.private:  # of what is private each has its own
+            for line in self._data.summary:
+                self._channel.send(Log(level="info", event=line))
         if not training.leads:
             return
-        for line in self._data.summary:
-            self._channel.send(Log(level="info", event=line))
         if self._afresh:
             names = ", ".join(self._afresh[:20])
             self._channel.send(Log(level="info", event=f"not among the weights given, so begun afresh: {names}"[:2000]))
@@ -144,7 +145,7 @@ class TrainingAssignment:
 
     def _finish(self, training: Run, result: Result, began: float) -> None:
         path = self._directory / "model.safetensors"
-        card = modelfile.card(self._spec, self._declared, self._data)
+        card = modelfile.card(self._spec, self._declared, training.data if self._data.private else self._data)
         modelfile.write(path, replace(card, accuracy=result.accuracy), self._prepared.kept())
         self._channel.send(
             Finished(
