@@ -124,7 +124,7 @@ def jobs(
 
 
 def _list(found: tuple[JobSummary, ...]) -> None:
-    from hivenode.cli.output import ago, console, number, state, styled, table
+    from hivenode.cli.output import ago, console, fit, number, state, styled, table
 
     out = console()
     if not found:
@@ -143,7 +143,7 @@ def _list(found: tuple[JobSummary, ...]) -> None:
         "SUBMITTED",
         "",
         right=right,
-        whole=("JOB",),
+        whole=("JOB", "STATE", "STEP"),
     )
     for job in found:
         listing.add_row(
@@ -158,7 +158,7 @@ def _list(found: tuple[JobSummary, ...]) -> None:
             ago(job.submitted_at),
             styled(job.model or job.reason),
         )
-    out.print(listing)
+    out.print(fit(out, listing, ("BY", "STRATEGY", "SUBMITTED", "ACCURACY")))
 
 
 def _show(client: AdminClient, detail: JobDetail) -> None:
