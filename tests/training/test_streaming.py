@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from hivenode.data.dataset import Dataset, Held
 from hivenode.data.info import DataInfo
-from hivenode.errors import InvalidInput
+from hivenode.errors import InvalidInput, Unavailable
 from hivenode.net.local import Peer
 from hivenode.spec.training import TrainingSpec
 from hivenode.spec.values import Share
@@ -24,7 +24,7 @@ from hivenode.training.exchange import Seat
 from hivenode.training.exchange.codecs import Codec
 from hivenode.training.exchange.reduction import reduce_into
 from hivenode.training.optimizers import Outer
-from hivenode.training.strategies.collective import Collective, Mean, MembersChanged
+from hivenode.training.strategies.collective import Collective, Mean
 from hivenode.training.strategies.data_parallel import Together
 from hivenode.training.strategies.fragments import Timetable, fragments_of, size_of
 from hivenode.training.strategies.group import Group
@@ -43,6 +43,7 @@ DATA = Dataset(
     Held(RNG.standard_normal((SAMPLES, SIZE), np.float32), RNG.standard_normal(SAMPLES, np.float32)),
     Held(np.zeros((0, SIZE), np.float32), np.zeros(0, np.float32)),
 )
+PLACES = {row.tobytes(): place for place, row in enumerate(DATA.train.take(np.arange(SAMPLES))[0])}
 WAYS = [(1, 0), (1, 2), (1, 6), (2, 0), (2, 1), (3, 2)]
 """Fragments and overlap."""
 
@@ -62,7 +63,9 @@ class Linear:
 
     def learn(self, inputs: np.ndarray, labels: np.ndarray, learning_rate: float, draw: int) -> float:
         self._meanwhile()
-        self.seen.update(int(np.flatnonzero((DATA.train.take(np.arange(SAMPLES))[0] == row).all(1))[0]) for row in inputs)
+        self.seen.update(
+            int(np.flatnonzero((DATA.train.take(np.arange(SAMPLES))[0] == row).all(1))[0]) for row in inputs
+        )
         wrong = (inputs * self.weights).sum(1) - labels
         self.velocity *= np.float32(0.5)
         self.velocity += (inputs * wrong[:, None]).mean(0)
@@ -205,10 +208,9 @@ def each(count: int, call: Callable[[int], object]) -> list[object]:
         return list(pool.map(call, range(count)))
 
 
-def met(count: int) -> list[Together]:
-    members = [Together(Seat(NODES[rank], rank, "127.0.0.1")) for rank in range(count)]
+def met(*members: Together) -> tuple[Together, ...]:
     peers = tuple(Peer(NODES[r], r, "127.0.0.1", m.port, m.certificate) for r, m in enumerate(members))
-    each(count, lambda rank: members[rank].connect(peers))
+    each(len(members), lambda rank: members[rank].connect(peers))
     return members
 
 
@@ -221,9 +223,99 @@ def to_the_end(steps: LocalSteps, stop: int, step: int = 0) -> int:
 @pytest.mark.parametrize(("fragments", "overlap"), WAYS)
 @pytest.mark.parametrize("stop", [18, 31])
 def test_it_is_the_algorithm_to_the_bit(fragments: int, overlap: int, stop: int) -> None:
-    spec, members = spec_of(fragments, overlap), met(3)
+    spec, members = (
+        spec_of(fragments, overlap),
+        met(*(Together(Seat(NODES[rank], rank, "127.0.0.1")) for rank in range(3))),
+    )
     made = [steps_of(spec, members[rank], NODES[rank], Linear())[0] for rank in range(3)]
     each(3, lambda rank: to_the_end(made[rank], stop))
     expected = plainly(spec, stop, 3)
     assert {steps.weights.tobytes() for steps in made} == {expected.tobytes()}
     each(3, lambda rank: members[rank].close())
+
+
+class Fate:
+    """Who dies, in the middle of an exchange: once all the others are in it.
+
+    Args:
+        sizes: of vectors; those of size 1 are what members tell each other of their losses.
+        survived: exchanges of such vectors before.
+    """
+
+    def __init__(self, victim: str, sizes: Callable[[int], bool], survived: int) -> None:
+        self._victim, self._sizes, self._survived = victim, sizes, survived
+        self._calls = dict.fromkeys(NODES, 0)
+        self._changed = threading.Condition()
+
+    def meet(self, node: str, size: int) -> bool:
+        """Whether this is the end of that member."""
+        with self._changed:
+            if not self._sizes(size):
+                return False
+            self._calls[node] += 1
+            self._changed.notify_all()
+            if node != self._victim or self._calls[node] <= self._survived:
+                return False
+            self._changed.wait_for(lambda: min(self._calls.values()) > self._survived)
+            return True
+
+
+class Mortal(Together):
+    def __init__(self, rank: int, fate: Fate) -> None:
+        super().__init__(Seat(NODES[rank], rank, "127.0.0.1"))
+        self._node, self._fate = NODES[rank], fate
+
+    def mean(self, vector: np.ndarray, weight: float, codec: Codec | None = None) -> Mean:
+        if self._fate.meet(self._node, vector.size):
+            self.close()
+            raise Unavailable("It has died.", fix="")
+        return super().mean(vector, weight, codec)
+
+
+@pytest.mark.parametrize("codec", ["fp32", "int8"])
+@pytest.mark.parametrize(("fragments", "overlap"), [(1, 2), (1, 6), (3, 2), (2, 0)])
+@pytest.mark.parametrize("telling", [False, True])
+def test_a_member_lost_while_a_part_is_on_its_way_costs_no_sample(
+    fragments: int, overlap: int, telling: bool, codec: str
+) -> None:
+    spec, sent = spec_of(fragments, overlap), 2
+    fate = Fate(NODES[1], lambda size: (size == 1) == telling, sent)
+    members = met(*(Mortal(rank, fate) for rank in range(3)))
+    learners = [Linear() for _ in NODES]
+    made = [steps_of(spec, members[rank], NODES[rank], learners[rank], codec) for rank in range(3)]
+
+    def run(rank: int) -> None:
+        if rank == 1:
+            with pytest.raises(Unavailable, match="died"):
+                to_the_end(made[rank][0], 20)
+        else:
+            to_the_end(made[rank][0], 20)
+
+    each(3, run)
+    assert made[0][0].weights.tobytes() == made[2][0].weights.tobytes()
+    # Every sample of the epoch once: by those who are left, or by the lost one before what the others last heard of it.
+    heard = (sent + telling) * EVERY // fragments
+    seen = learners[0].seen + learners[2].seen + Counter(made[1][1].part(0, heard, NODES[1])[0].tolist())
+    assert seen == Counter(range(SAMPLES))
+    each(3, lambda rank: members[rank].close())
+
+
+@pytest.mark.parametrize(("fragments", "overlap"), WAYS)
+@pytest.mark.parametrize("codec", ["fp32", "int8"])
+def test_a_resumed_run_goes_on_as_if_nothing_had_been(fragments: int, overlap: int, codec: str) -> None:
+    spec, learner = spec_of(fragments, overlap), Linear()
+    steps, _ = steps_of(spec, Alone(NODES[0]), NODES[0], learner, codec, nodes=1)
+    step, kept = 0, list[tuple[int, np.ndarray, dict[str, np.ndarray], dict[str, str]]]()
+    while step < 31:
+        slots = {name: slot.copy() for name, slot in steps.slots().items()}
+        kept.append((step, steps.weights.copy(), slots, steps.scalars()))
+        assert learner.weights.tobytes() == steps.weights.tobytes(), "between advances the model is what all have"
+        step = steps.advance(step, 31).step
+    assert learner.weights.tobytes() == steps.weights.tobytes()
+    for step, weights, slots, scalars in kept:
+        again = Linear()
+        again.weights[:] = weights
+        resumed, _ = steps_of(spec, Alone(NODES[0]), NODES[0], again, codec, nodes=1)
+        resumed.restore(slots, scalars)
+        to_the_end(resumed, 31, step)
+        assert resumed.weights.tobytes() == steps.weights.tobytes()

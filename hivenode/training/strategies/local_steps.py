@@ -70,6 +70,8 @@ class LocalSteps:
         self._back = np.zeros(largest, np.float32)
         self._sent = np.zeros(largest if spec.overlap else 0, np.float32)
         self._unsaid = [0] * len(fragments)
+        self._unheard = list[Leg]()
+        """Legs of which nothing has been said yet."""
         self._done = Done()
         self._taken = 0.0
         self._width = max(1, spec.batch_size // len(group.planned))
@@ -88,7 +90,7 @@ class LocalSteps:
     def inherit(self, weights: Vector, slots: Mapping[str, Vector], scalars: dict[str, str]) -> None:
         self._base[:] = weights
         self._own[:] = weights
-        self._unsaid, self._done = [0] * len(self._fragments), Done()
+        self._unsaid, self._unheard, self._done = [0] * len(self._fragments), [], Done()
         self._learner.adopt(self._base)
         for name, vector in self._momentum().items():
             vector[:] = slots[name]
@@ -100,17 +102,17 @@ class LocalSteps:
         due, fragment = self._timetable.following(step)
         due = min(max(due, step), stop)
         until = min(due + self._spec.overlap, stop)
-        leg, self._taken = self._leg(step, due), 0.0
-        total, told = leg.total, list[tuple[float, float]]()
+        self._taken = 0.0
+        self._unheard.append(self._leg(step, due))
+        total, told = self._unheard[-1].total, list[tuple[float, float]]()
         if due < until:
-            leg, mean = self._overlap(leg, fragment, due, until)
-            total += leg.total
-            told.append(mean)
+            told.append(self._overlap(fragment, due, until))
+            total += self._unheard[-1].total
         elif due < stop:
-            self._exchange(leg, fragment, step, due)
+            self._exchange(fragment, step, due)
         if until == stop:
             for fragment in range(len(self._fragments)):
-                self._exchange(leg, fragment, due, until)
+                self._exchange(fragment, step, until)
         if until in (due, stop):
             done, self._done = self._done, Done()
             told.append(self._tell(done, until))
@@ -128,28 +130,30 @@ class LocalSteps:
         self._unsaid = [unsaid + count for unsaid in self._unsaid]
         self._taken += self._done.seconds - before
 
-    def _exchange(self, leg: Leg, fragment: int, step: int, due: int) -> None:
-        """Finish the leg, and take in where all have come to with that fragment."""
+    def _exchange(self, fragment: int, step: int, due: int) -> None:
+        """Finish the legs, and take in where all have come to with that fragment."""
         back = self._back[: size_of(self._fragments[fragment])]
 
         def compute() -> float:
-            leg.inherit(self._group.members)
-            self._learn(leg)
+            for leg in self._unheard:
+                leg.inherit(self._group.members)
+                self._learn(leg)
             self._way_back(fragment, back)
             return self._weight(fragment)
 
         self._wire.agree(back, compute, step, fragment)
-        self._unsaid[fragment] = 0
+        self._unsaid[fragment], self._unheard = 0, []
         self._take_in(fragment, back, due, 0.0)
 
-    def _overlap(self, leg: Leg, fragment: int, due: int, until: int) -> tuple[Leg, tuple[float, float]]:
-        """The same at `due`, while steps go on until `until`; returns the leg of these, and what `_tell` does."""
-        self._learn(leg)
+    def _overlap(self, fragment: int, due: int, until: int) -> tuple[float, float]:
+        """The same at `due`, while steps go on until `until`; returns what `_tell` does."""
+        legs, ahead = self._unheard, self._leg(due, until)
+        self._learn(legs[-1])
         sent, back = (vector[: size_of(self._fragments[fragment])] for vector in (self._sent, self._back))
         self._way_back(fragment, sent)
         weight, self._unsaid[fragment] = self._weight(fragment), 0
         done, self._done = self._done, Done()
-        ahead, heard = self._leg(due, until), self._group.members
+        heard, self._unheard = self._group.members, [ahead]
 
         def give() -> float:
             nonlocal heard
@@ -165,10 +169,10 @@ class LocalSteps:
         mean, told = exchanged.result()
         # What came too late is said again with the next: it must not also stay in this member's weights.
         self._take_in(fragment, back, due, self._spec.mixing if mean.late is None else 0.0)
-        for mine, members in ((leg, heard), (ahead, self._group.members)):
-            mine.inherit(members)
-            self._learn(mine)
-        return ahead, told
+        for leg, members in (*((leg, heard) for leg in legs), (ahead, self._group.members)):
+            leg.inherit(members)
+            self._learn(leg)
+        return told
 
     def _way_back(self, fragment: int, out: Vector) -> None:
         """From this member's weights to those that all set out from."""
