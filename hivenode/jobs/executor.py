@@ -100,6 +100,7 @@ class Work:
     told: float = -1.0
     """When progress was last broadcast, loop time."""
     accuracy: float | None = None
+    test_loss: float | None = None
     outrun: bool = False
     over: Signal = field(default_factory=Signal)
     """When the worker has ended."""
@@ -488,6 +489,7 @@ class Executor:
 
     def _tell(self, work: Work, said: WorkerProgress) -> None:
         work.accuracy = said.accuracy if said.accuracy is not None else work.accuracy
+        work.test_loss = said.test_loss if said.test_loss is not None else work.test_loss
         work.last = Progress(
             job=work.job,
             attempt=work.name[0],
@@ -500,6 +502,9 @@ class Executor:
             accuracy=work.accuracy,
             samples_per_second=said.samples_per_second,
             members=len(said.members),
+            test_loss=work.test_loss,
+            convergence=said.convergence,
+            tokens_per_second=said.tokens_per_second,
         )
         now = asyncio.get_running_loop().time()
         if now - work.told >= PROGRESS_SECONDS or work.told < 0:
@@ -508,7 +513,7 @@ class Executor:
 
     def _announce_end(self, work: Work) -> None:
         base = work.last or Progress(work.job, work.name[0], self._me, work.step, work.steps, 0, 0, 0.0, None, 0.0, 0)
-        self._broadcast(msgspec.structs.replace(base, state=work.state, samples_per_second=0.0))
+        self._broadcast(msgspec.structs.replace(base, state=work.state, samples_per_second=0.0, tokens_per_second=None))
 
     def _drop_directory(self, work: Work) -> None:
         if work.directory:

@@ -137,6 +137,7 @@ class Proposer:
             name=self._name(node),
             offers=tuple(offer.name for offer in reply.offers),
             versions=reply.versions,
+            bf16=reply.bf16,
         )
 
     def _view(self, profiles: tuple[NodeProfile, ...]) -> ClusterView:
@@ -195,6 +196,7 @@ def _masked(spec: JobSpec, data: DataInfo) -> dict[Strategy, str]:
         why = "keras models are not cut into stages; torch builds the same model and cuts it"
         return {Strategy.model_parallel: why, Strategy.pipeline_parallel: why}
     for given, what in (
+        (spec.training.precision == "bf16", 'training.precision = "bf16"'),
         (spec.training.sync != "every_step", f'training.sync = "{spec.training.sync}"'),
         (bool(spec.model.weights), "model.weights"),
         (spec.model.lora is not None, "model.lora"),

@@ -138,9 +138,16 @@ class WorkerProgress(_Local, frozen=True, tag="progress"):
     loss: float
     accuracy: float | None
     samples_per_second: float
+    """By this worker; the sum over all of them is that of the job."""
     step_seconds: float
     """Mean compute time of this worker's share of a step since the last report, exchange excluded."""
     members: tuple[NodeId, ...]
+    test_loss: float | None = None
+    """On the held-out part, at an epoch's end."""
+    convergence: float | None = None
+    """By how much of itself the loss fell from one epoch to the next, as of the latest."""
+    tokens_per_second: float | None = None
+    """Of text."""
 
 
 class ViewChanged(_Local, frozen=True, tag="view"):

@@ -329,6 +329,10 @@ class Progress(_Message, frozen=True, tag="progress"):
     members: Count
     state: Name = "running"
     """running, finished or failed."""
+    test_loss: float | None = None
+    convergence: float | None = None
+    """By how much of itself the loss fell in the latest whole epoch."""
+    tokens_per_second: float | None = None
 
 
 class Hold(_Message, frozen=True, tag="hold"):
@@ -403,6 +407,8 @@ class ProfileReply(_Message, frozen=True, tag="profile"):
     offers: Annotated[tuple[Offer, ...], msgspec.Meta(max_length=128)] = ()
     versions: Annotated[dict[Name, Name], msgspec.Meta(max_length=32)] = {}
     """Of what jobs may need and is installed."""
+    bf16: bool = False
+    """Its processor has instructions for products of bfloat16."""
 
 
 class Failure(_Message, frozen=True, tag="failure"):

@@ -100,6 +100,8 @@ class Workload:
     """Steps between two exchanges."""
     wire: float = 1.0
     """Bytes on the wire over those of float32."""
+    precision: str = "fp32"
+    """What the person asked for: fp32, bf16 or auto."""
     masked: Mapping[Strategy, str] = field(default_factory=dict)
     """Strategies that cannot run for this framework and model, and why."""
 
@@ -133,6 +135,7 @@ class Workload:
             libraries=spec.libraries,
             sync_every=training.sync_every if training.sync == "local" else 1,
             wire=WIRE[training.codec],
+            precision=training.precision,
             masked=masked or {},
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -24,6 +24,9 @@ Sentence = Annotated[str, msgspec.Meta(max_length=2000)]
 
 COMPLEXITY_EDGES = (1e6, 1e8, 1e9)
 """Parameters: a model is small below 1e6, medium below 1e8, large below 1e9, xlarge from there."""
+
+
+Precision = Literal["fp32", "bf16"]
 
 
 class Role(StrEnum):
@@ -108,3 +111,5 @@ class Plan(msgspec.Struct, frozen=True):
     candidates: tuple[Candidate, ...]
     micro_batches: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 1
     """Small batches that a full batch is cut into, where layers are divided."""
+    precision: Precision = "fp32"
+    """What all of them compute in."""

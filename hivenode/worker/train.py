@@ -97,7 +97,8 @@ class TrainingAssignment:
             return estimating(
                 spec, group, self._data, collective, report, writer.submit, self._saved, self._limits.threads
             )
-        made = make(spec.runtime, spec.model, self._data.info, spec.training.seed, begin.resources, self._threads())
+        seed, precision = spec.training.seed, begin.plan.precision
+        made = make(spec.runtime, spec.model, self._data.info, seed, begin.resources, self._threads(), precision)
         self._declared, self._afresh, model = made.declared, made.afresh, made.model
         state = self._saved(model.layout)
         if state is not None:
