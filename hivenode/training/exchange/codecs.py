@@ -21,8 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hivenode.training.exchange.halves import narrow, widen
-from hivenode.training.exchange.reduction import Vector
-from hivenode.training.exchange.scratch import PIECE, SCRATCH
+from hivenode.training.exchange.scratch import PIECE, SCRATCH, Vector
 
 Encoded = npt.NDArray[np.uint8]
 

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hivenode.training.exchange.reduction import Vector
-from hivenode.training.exchange.scratch import SCRATCH
+from hivenode.training.exchange.scratch import SCRATCH, Vector
 
 Halves = npt.NDArray[np.uint16]
 

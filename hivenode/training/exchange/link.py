@@ -17,10 +17,10 @@ import numpy as np
 
 from hivenode.training.exchange.channel import Channel, LinkBroken
 from hivenode.training.exchange.clock import now
-from hivenode.training.exchange.codecs import BLOCK, Encoded
+from hivenode.training.exchange.codecs import BLOCK, Codec, Encoded
 from hivenode.training.exchange.effects import Bulk, Landing, Malformed, Transfer
 from hivenode.training.exchange.messages import Control, ViewId, decode, encode
-from hivenode.training.exchange.reduction import Vector
+from hivenode.training.exchange.scratch import Vector
 
 HEADER = struct.Struct("<BxHIQQII")
 """Type, leader and number of the view, round, first element, elements, bytes that follow."""
@@ -113,7 +113,7 @@ class Link:
         self.broken_since: float | None = None
         """When writing failed. The reader, which first reads all that the peer had to say, decides what it means."""
         self._outgoing, self._incoming, self._sink = outgoing, incoming, sink
-        self._chunk = max(1, min(chunk_bytes, MAX_CHUNK) // 4 // BLOCK) * BLOCK
+        self._chunk_bytes = chunk_bytes
         self._scratch = np.empty(0, np.uint8)
         self._wake = threading.Condition()
         self._control: deque[bytes] = deque()
@@ -229,7 +229,7 @@ class Link:
                     return HEADER.pack(HEARTBEAT, 0, 0, 0, 0, 0, 0)
                 if self._bulk:
                     transfer, done = self._bulk.popleft()
-                    step = min(transfer.values.size - done, self._chunk)
+                    step = min(transfer.values.size - done, self._step(transfer.codec))
                     if done + step < transfer.values.size:
                         self._bulk.appendleft((transfer, done + step))
                     self._bulk_busy = True
@@ -256,7 +256,7 @@ class Link:
 
     def _write_numbers(self, transfer: Transfer, done: int) -> None:
         """One chunk, from element `done` of the transfer on."""
-        values = transfer.values[done : done + self._chunk]
+        values = transfer.values[done : done + self._step(transfer.codec)]
         piece = self._on_the_wire(transfer, done, values)
         view = transfer.view
         header = HEADER.pack(
@@ -266,6 +266,11 @@ class Link:
         self._outgoing.send(header, piece.data)
         self._seconds += now() - began
         self._sent += piece.nbytes
+
+    def _step(self, codec: Codec | None) -> int:
+        """Elements in a chunk: whole blocks."""
+        block = 4 * BLOCK if codec is None else codec.encoded_size(BLOCK)
+        return max(1, min(self._chunk_bytes // block, MAX_CHUNK // (4 * BLOCK))) * BLOCK
 
     def _on_the_wire(self, transfer: Transfer, done: int, values: Vector) -> Encoded:
         codec = transfer.codec
