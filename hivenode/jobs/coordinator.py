@@ -202,7 +202,7 @@ class Coordinator:
         prepared = {
             n: s for n, s in standings.items() if isinstance(s, Standing) and s.state == "prepared" and s.endpoint
         }
-        needed = len(nodes) if planned.attempt == 1 else 1
+        needed = len(nodes) if planned.attempt == 1 or plan.staged else 1
         if len(prepared) < min(needed, len(nodes)) or not self._open(job.id):
             await self._abandon(job, name, epoch, standings)
             return False

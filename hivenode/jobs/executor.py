@@ -331,7 +331,7 @@ class Executor:
         if work.state == "preparing":
             host = self._worker_host()
             host = f"[{host}]" if ":" in host else host
-            work.endpoint = Endpoint(self._me, work.rank, f"{host}:{ready.port}", ready.certificate)
+            work.endpoint = Endpoint(self._me, work.rank, f"{host}:{ready.port}", ready.certificate, ready.group_port)
             work.state = "prepared"
 
     async def _bring(self, work: Work, wish: Need) -> None:
@@ -543,4 +543,4 @@ def _peer(endpoint: Endpoint) -> Peer:
     host, _, port = endpoint.address.rpartition(":")
     if not (host and port.isdecimal() and len(port) <= 5):
         raise Refused(f"{endpoint.address[:64]!r} is no address of a worker.", fix="Look at who ordered it.")
-    return Peer(endpoint.node, endpoint.rank, host.strip("[]"), int(port), endpoint.certificate)
+    return Peer(endpoint.node, endpoint.rank, host.strip("[]"), int(port), endpoint.certificate, endpoint.group_port)

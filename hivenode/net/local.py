@@ -70,6 +70,8 @@ class Peer(msgspec.Struct, frozen=True):
     host: str
     port: int
     certificate: str
+    group_port: int = 0
+    """Where it listens for those who hold the same stage of other lines; the certificate is the same."""
 
 
 class PeersReady(_Local, frozen=True, tag="peers"):
@@ -126,6 +128,8 @@ class Ready(_Local, frozen=True, tag="ready"):
     certificate: str
     parameters: int
     load_seconds: float
+    group_port: int = 0
+    """See `Peer`."""
 
 
 class WorkerProgress(_Local, frozen=True, tag="progress"):

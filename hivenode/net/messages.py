@@ -257,6 +257,8 @@ class Endpoint(msgspec.Struct, frozen=True):
     rank: Annotated[int, msgspec.Meta(ge=0, le=4096)]
     address: Address
     certificate: Annotated[str, msgspec.Meta(max_length=4096)]
+    group_port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 0
+    """Where it listens, at the same host, for those who hold the same stage of other lines; 0: nowhere."""
 
 
 class Start(_Message, frozen=True, tag="start"):
