@@ -312,6 +312,8 @@ class Standing(_Message, frozen=True, tag="standing"):
     fix: Sentence = ""
     retry: bool = True
     """After `failed`: whether another attempt may work."""
+    needed_bytes: Count = 0
+    """After `failed` for want of memory: what the worker would have taken."""
     endpoint: Endpoint | None = None
 
 
@@ -331,6 +333,8 @@ class Progress(_Message, frozen=True, tag="progress"):
     members: Count
     state: Name = "running"
     """running, finished or failed."""
+    trouble: Sentence = ""
+    """What it goes on in spite of."""
 
 
 class Hold(_Message, frozen=True, tag="hold"):
@@ -346,13 +350,15 @@ class Held(_Message, frozen=True, tag="held"):
 
 
 class Have(_Message, frozen=True, tag="have"):
-    """Which of these blobs are really there?"""
+    """Which of these blobs are really there, whole? What is found damaged is thrown away."""
 
     digests: Annotated[tuple[Digest, ...], msgspec.Meta(max_length=16)]
 
 
 class Having(_Message, frozen=True, tag="having"):
     digests: Annotated[tuple[Digest, ...], msgspec.Meta(max_length=16)]
+    damaged: Annotated[tuple[Digest, ...], msgspec.Meta(max_length=16)] = ()
+    """Were there until now, and were not what they should be."""
 
 
 class LogsRequest(_Message, frozen=True, tag="logs_req"):

@@ -16,7 +16,7 @@ import torch
 from hivenode.errors import Corrupted, InvalidInput, Unavailable
 from hivenode.models.declared import describe
 from hivenode.net.framing import Channel
-from hivenode.net.local import Begin, CheckpointWritten, Finished, Log, Peer, Ready, WorkerLimits
+from hivenode.net.local import Begin, CheckpointFailed, CheckpointWritten, Finished, Peer, Ready, WorkerLimits
 from hivenode.spec.job import JobSpec
 from hivenode.spec.split import split
 from hivenode.spec.values import Share
@@ -217,13 +217,7 @@ class StagedAssignment:
         self._channel.send(CheckpointWritten(step=step, path=str(path)))
 
     def _not_written(self, step: int, reason: str) -> None:
-        self._channel.send(
-            Log(
-                level="error",
-                event="a checkpoint could not be written; training goes on",
-                fields={"step": step, "reason": reason},
-            )
-        )
+        self._channel.send(CheckpointFailed(step=step, reason=reason[:1000]))
 
     def _model(self, line: Line, result: Result) -> Path:
         """The whole model as a file; the same bytes at every stage."""
