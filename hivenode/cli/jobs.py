@@ -263,6 +263,9 @@ def _show(client: AdminClient, detail: JobDetail) -> None:
                 f"{worker.samples_per_second:.0f}", f"{duration(worker.age_seconds)} ago",
             )  # fmt: skip
         out.print(workers)
+        for worker in detail.workers:
+            if worker.trouble:
+                out.print(styled(f"  {worker.name}: {worker.trouble}", "yellow"))
 
 
 def logs(

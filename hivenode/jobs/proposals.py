@@ -60,8 +60,9 @@ class Proposer:
         self._latency = latency
         self._experience = experience
 
-    async def propose(self, spec: JobSpec, *, salt: str) -> Plan:
-        """Choose a strategy and shares. `salt` seeds exploration, so a plan can be replayed.
+    async def propose(self, spec: JobSpec, *, salt: str, memory_factor: float = 1.0) -> Plan:
+        """Choose a strategy and shares. `salt` seeds exploration, so a plan can be replayed; `memory_factor` is what
+        workers of the job were seen to need over what the cost model says.
 
         Raises:
             InvalidInput, NotFound: the job itself is wrong.
@@ -71,6 +72,8 @@ class Proposer:
             describe(spec)  # what is wrong with it is told whoever is there
         heard = await self._heard()
         workload, heard = _priced(spec, heard)
+        if memory_factor != 1.0:
+            workload = workload.taking(memory_factor)
         profiles = tuple(self._profile(node, reply) for node, reply in heard.items())
         if not profiles:
             raise Unavailable(
