@@ -52,6 +52,10 @@ class NodeProfile:
     """What it has that not every node has: `private:NAME`, `hf:NAME`, `python:PACKAGE`."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Of what jobs may need and is installed there."""
+    address: str = ""
+    """Where its workers listen for others'."""
+    trusted: tuple[str, ...] = ()
+    """Subnets on which its owner lets workers speak in plaintext."""
 
     @property
     def label(self) -> str:

@@ -100,6 +100,10 @@ class Workload:
     """Steps between two exchanges."""
     wire: float = 1.0
     """Bytes on the wire over those of float32."""
+    engine: str = "auto"
+    """What the job asks to be averaged by."""
+    not_by_torch: str = ""
+    """Why torch.distributed cannot do that; "" if it can."""
     masked: Mapping[Strategy, str] = field(default_factory=dict)
     """Strategies that cannot run for this framework and model, and why."""
 
@@ -133,6 +137,10 @@ class Workload:
             libraries=spec.libraries,
             sync_every=training.sync_every if training.sync == "local" else 1,
             wire=WIRE[training.codec],
+            engine=training.engine,
+            not_by_torch=f"it averages torch models, and this is one of {spec.framework}"
+            if spec.framework != "torch"
+            else training.not_by_torch,
             masked=masked or {},
         )
 

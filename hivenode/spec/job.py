@@ -60,6 +60,12 @@ class JobSpec(Section):
             raise ValueError(f"keras builds zoo: and layers: models, and {self.model.source} is neither")
         if estimator and self.training.sync == "accumulate":
             raise ValueError("training.sync is accumulate, and an estimator has no gradients to accumulate")
+        if self.training.engine == "torch" and self.framework != "torch":
+            raise ValueError(f'training.engine = "torch" is for torch models, and framework is {self.framework}')
+        if self.training.engine == "torch" and self.placement.strategy not in ("auto", Strategy.data_parallel):
+            raise ValueError(
+                f'training.engine = "torch" is for data_parallel, and placement.strategy is {self.placement.strategy}'
+            )
         return self
 
     @property

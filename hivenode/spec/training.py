@@ -10,6 +10,8 @@ from hivenode.spec.section import Section
 
 Whole = Annotated[int, Field(strict=True, ge=1)]
 CodecName = Literal["fp32", "fp16", "bf16", "int8", "int4", "topk"]
+TORCH_CODECS = ("fp32", "fp16", "bf16")
+"""Those that torch.distributed has too."""
 
 
 class TrainingSpec(Section):
@@ -26,6 +28,9 @@ class TrainingSpec(Section):
 
     `codec` is what the numbers are written in on the wire; lossy ones carry over what they could not say. `auto`
     measures link and codecs in the first exchanges, and then chooses.
+
+    `engine` is what nodes that train data-parallel average by: `exchange`, our own, encrypted; or `torch`, that is
+    torch.distributed, whose traffic is not: for nodes on subnets that their owners trust. `auto`: the planner chooses.
     """
 
     epochs: Annotated[int, Field(strict=True, ge=1, le=100_000)] = 10
@@ -50,6 +55,7 @@ class TrainingSpec(Section):
     outer_learning_rate: Annotated[float, Field(strict=True, gt=0, le=10)] = 0.7
     outer_momentum: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.9
     codec: Literal["auto"] | CodecName = "fp32"
+    engine: Literal["auto", "exchange", "torch"] = "auto"
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = 0
     max_steps: Whole | None = None
     checkpoint_every_steps: Whole = 50
@@ -67,4 +73,15 @@ class TrainingSpec(Section):
             raise ValueError(
                 f"final_learning_rate ({self.final_learning_rate}) is above learning_rate ({self.learning_rate})"
             )
+        if self.engine == "torch" and (why := self.not_by_torch):
+            raise ValueError(f'engine = "torch" cannot do this: {why}')
         return self
+
+    @property
+    def not_by_torch(self) -> str:
+        """Why torch.distributed cannot average as this asks; "" if it can."""
+        if self.sync != "every_step":
+            return f'it averages after every step, and sync is "{self.sync}"'
+        if self.codec not in TORCH_CODECS:
+            return f'its numbers travel as {", ".join(TORCH_CODECS)}, and codec is "{self.codec}"'
+        return ""

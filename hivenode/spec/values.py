@@ -80,6 +80,15 @@ class Share(msgspec.Struct, frozen=True):
     layer_range: tuple[int, int] | None = None
 
 
+class Engine(StrEnum):
+    """What the nodes of a data-parallel plan average by."""
+
+    exchange = "exchange"
+    """Our own, over TLS."""
+    torch = "torch"
+    """torch.distributed, in plaintext."""
+
+
 class Candidate(msgspec.Struct, frozen=True):
     """One strategy as the planner saw it when it chose."""
 
@@ -108,3 +117,6 @@ class Plan(msgspec.Struct, frozen=True):
     candidates: tuple[Candidate, ...]
     micro_batches: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 1
     """Small batches that a full batch is cut into, where layers are divided."""
+    engine: Engine = Engine.exchange
+    engine_reason: Sentence = ""
+    """Why that one, in a sentence; "" where nothing is averaged."""
