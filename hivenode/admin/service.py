@@ -388,6 +388,7 @@ class Service:
                     accuracy=heard.progress.accuracy,
                     samples_per_second=heard.progress.samples_per_second,
                     age_seconds=now - heard.at,
+                    trouble=heard.progress.trouble,
                 )
                 for node, heard in live.items()
             ),

@@ -185,7 +185,7 @@ def jobs(
 
 
 def _list(found: tuple[JobSummary, ...]) -> None:
-    from hivenode.cli.output import ago, console, number, state, styled, table
+    from hivenode.cli.output import ago, console, fit, number, state, styled, table
 
     out = console()
     if not found:
@@ -204,7 +204,7 @@ def _list(found: tuple[JobSummary, ...]) -> None:
         "SUBMITTED",
         "",
         right=right,
-        whole=("JOB",),
+        whole=("JOB", "STATE", "STEP"),
     )
     for job in found:
         listing.add_row(
@@ -219,7 +219,7 @@ def _list(found: tuple[JobSummary, ...]) -> None:
             ago(job.submitted_at),
             styled(job.model or job.reason),
         )
-    out.print(listing)
+    out.print(fit(out, listing, ("BY", "STRATEGY", "SUBMITTED", "ACCURACY")))
 
 
 def _show(client: AdminClient, detail: JobDetail) -> None:
@@ -263,6 +263,9 @@ def _show(client: AdminClient, detail: JobDetail) -> None:
                 f"{worker.samples_per_second:.0f}", f"{duration(worker.age_seconds)} ago",
             )  # fmt: skip
         out.print(workers)
+        for worker in detail.workers:
+            if worker.trouble:
+                out.print(styled(f"  {worker.name}: {worker.trouble}", "yellow"))
 
 
 def logs(

@@ -62,6 +62,8 @@ class Begin(_Local, frozen=True, tag="begin"):
     resume: str | None = None
     """Path of the checkpoint to continue from."""
     resources: Resources = Resources()
+    trusted: tuple[str, ...] = ()
+    """Subnets on which the owner lets workers speak in plaintext."""
 
 
 class Peer(msgspec.Struct, frozen=True):
@@ -70,6 +72,8 @@ class Peer(msgspec.Struct, frozen=True):
     host: str
     port: int
     certificate: str
+    group_port: int = 0
+    """Where it listens for those who hold the same stage of other lines; the certificate is the same."""
 
 
 class PeersReady(_Local, frozen=True, tag="peers"):
@@ -126,6 +130,8 @@ class Ready(_Local, frozen=True, tag="ready"):
     certificate: str
     parameters: int
     load_seconds: float
+    group_port: int = 0
+    """See `Peer`."""
 
 
 class WorkerProgress(_Local, frozen=True, tag="progress"):
@@ -166,6 +172,13 @@ class CheckpointWritten(_Local, frozen=True, tag="checkpoint"):
     path: str
 
 
+class CheckpointFailed(_Local, frozen=True, tag="no_checkpoint"):
+    """There is none of this step; training goes on, and the last one stands."""
+
+    step: int
+    reason: Annotated[str, msgspec.Meta(max_length=1000)]
+
+
 class Finished(_Local, frozen=True, tag="finished"):
     """Every member writes the model; the files are bit-identical, `lead` marks the lowest rank of the view."""
 
@@ -201,6 +214,8 @@ class Failed(_Local, frozen=True, tag="failed"):
     retry: bool
     request: int | None = None
     """Set when only this prediction failed and the worker lives on."""
+    needed_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """What it would have taken, where memory has run out; 0: it did not, or nobody knows."""
 
 
 class Log(_Local, frozen=True, tag="log"):
@@ -225,5 +240,6 @@ class Brought(_Local, frozen=True, tag="brought"):
 
 ToWorker = Begin | PeersReady | PeerJoining | PeerLost | Predict | Trace | Cancel | Brought
 FromWorker = (
-    Need | Ready | WorkerProgress | ViewChanged | CheckpointWritten | Finished | Predicted | Traced | Failed | Log
-)
+    Need | Ready | WorkerProgress | ViewChanged | CheckpointWritten | CheckpointFailed | Finished | Predicted | Traced
+    | Failed | Log
+)  # fmt: skip

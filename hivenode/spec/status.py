@@ -71,6 +71,8 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     accuracy: float | None
     samples_per_second: float
     age_seconds: float
+    trouble: str = ""
+    """What it goes on in spite of, such as a checkpoint that could not be written, and what to do about it."""
 
 
 class JobSummary(msgspec.Struct, frozen=True):

@@ -9,9 +9,10 @@ import traceback
 from hivenode.net.framing import Channel
 from hivenode.net.local import Begin, Failed, Log, Predict, Trace, WorkerLimits
 from hivenode.spec.job import JobSpec
-from hivenode.spec.values import Strategy
+from hivenode.spec.values import Engine
 from hivenode.training.strategies.group import Cancelled
 from hivenode.worker.failures import failed, is_allocation
+from hivenode.worker.nursery import Nursery
 from hivenode.worker.predict import serve
 from hivenode.worker.staged import StagedAssignment
 from hivenode.worker.train import TrainingAssignment
@@ -35,7 +36,12 @@ def run(sock: socket.socket, limits: WorkerLimits) -> int:
     try:
         match first:
             case Begin():
-                (StagedAssignment if _staged(first) else TrainingAssignment)(channel, first, limits).run()
+                if _staged(first):
+                    StagedAssignment(channel, first, limits).run()
+                else:
+                    # Now, while there is one thread.
+                    births = Nursery() if first.plan.engine is Engine.torch else None
+                    TrainingAssignment(channel, first, limits, births).run()
             case Predict():
                 serve(channel, first, limits)
             case Trace():
@@ -62,5 +68,4 @@ def run(sock: socket.socket, limits: WorkerLimits) -> int:
 
 def _staged(begin: Begin) -> bool:
     """Whether this worker has a part of a model; an ensemble's members are whole, and divided like trees."""
-    divided = begin.plan.strategy in (Strategy.model_parallel, Strategy.pipeline_parallel)
-    return divided and JobSpec.model_validate_json(begin.spec).framework != "sklearn"
+    return begin.plan.staged and JobSpec.model_validate_json(begin.spec).framework != "sklearn"

@@ -225,6 +225,20 @@ def test_subtasks_cover_every_sample_and_layer_once() -> None:
     assert line[2].sends_to == ()
 
 
+def test_subtasks_of_several_lines() -> None:
+    view = cluster(*(node(i, memory_gib=6) for i in range(4)))
+    made = planned(workload(parameters=400_000_000, flops=1e11, optimizer="adam", layers=2, samples=6401), view)
+    assert made.strategy is Strategy.pipeline_parallel
+    tasks = subtasks(made, samples=6401, batch_size=64)
+    assert [(task.line, task.stage, task.batch) for task in tasks] == [(0, 0, 32), (0, 1, 32), (1, 0, 32), (1, 1, 32)]
+    assert [i for task in tasks[::2] for i in range(*task.data_range)] == list(range(6401))
+    assert tasks[1].receives_from == (tasks[0].node, tasks[3].node)
+    assert tasks[0].sends_to == (tasks[1].node, tasks[2].node)
+    text = to_text(explain(made))
+    assert "4 nodes form 2 lines of 2 stages" in text
+    assert "line 2, layers 1 to 1" in text
+
+
 def test_the_same_seed_gives_the_same_plan() -> None:
     view = cluster(node(0), node(1), node(2))
     job = workload(flops=2e8)
