@@ -9,10 +9,11 @@ from pathlib import Path
 
 from hivenode.net.framing import Channel
 from hivenode.net.local import Begin, Failed, Log, Predict, Trace, WorkerLimits
-from hivenode.spec.values import Strategy
+from hivenode.spec.values import Engine
 from hivenode.training.strategies.group import Cancelled
 from hivenode.worker import reach, sandbox
 from hivenode.worker.failures import failed, is_allocation
+from hivenode.worker.nursery import Nursery
 from hivenode.worker.predict import serve
 from hivenode.worker.staged import StagedAssignment
 from hivenode.worker.train import TrainingAssignment
@@ -41,8 +42,12 @@ def run(sock: socket.socket, limits: WorkerLimits) -> int:
         match first:
             case Begin():
                 _wall_in(channel, first)
-                staged = first.plan.strategy in (Strategy.model_parallel, Strategy.pipeline_parallel)
-                (StagedAssignment if staged else TrainingAssignment)(channel, first, limits).run()
+                if first.plan.staged:
+                    StagedAssignment(channel, first, limits).run()
+                else:
+                    # Now, while there is one thread.
+                    births = Nursery() if first.plan.engine is Engine.torch else None
+                    TrainingAssignment(channel, first, limits, births).run()
             case Predict():
                 serve(channel, first, limits)
             case Trace():
@@ -70,7 +75,8 @@ def run(sock: socket.socket, limits: WorkerLimits) -> int:
 
 def _wall_in(channel: Channel, begin: Begin) -> None:
     """Leave a training worker what its assignment needs: the job's log says so where the system cannot hold it."""
-    holding = sandbox.keep_to(reach.to_train(begin), Path(begin.directory), network=True)
+    forks = begin.plan.engine is Engine.torch  # its ranks are children, which system calls of processes are needed for
+    holding = sandbox.keep_to(reach.to_train(begin), Path(begin.directory), network=True, forks=forks)
     for layer, left in UNWALLED.items():
-        if not any(layer in held for held in holding):
+        if not any(layer in held for held in holding) and not (forks and layer == "seccomp"):
             channel.send(Log(level="warning", event=left))
