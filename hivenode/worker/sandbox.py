@@ -123,13 +123,12 @@ def set_apart(left: Apart) -> list[str]:
     return [*holding, *landlock.restrict((*_interpreter(), *left.reads), left.writes), *seccomp.restrict()]
 
 
-def keep_to(reads: Iterable[Path], own: Path | None = None, *, network: bool = False, forks: bool = False) -> list[str]:
+def keep_to(reads: Iterable[Path], own: Path | None = None, *, network: bool = False) -> list[str]:
     """Leave a confined process these files, Python's own, and what is open already: no others, and no programs.
 
     Args:
         own: a folder to write in, temporary files too; None: nothing can be written.
         network: it reaches other members; one that answers over its channel alone does not.
-        forks: it has children; no filter on system calls then.
 
     Returns:
         the layers that hold, in words.
@@ -140,7 +139,7 @@ def keep_to(reads: Iterable[Path], own: Path | None = None, *, network: bool = F
         tempfile.tempdir = str(own)
     writes = () if own is None else (own, Path(os.devnull))
     holding = landlock.restrict((*_interpreter(), *reads), writes, network=network)
-    return holding if forks else [*holding, *seccomp.restrict(network=network)]
+    return [*holding, *seccomp.restrict(network=network)]
 
 
 def _leave_network() -> bool:
