@@ -75,6 +75,9 @@ def run(sock: socket.socket, limits: WorkerLimits) -> int:
 
 def _wall_in(channel: Channel, begin: Begin) -> None:
     """Leave a training worker what its assignment needs: the job's log says so where the system cannot hold it."""
+    if begin.plan.engine is Engine.torch:  # its ranks are children, and torch may ask for more than is known here
+        channel.send(Log(level="info", event="workers of torch's engine have no walls around their files"))
+        return
     holding = sandbox.keep_to(reach.to_train(begin), Path(begin.directory), network=True)
     for layer, left in UNWALLED.items():
         if not any(layer in held for held in holding):
