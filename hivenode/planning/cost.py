@@ -244,7 +244,7 @@ def data_parallel(
             continue
         compute = max(pace.fixed + count * pace.sample for pace, count in zip(own, given, strict=True))
         exchange = exchange_time(len(given), workload.wire_bytes, group.round_trip, group.bandwidth, costs)
-        exchange /= workload.sync_every
+        exchange = max(0.0, exchange - workload.overlap * compute) * workload.fragments / workload.sync_every
         g = costs.overlap
         step = (compute**g + exchange**g) ** (1 / g)
         if best is None or (step, len(given)) < best[:2]:

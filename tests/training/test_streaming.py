@@ -154,8 +154,7 @@ def test_layers_alike_are_dealt_in_turn_and_there_have_to_be_enough() -> None:
 
 
 def plainly(spec: TrainingSpec, stop: int, members: int) -> np.ndarray:
-    """Streaming DiLoCo, algorithm 2, in lockstep; what is then held in common. With one fragment and no overlap, it is
-    DiLoCo."""
+    """Streaming DiLoCo in lockstep; what is then held in common. With one fragment and no overlap, it is DiLoCo."""
     replicas = [Linear() for _ in range(members)]
     _, course = steps_of(spec, Alone(NODES[0]), NODES[0], Linear())
     shared, velocity = replicas[0].weights.copy(), np.zeros(SIZE, np.float32)
@@ -163,11 +162,11 @@ def plainly(spec: TrainingSpec, stop: int, members: int) -> np.ndarray:
     coming: dict[int, tuple[int, list[np.ndarray], list[int]]] = {}
 
     def send(fragment: int) -> tuple[list[np.ndarray], list[int]]:
-        ways = [np.concatenate([shared[run] - own.weights[run] for run in fragments[fragment]]) for own in replicas]
         said, counts[fragment] = counts[fragment], [0] * members
-        return ways, said
+        return [own.weights.copy() for own in replicas], said
 
-    def take_in(fragment: int, ways: list[np.ndarray], said: list[int], sent: int, kept: float) -> None:
+    def take_in(fragment: int, gave: list[np.ndarray], said: list[int], sent: int, kept: float) -> None:
+        ways = [np.concatenate([shared[run] - own[run] for run in fragments[fragment]]) for own in gave]
         back = np.empty_like(ways[0])
         reduce_into(back, ways, [float(count) for count in said])
         number, start = (sent - 1) // EVERY, 0
@@ -178,8 +177,9 @@ def plainly(spec: TrainingSpec, stop: int, members: int) -> np.ndarray:
             start += run.stop - run.start
             velocity[run] = velocity[run] * np.float32(momentum) + part
             shared[run] -= (part + velocity[run] * np.float32(momentum)) * np.float32(rate)
-            for own in replicas:
-                own.weights[run] = own.weights[run] * np.float32(kept) + shared[run] * np.float32(1.0 - kept)
+            for own, at in zip(replicas, gave, strict=True):
+                mixed = at[run] * np.float32(kept) + shared[run] * np.float32(1.0 - kept)
+                own.weights[run] = own.weights[run] - at[run] + mixed
 
     for step in range(stop):
         for rank, own in enumerate(replicas):
@@ -189,8 +189,8 @@ def plainly(spec: TrainingSpec, stop: int, members: int) -> np.ndarray:
                 each[rank] += len(mine)
         now, last = step + 1, step + 1 == stop
         for fragment in [f for f, (due, _, _) in coming.items() if due == now or last]:
-            due, ways, said = coming.pop(fragment)
-            take_in(fragment, ways, said, due - spec.overlap, spec.mixing)
+            due, gave, said = coming.pop(fragment)
+            take_in(fragment, gave, said, due - spec.overlap, spec.mixing)
         if (now * spec.fragments) % EVERY == 0 and not last:
             fragment = (now * spec.fragments // EVERY - 1) % spec.fragments
             if spec.overlap:
