@@ -62,6 +62,8 @@ class JobSpec(Section):
             raise ValueError("training.sync is accumulate, and an estimator has no gradients to accumulate")
         if estimator and (self.training.fragments > 1 or self.training.overlap):
             raise ValueError("training.fragments and training.overlap are not for estimators, which are averaged whole")
+        if estimator and self.training.precision == "bf16":
+            raise ValueError("training.precision is bf16, and estimators compute in their own")
         return self
 
     @property

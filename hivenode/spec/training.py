@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from hivenode.spec.section import Section
+from hivenode.spec.values import Precision
 
 Whole = Annotated[int, Field(strict=True, ge=1)]
 CodecName = Literal["fp32", "fp16", "bf16", "int8", "int4", "topk"]
@@ -27,6 +28,9 @@ class TrainingSpec(Section):
 
     `codec` is what the numbers are written in on the wire; lossy ones carry over what they could not say. `auto`
     measures link and codecs in the first exchanges, and then chooses.
+
+    `precision` is what the model computes in while it trains; weights, gradients and losses stay float32. `auto` takes
+    bf16 where steps are large enough to gain by it and the processor of every node has instructions for it.
     """
 
     epochs: Annotated[int, Field(strict=True, ge=1, le=100_000)] = 10
@@ -57,6 +61,7 @@ class TrainingSpec(Section):
     mixing: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.5
     """How much of what it had sent a node keeps in place of what all came to; on top comes its way since."""
     codec: Literal["auto"] | CodecName = "fp32"
+    precision: Literal["auto"] | Precision = "fp32"
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = 0
     max_steps: Whole | None = None
     checkpoint_every_steps: Whole = 50

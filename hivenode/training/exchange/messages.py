@@ -11,7 +11,7 @@ from typing import Annotated
 
 import msgspec
 
-PROTOCOL = 2
+PROTOCOL = 3
 MAX_MEMBERS = 512
 
 Rank = Annotated[int, msgspec.Meta(ge=0, le=4096)]
@@ -62,7 +62,8 @@ class _Control(msgspec.Struct, frozen=True, tag_field="t"):
 
 
 class Hello(_Control, frozen=True, tag="hello"):
-    """First on each connection. `upward`: the dialling side sends on this one, else the accepting side does."""
+    """First on each connection, the answer, and the lower rank's last word where it has dialled. `upward`: the dialling
+    side sends on this one, else the accepting side does."""
 
     protocol: int
     rank: Rank

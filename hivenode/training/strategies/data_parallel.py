@@ -19,13 +19,14 @@ class Together:
 
     Args:
         seat: this worker's node, rank and address.
+        key: its key; a new one if None.
 
     Raises:
         Conflict: there is no port to listen on.
     """
 
-    def __init__(self, seat: Seat) -> None:
-        self._exchange = Exchange(seat, WorkerKey.create())
+    def __init__(self, seat: Seat, key: WorkerKey | None = None) -> None:
+        self._exchange = Exchange(seat, key or WorkerKey.create())
 
     @property
     def port(self) -> int:
