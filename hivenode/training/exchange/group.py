@@ -43,6 +43,7 @@ from hivenode.training.exchange.messages import (
     Hello,
     Install,
     Leave,
+    Note,
     Reason,
     Result,
     ViewId,
@@ -586,6 +587,8 @@ class Group(Membership):
                 return self._serve(sender)
             case Result():
                 return self._on_result(sender, message)
+            case Note():
+                return []  # the shell hands it on
             case Hello():
                 raise Malformed("a second greeting")
 
