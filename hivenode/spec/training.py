@@ -64,7 +64,7 @@ class TrainingSpec(Section):
     overlap: Annotated[int, Field(strict=True, ge=0)] = 0
     """Steps that a node goes on for while a part is on its way."""
     mixing: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.5
-    """Of a node's own weights, what it keeps when a part comes back that it has gone on from; the rest is the part."""
+    """How much of what it had sent a node keeps in place of what all came to; on top comes its way since."""
     codec: Literal["auto"] | CodecName = "fp32"
     precision: Literal["auto"] | Precision = "fp32"
     engine: Literal["auto", "exchange", "torch"] = "auto"
