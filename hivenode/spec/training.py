@@ -41,6 +41,9 @@ class TrainingSpec(Section):
     final_learning_rate: Annotated[float, Field(strict=True, ge=0, le=100)] = 0.0
     clip_norm: Annotated[float, Field(strict=True, gt=0)] | None = None
     """Longest gradient, by its Euclidean norm; a longer one is shortened to it."""
+    norm_limit: Annotated[float, Field(strict=True, gt=1, le=1e9)] | None = None
+    """How many times the members' median the norm of what one contributes may be; beyond that it is put out, by name.
+    Takes effect among three and more that contribute."""
     patience: Whole | None = None
     """Epochs in which the loss on the held-out part may fail to improve by `min_improvement`; then training ends."""
     min_improvement: Annotated[float, Field(strict=True, ge=0)] = 0.0

@@ -52,7 +52,7 @@ class TrainingAssignment:
 
     def run(self) -> None:
         """Prepare, wait for the word to begin, train, leave the model."""
-        collective = _collective(self._begin)
+        collective = _collective(self._begin, self._spec.training.norm_limit)
         orders = Orders(self._channel, collective)
         self._pieces.orders = orders
         writer = checkpoints.Writer(self._write_checkpoint, self._not_written)
@@ -170,7 +170,7 @@ class TrainingAssignment:
         )
 
 
-def _collective(begin: Begin) -> Collective:
+def _collective(begin: Begin, norm_limit: float | None) -> Collective:
     strategy = begin.plan.strategy
     if strategy not in (Strategy.single_node, Strategy.data_parallel):
         raise InvalidInput(
@@ -179,4 +179,4 @@ def _collective(begin: Begin) -> Collective:
     if len(begin.plan.shares) == 1:
         return Alone(begin.node)
     rank = next(share.rank for share in begin.plan.shares if share.node == begin.node)
-    return Together(Seat(begin.node, rank, begin.host, begin.ports))
+    return Together(Seat(begin.node, rank, begin.host, begin.ports), norm_limit)

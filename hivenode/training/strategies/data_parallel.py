@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from hivenode.net.local import Peer
-from hivenode.training.exchange import Exchange, Seat, ViewChanged, WorkerKey
+from hivenode.training.exchange import Absurd, Exchange, Excluded, Seat, ViewChanged, WorkerKey
 from hivenode.training.exchange.codecs import Codec
 from hivenode.training.exchange.inheritance import State
 from hivenode.training.frameworks.model import Vector
@@ -19,13 +19,14 @@ class Together:
 
     Args:
         seat: this worker's node, rank and address.
+        norm_limit: as in `Exchange`, of the vectors that are to be judged.
 
     Raises:
         Conflict: there is no port to listen on.
     """
 
-    def __init__(self, seat: Seat) -> None:
-        self._exchange = Exchange(seat, WorkerKey.create())
+    def __init__(self, seat: Seat, norm_limit: float | None = None) -> None:
+        self._exchange = Exchange(seat, WorkerKey.create(), norm_limit=norm_limit)
 
     @property
     def port(self) -> int:
@@ -42,11 +43,15 @@ class Together:
     def connect(self, peers: tuple[Peer, ...]) -> None:
         self._exchange.connect(peers)
 
-    def mean(self, vector: Vector, weight: float, codec: Codec | None = None) -> Mean:
+    def mean(self, vector: Vector, weight: float, codec: Codec | None = None, *, judged: bool = False) -> Mean:
         try:
-            reduced = self._exchange.all_reduce(vector, weight, codec)
+            reduced = self._exchange.all_reduce(vector, weight, codec, judged=judged)
         except ViewChanged as changed:
             raise MembersChanged from changed
+        except Absurd as blame:
+            if blame.view is None:  # the others go on, and so does the job
+                raise Excluded(f"The other workers go on without this one. {blame.sentence}") from blame
+            raise MembersChanged(blame.sentence) from blame
         return Mean(reduced.late, reduced.owed, reduced.total_weight)
 
     def gate(self, state: Callable[[], State]) -> None:

@@ -77,7 +77,7 @@ class Wire:
             return given
 
         void = feedback.revoke if feedback is not None else lambda: None
-        mean = self._group.agree(vector, give, step, codec, void)
+        mean = self._group.agree(vector, give, step, codec, void, judged=True)
         if feedback is None:
             if given > 0:
                 self._debt = None if mean.late is None else mean.late[: self._size]
