@@ -8,7 +8,6 @@ import traceback
 
 from hivenode.net.framing import Channel
 from hivenode.net.local import Begin, Failed, Log, Predict, Trace, WorkerLimits
-from hivenode.spec.values import Strategy
 from hivenode.training.strategies.group import Cancelled
 from hivenode.worker.failures import failed, is_allocation
 from hivenode.worker.predict import serve
@@ -34,8 +33,7 @@ def run(sock: socket.socket, limits: WorkerLimits) -> int:
     try:
         match first:
             case Begin():
-                staged = first.plan.strategy in (Strategy.model_parallel, Strategy.pipeline_parallel)
-                (StagedAssignment if staged else TrainingAssignment)(channel, first, limits).run()
+                (StagedAssignment if first.plan.staged else TrainingAssignment)(channel, first, limits).run()
             case Predict():
                 serve(channel, first, limits)
             case Trace():

@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from hivenode.errors import InvalidInput
+import numpy as np
+
+from hivenode.errors import HiveError, InvalidInput
 from hivenode.models.declared import describe
 from hivenode.net.framing import Channel
-from hivenode.net.local import Begin, CheckpointWritten, Finished, Log, Ready, WorkerLimits
+from hivenode.net.local import (
+    Begin,
+    CheckpointFailed,
+    CheckpointWritten,
+    DebtsWritten,
+    Finished,
+    Log,
+    Ready,
+    WorkerLimits,
+)
 from hivenode.spec.job import JobSpec
 from hivenode.spec.values import Strategy
-from hivenode.training import checkpoints, modelfile
+from hivenode.training import checkpoints, debts, modelfile
 from hivenode.training.checkpoints import State
 from hivenode.training.exchange import Seat
 from hivenode.training.frameworks.making import make
-from hivenode.training.frameworks.model import Layout
+from hivenode.training.frameworks.model import Layout, Vector
 from hivenode.training.loop import Result, Training
 from hivenode.training.runs import Prepared, Run
 from hivenode.training.strategies.collective import Collective
@@ -56,9 +68,13 @@ class TrainingAssignment:
         orders = Orders(self._channel, collective)
         self._pieces.orders = orders
         writer = checkpoints.Writer(self._write_checkpoint, self._not_written)
+        owing = checkpoints.Writer(self._write_debts, self._debts_not_written)
         try:
             self._prepared = self._prepare(collective, orders, writer)
             training = self._prepared.run
+            if isinstance(training, Training):
+                self._resume_debts(training)
+                training.owe = lambda step, debts: owing.submit(_as_state(step, debts)) if debts else None
             self._channel.send(
                 Ready(
                     pid=os.getpid(),
@@ -79,12 +95,15 @@ class TrainingAssignment:
                 result = training.run()
             except Cancelled:
                 if training.leads and training.step > 0:
-                    writer.submit(training.state())
+                    writer.submit(training.state(), last=True)
+                if isinstance(training, Training) and training.step > 0 and (owed := training.way.wire.debts()):
+                    owing.submit(_as_state(training.step, owed), last=True)
                 raise
             writer.close()
             self._finish(training, result, began)
         finally:
             writer.close()
+            owing.close()
             collective.close()
 
     def _prepare(self, collective: Collective, orders: Orders, writer: checkpoints.Writer) -> Prepared:
@@ -97,7 +116,8 @@ class TrainingAssignment:
             return estimating(
                 spec, group, self._data, collective, report, writer.submit, self._saved, self._limits.threads
             )
-        made = make(spec.runtime, spec.model, self._data.info, spec.training.seed, begin.resources, self._threads())
+        seed, precision = spec.training.seed, begin.plan.precision
+        made = make(spec.runtime, spec.model, self._data.info, seed, begin.resources, self._threads(), precision)
         self._declared, self._afresh, model = made.declared, made.afresh, made.model
         state = self._saved(model.layout)
         if state is not None:
@@ -160,14 +180,33 @@ class TrainingAssignment:
         checkpoints.write(path, state, self._spec, self._prepared.layout)
         self._channel.send(CheckpointWritten(step=state.step, path=str(path)))
 
+    def _resume_debts(self, training: Training) -> None:
+        """What this node had still to say when the checkpoint was written, if it was there and has kept it."""
+        path = self._directory / debts.name_of(training.step)
+        if training.step == 0 or not path.exists():
+            return
+        try:
+            owed = debts.read(path, training.step, self._spec, limit_bytes=self._limits.memory_bytes)
+            training.way.wire.restore(owed)
+        except (HiveError, ValueError) as error:
+            self._channel.send(Log(level="warning", event=f"Going on without what was still owed: {error}"[:2000]))
+
+    def _write_debts(self, state: State) -> None:
+        path = self._directory / debts.name_of(state.step)
+        debts.write(path, state.step, state.slots, self._spec)
+        self._channel.send(DebtsWritten(step=state.step, path=str(path)))
+
+    def _debts_not_written(self, state: State, reason: str) -> None:
+        event = f"What this node still owes could not be written: {reason}. Training goes on."
+        self._channel.send(Log(level="warning", event=event[:2000], fields={"step": state.step}))
+
     def _not_written(self, state: State, reason: str) -> None:
-        self._channel.send(
-            Log(
-                level="error",
-                event="a checkpoint could not be written; training goes on",
-                fields={"step": state.step, "reason": reason},
-            )
-        )
+        self._channel.send(CheckpointFailed(step=state.step, reason=reason[:1000]))
+
+
+def _as_state(step: int, debts: Mapping[str, Vector]) -> State:
+    nothing = np.empty(0, np.float32)
+    return State(step, nothing, nothing, debts, {})
 
 
 def _collective(begin: Begin, norm_limit: float | None) -> Collective:
@@ -179,4 +218,4 @@ def _collective(begin: Begin, norm_limit: float | None) -> Collective:
     if len(begin.plan.shares) == 1:
         return Alone(begin.node)
     rank = next(share.rank for share in begin.plan.shares if share.node == begin.node)
-    return Together(Seat(begin.node, rank, begin.host, begin.ports), norm_limit)
+    return Together(Seat(begin.node, rank, begin.host, begin.ports), norm_limit=norm_limit)

@@ -142,6 +142,7 @@ class Line:
     Args:
         seat: this worker's node, rank and address.
         pace: how it tells that a peer is gone.
+        key: its key; a new one if None.
 
     Attributes:
         limit: bytes of the longest message that may come; set it before `connect`.
@@ -150,9 +151,9 @@ class Line:
         Conflict: there is no port to listen on.
     """
 
-    def __init__(self, seat: Seat, pace: Pace | None = None) -> None:
+    def __init__(self, seat: Seat, pace: Pace | None = None, key: WorkerKey | None = None) -> None:
         self._me, self._pace = seat, pace or Pace()
-        self._key = WorkerKey.create()
+        self._key = key or WorkerKey.create()
         self._listener = listen(seat.host, seat.ports)
         self.port: int = self._listener.getsockname()[1]
         self.certificate: str = self._key.certificate

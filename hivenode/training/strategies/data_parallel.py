@@ -19,14 +19,15 @@ class Together:
 
     Args:
         seat: this worker's node, rank and address.
+        key: its key; a new one if None.
         norm_limit: as in `Exchange`, of the vectors that are to be judged.
 
     Raises:
         Conflict: there is no port to listen on.
     """
 
-    def __init__(self, seat: Seat, norm_limit: float | None = None) -> None:
-        self._exchange = Exchange(seat, WorkerKey.create(), norm_limit=norm_limit)
+    def __init__(self, seat: Seat, key: WorkerKey | None = None, norm_limit: float | None = None) -> None:
+        self._exchange = Exchange(seat, key or WorkerKey.create(), norm_limit=norm_limit)
 
     @property
     def port(self) -> int:
