@@ -142,6 +142,7 @@ class Executor:
     Args:
         limits: what a worker may use.
         worker_host: address that workers listen on for each other; `ports` their range.
+        trusted: subnets on which they may speak in plaintext.
         gone: whether a node is known to be dead or to have left.
         broadcast: tells every linked node (and this one) how a worker is getting on.
         refuse: why this node takes no work now, or "".
@@ -156,6 +157,7 @@ class Executor:
         limits: Callable[[], WorkerLimits],
         worker_host: Callable[[], str],
         ports: tuple[int, int],
+        trusted: tuple[str, ...] = (),
         host: WorkerHost,
         workspace: Workspace,
         blobs: BlobStore,
@@ -178,6 +180,7 @@ class Executor:
         self._limits = limits
         self._worker_host = worker_host
         self._ports = ports
+        self.trusted = trusted
         self._host = host
         self._workspace = workspace
         self._blobs = blobs
@@ -201,6 +204,11 @@ class Executor:
     def running(self) -> int:
         """Assignments being worked on."""
         return sum(1 for work in self._work.values() if work.state in ("preparing", "prepared", "running"))
+
+    @property
+    def address(self) -> str:
+        """Where workers listen for others'."""
+        return self._worker_host()
 
     # --- orders ------------------------------------------------------------------------------------------------
 
@@ -336,6 +344,7 @@ class Executor:
                 ports=self._ports,
                 resume=resume,
                 resources=resources,
+                trusted=self.trusted,
             )
         )
         try:

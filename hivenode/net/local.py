@@ -62,6 +62,8 @@ class Begin(_Local, frozen=True, tag="begin"):
     resume: str | None = None
     """Path of the checkpoint to continue from."""
     resources: Resources = Resources()
+    trusted: tuple[str, ...] = ()
+    """Subnets on which the owner lets workers speak in plaintext."""
 
 
 class Peer(msgspec.Struct, frozen=True):

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 
 from hivenode.errors import HiveError, InvalidInput, Unavailable
+from hivenode.planning import engines
 from hivenode.planning.cost import Costs, Estimate, Masked, data_parallel, federated, human, single_node
 from hivenode.planning.profile import ClusterView, NodeProfile
 from hivenode.planning.qtable import Experience, Table
@@ -19,7 +20,7 @@ from hivenode.planning.stages import model_parallel, pipeline_parallel
 from hivenode.planning.workload import Workload, state_of
 from hivenode.spec.events import ExperienceRecorded
 from hivenode.spec.job import PlacementSpec
-from hivenode.spec.values import Candidate, Plan, Precision, Strategy
+from hivenode.spec.values import Candidate, Engine, Plan, Precision, Strategy
 
 EPSILON = 0.1
 EXPLORED_WITHIN = 1.5
@@ -65,7 +66,7 @@ def plan(
         prediction; what is expected after experience is that times e to the power of `residual`.
 
     Raises:
-        InvalidInput: the strategy asked for cannot be run by this build.
+        InvalidInput: the strategy asked for cannot be run by this build, or the engine not by these nodes.
         Unavailable: nothing can run now; the sentence says why for each strategy.
     """
     costs = costs or Costs()
@@ -81,6 +82,11 @@ def plan(
             fix="Use 'auto', or another model or framework.",
         )
     nodes, left_out = eligible(workload, spec_placement, cluster, exclude)
+    if workload.engine == Engine.torch and len(nodes) > 1 and len(engines.trusting(nodes)) < 2:
+        raise InvalidInput(
+            f'training.engine = "torch" is refused, since its traffic is not encrypted: {engines.distrust(nodes)}.',
+            fix='Have each owner set training.trusted_subnets, or let the engine be "auto" or "exchange".',
+        )
     options = [_option(s, workload, spec_placement, nodes, left_out, cluster, runnable, costs) for s in Strategy]
     state = state_of(workload, nodes, cluster)
     table = experience.table()
@@ -100,6 +106,8 @@ def plan(
         candidates=candidates,
         micro_batches=chosen.micro_batches,
         precision=precision,
+        engine=chosen.engine,
+        engine_reason=chosen.engine_reason,
     )
 
 

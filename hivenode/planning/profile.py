@@ -54,6 +54,10 @@ class NodeProfile:
     """Of what jobs may need and is installed there."""
     bf16: bool = False
     """Its processor has instructions for products of bfloat16."""
+    address: str = ""
+    """Where its workers listen for others'."""
+    trusted: tuple[str, ...] = ()
+    """Subnets on which its owner lets workers speak in plaintext."""
 
     @property
     def label(self) -> str:

@@ -11,6 +11,8 @@ from hivenode.spec.values import Precision
 
 Whole = Annotated[int, Field(strict=True, ge=1)]
 CodecName = Literal["fp32", "fp16", "bf16", "int8", "int4", "topk"]
+TORCH_CODECS = ("fp32", "fp16", "bf16")
+"""Those that torch.distributed has too."""
 
 
 class TrainingSpec(Section):
@@ -31,6 +33,9 @@ class TrainingSpec(Section):
 
     `precision` is what the model computes in while it trains; weights, gradients and losses stay float32. `auto` takes
     bf16 where steps are large enough to gain by it and the processor of every node has instructions for it.
+
+    `engine` is what nodes that train data-parallel average by: `exchange`, our own, encrypted; or `torch`, that is
+    torch.distributed, whose traffic is not: for nodes on subnets that their owners trust. `auto`: the planner chooses.
     """
 
     epochs: Annotated[int, Field(strict=True, ge=1, le=100_000)] = 10
@@ -65,6 +70,7 @@ class TrainingSpec(Section):
     """Of a node's own weights, what it keeps when a part comes back that it has gone on from; the rest is the part."""
     codec: Literal["auto"] | CodecName = "fp32"
     precision: Literal["auto"] | Precision = "fp32"
+    engine: Literal["auto", "exchange", "torch"] = "auto"
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = 0
     max_steps: Whole | None = None
     checkpoint_every_steps: Whole = 50
@@ -89,4 +95,15 @@ class TrainingSpec(Section):
             raise ValueError(
                 f"final_learning_rate ({self.final_learning_rate}) is above learning_rate ({self.learning_rate})"
             )
+        if self.engine == "torch" and (why := self.not_by_torch):
+            raise ValueError(f'engine = "torch" cannot do this: {why}')
         return self
+
+    @property
+    def not_by_torch(self) -> str:
+        """Why torch.distributed cannot average as this asks; "" if it can."""
+        if self.sync != "every_step":
+            return f'it averages after every step, and sync is "{self.sync}"'
+        if self.codec not in TORCH_CODECS:
+            return f'its numbers travel as {", ".join(TORCH_CODECS)}, and codec is "{self.codec}"'
+        return ""

@@ -89,6 +89,15 @@ class Share(msgspec.Struct, frozen=True):
     output_shape: Annotated[tuple[int, ...], msgspec.Meta(max_length=8)] = ()
 
 
+class Engine(StrEnum):
+    """What the nodes of a data-parallel plan average by."""
+
+    exchange = "exchange"
+    """Our own, over TLS."""
+    torch = "torch"
+    """torch.distributed, in plaintext."""
+
+
 class Candidate(msgspec.Struct, frozen=True):
     """One strategy as the planner saw it when it chose."""
 
@@ -119,6 +128,9 @@ class Plan(msgspec.Struct, frozen=True):
     """Small batches that each line of stages cuts its part of a batch into, where layers are divided."""
     precision: Precision = "fp32"
     """What all of them compute in."""
+    engine: Engine = Engine.exchange
+    engine_reason: Sentence = ""
+    """Why that one, in a sentence; "" where nothing is averaged."""
 
     @property
     def staged(self) -> bool:

@@ -35,6 +35,7 @@ from hivenode.training.exchange.messages import (
     Hello,
     Install,
     Leave,
+    Note,
     Reason,
     Result,
     ViewId,
@@ -447,6 +448,8 @@ class Group(Fixing):
                 return self._serve(sender)
             case Result():
                 return self._on_result(sender, message)
+            case Note():
+                return []  # the shell hands it on
             case Hello():
                 raise Malformed("a second greeting")
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from hivenode.net.local import Peer
-from hivenode.training.exchange import Absurd, Exchange, Excluded, Seat, ViewChanged, WorkerKey
+from hivenode.training.exchange import Absurd, Exchange, Excluded, Seat, View, ViewChanged, WorkerKey
 from hivenode.training.exchange.codecs import Codec
 from hivenode.training.exchange.inheritance import State
 from hivenode.training.frameworks.model import Vector
@@ -21,13 +21,23 @@ class Together:
         seat: this worker's node, rank and address.
         key: its key; a new one if None.
         norm_limit: as in `Exchange`, of the vectors that are to be judged.
+        on_view, on_note: as of `Exchange`.
 
     Raises:
         Conflict: there is no port to listen on.
     """
 
-    def __init__(self, seat: Seat, key: WorkerKey | None = None, norm_limit: float | None = None) -> None:
-        self._exchange = Exchange(seat, key or WorkerKey.create(), norm_limit=norm_limit)
+    def __init__(
+        self,
+        seat: Seat,
+        key: WorkerKey | None = None,
+        on_view: Callable[[View], None] | None = None,
+        on_note: Callable[[str, bytes], Sequence[tuple[str, bytes]]] | None = None,
+        norm_limit: float | None = None,
+    ) -> None:
+        self._exchange = Exchange(
+            seat, key or WorkerKey.create(), on_view=on_view, on_note=on_note, norm_limit=norm_limit
+        )
 
     @property
     def port(self) -> int:
@@ -53,7 +63,7 @@ class Together:
             if blame.view is None:  # the others go on, and so does the job
                 raise Excluded(f"The other workers go on without this one. {blame.sentence}") from blame
             raise MembersChanged(blame.sentence) from blame
-        return Mean(reduced.late, reduced.owed, reduced.total_weight)
+        return Mean(reduced.late, reduced.owed, reduced.total_weight, reduced.round)
 
     def gate(self, state: Callable[[], State]) -> None:
         try:
@@ -66,6 +76,14 @@ class Together:
 
     def admit(self, peer: Peer) -> None:
         self._exchange.admit(peer)
+
+    def tell(self, *notes: tuple[str, bytes]) -> None:
+        """See `Exchange.tell`."""
+        self._exchange.tell(*notes)
+
+    def wait_for(self, holds: Callable[[View], bool], seconds: float | None = None) -> bool:
+        """See `Exchange.wait_for`."""
+        return self._exchange.wait_for(holds, seconds)
 
     def finish(self) -> None:
         self._exchange.barrier()
