@@ -52,7 +52,10 @@ class WorkDirectories:
         return str(path)
 
     def keep(self, job: str, path: str) -> None:
-        """Older ones make way, of that job and of others."""
+        """Soon, by the thread that removes. Older ones make way, of that job and of others."""
+        self._thread.submit(self._put_aside, job, path)
+
+    def _put_aside(self, job: str, path: str) -> None:
         place = self._kept / job
         try:
             place.mkdir(mode=0o700, exist_ok=True)
@@ -64,7 +67,7 @@ class WorkDirectories:
         for file in _by_age(place)[:-KEPT_FILES]:
             file.unlink(missing_ok=True)
         for other in _by_age(self._kept)[:-KEPT_JOBS]:
-            self.remove(str(other))
+            shutil.rmtree(other, ignore_errors=True)
 
     def forget(self, job: str) -> None:
         self.remove(str(self._kept / job))

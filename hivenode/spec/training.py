@@ -106,4 +106,6 @@ class TrainingSpec(Section):
             return f'it averages after every step, and sync is "{self.sync}"'
         if self.codec not in TORCH_CODECS:
             return f'its numbers travel as {", ".join(TORCH_CODECS)}, and codec is "{self.codec}"'
+        if self.norm_limit is not None:
+            return "it takes every update as it comes, and norm_limit is set"
         return ""

@@ -62,3 +62,9 @@ def test_the_absurd_one_is_out_and_named_and_the_rest_have_the_mean_of_the_rest(
 def test_a_limit_that_would_put_out_everybody_is_refused(limit: float) -> None:
     with pytest.raises(ValueError, match="norm_limit"):
         TrainingSpec(norm_limit=limit)
+
+
+def test_torch_distributed_cannot_hold_to_a_limit() -> None:
+    with pytest.raises(ValueError, match="norm_limit is set"):
+        TrainingSpec(norm_limit=10.0, engine="torch")
+    assert TrainingSpec(norm_limit=10.0).not_by_torch

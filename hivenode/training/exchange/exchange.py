@@ -70,7 +70,7 @@ class Reduced:
         late: this worker's contribution, untouched, when it came too late to be in the mean; it is to be kept for the
             next round, such as added to what is then contributed.
         owed: first element, and what the codec took from the mean there (the mean minus what everybody got), in this
-            worker's slice; None without a codec.
+            worker's slice, until the next round is called; None without a codec.
     """
 
     round: int
