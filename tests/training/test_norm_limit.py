@@ -31,7 +31,7 @@ def test_the_absurd_one_is_out_and_named_and_the_rest_have_the_mean_of_the_rest(
         crew[rank].connect(peers)
         shares = [Share(node, place, 0.25, 0.1, 1) for place, node in enumerate(NODES)]
         group = Group(NODES[rank], shares, crew[rank], told[rank].append, lambda: None)
-        wire = Wire(group, "fp32", SIZE, (), told[rank].append)
+        wire = Wire(group, "fp32", (SIZE,), (), told[rank].append)
         # Speeds may differ as they like.
         group.share_speeds(1000 if rank == 1 else 1, 1.0, 0)
         vector = np.empty(SIZE, np.float32)
