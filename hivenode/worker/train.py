@@ -204,6 +204,8 @@ class TrainingAssignment:
         try:
             owed = debts.read(path, training.step, self._spec, limit_bytes=self._limits.memory_bytes)
             training.way.wire.restore(owed)
+            event = f"What this node still owed as of step {training.step} is taken up again."
+            self._channel.send(Log(level="info", event=event))
         except (HiveError, ValueError) as error:
             self._channel.send(Log(level="warning", event=f"Going on without what was still owed: {error}"[:2000]))
 
