@@ -51,6 +51,9 @@ class TrainingSpec(Section):
     final_learning_rate: Annotated[float, Field(strict=True, ge=0, le=100)] = 0.0
     clip_norm: Annotated[float, Field(strict=True, gt=0)] | None = None
     """Longest gradient, by its Euclidean norm; a longer one is shortened to it."""
+    norm_limit: Annotated[float, Field(strict=True, gt=1, le=1e9)] | None = None
+    """How many times the members' median the norm of what one contributes may be; beyond that it is put out, by name.
+    Takes effect among three and more that contribute."""
     patience: Whole | None = None
     """Epochs in which the loss on the held-out part may fail to improve by `min_improvement`; then training ends."""
     min_improvement: Annotated[float, Field(strict=True, ge=0)] = 0.0
@@ -103,4 +106,6 @@ class TrainingSpec(Section):
             return f'it averages after every step, and sync is "{self.sync}"'
         if self.codec not in TORCH_CODECS:
             return f'its numbers travel as {", ".join(TORCH_CODECS)}, and codec is "{self.codec}"'
+        if self.norm_limit is not None:
+            return "it takes every update as it comes, and norm_limit is set"
         return ""

@@ -76,6 +76,10 @@ class Directories:
         self.made += 1
         return f"/simulated/{job}-{attempt}-{self.made}"
 
+    def keep(self, job: str, path: str) -> None: ...
+
+    def forget(self, job: str) -> None: ...
+
     def remove(self, directory: str) -> None:
         for name in [name for name in self.disk.files if name.startswith(directory + "/")]:
             del self.disk.files[name]

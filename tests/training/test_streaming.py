@@ -265,11 +265,11 @@ class Mortal(Together):
         super().__init__(Seat(NODES[rank], rank, "127.0.0.1"))
         self._node, self._fate = NODES[rank], fate
 
-    def mean(self, vector: np.ndarray, weight: float, codec: Codec | None = None) -> Mean:
+    def mean(self, vector: np.ndarray, weight: float, codec: Codec | None = None, *, judged: bool = False) -> Mean:
         if self._fate.meet(self._node, vector.size):
             self.close()
             raise Unavailable("It has died.", fix="")
-        return super().mean(vector, weight, codec)
+        return super().mean(vector, weight, codec, judged=judged)
 
 
 @pytest.mark.parametrize("codec", ["fp32", "int8"])
