@@ -93,6 +93,7 @@ class Dataset:
         normalisation: of the inputs; `targets`: of the values to predict.
         tokenizer: as `text.load` takes it; "" where there is no text.
         ranges: each member trains on a range of its own of the training part, and has no more of it.
+        private: each member has samples of its own, and nobody else's.
         summary: sizes and balance, in sentences.
     """
 
@@ -103,6 +104,7 @@ class Dataset:
     targets: Normalisation = AS_THEY_ARE
     tokenizer: str = ""
     ranges: bool = False
+    private: bool = False
     summary: tuple[str, ...] = ()
 
 

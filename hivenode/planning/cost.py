@@ -10,10 +10,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import msgspec
+
 from hivenode.planning import engines
 from hivenode.planning.breakdown import fractions
 from hivenode.planning.profile import ClusterView, NodeProfile
 from hivenode.planning.workload import Workload
+from hivenode.spec.split import split
 from hivenode.spec.values import Engine, Share, Strategy
 
 GIB = 2**30
@@ -279,6 +282,23 @@ def data_parallel(
         engine=averaging.engine,
         engine_reason=engines.reason(workload, group.nodes, averaging.engine, ours, theirs),
     )
+
+
+def ensemble(
+    workload: Workload, nodes: Sequence[NodeProfile], cluster: ClusterView, least: int, most: int, costs: Costs
+) -> Estimate | Masked:
+    """The members of an ensemble divided over nodes that all have the data, and exchanged once. `layer_range` says
+    which are whose."""
+    found = data_parallel(workload, nodes, cluster, least, min(most, workload.members), costs)
+    if isinstance(found, Masked):
+        return Masked(Strategy.model_parallel, found.reason)
+    mine = split(workload.members, [share.weight for share in found.shares])
+    shares = tuple(
+        msgspec.structs.replace(share, layer_range=(own.start, own.stop))
+        for share, own in zip(found.shares, mine, strict=True)
+    )
+    reason = f"{workload.members} parts of the ensemble fitted on {len(shares)} nodes, and put together once"
+    return Estimate(Strategy.model_parallel, found.seconds, shares, reason)
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,6 +119,10 @@ class Workload:
     """Steps that go on while one is."""
     wire: float = 1.0
     """Bytes on the wire over those of float32."""
+    private: str = ""
+    """Name of data of which each node has its own, and keeps it."""
+    members: int = 0
+    """Of an ensemble, each of which is fitted by one node."""
     precision: str = "fp32"
     """What the person asked for: fp32, bf16 or auto."""
     engine: str = "auto"
@@ -176,9 +180,12 @@ class Workload:
             overlap=training.overlap,
             wire=WIRE[training.codec],
             precision=training.precision,
+            private=spec.data.source if spec.data.kind == "private" else "",
             engine=training.engine,
             not_by_torch=f"it averages torch models, and this is one of {spec.framework}"
             if spec.framework != "torch"
+            else "each node has samples of its own, and how many is agreed on first"
+            if spec.data.kind == "private"
             else training.not_by_torch,
             masked=masked or {},
             input_shape=tuple(data.input_shape),

@@ -134,6 +134,8 @@ class Training:
     _previous: float | None = field(init=False, default=None)
     _convergence: float | None = field(init=False, default=None)
     _patience: Patience = field(init=False)
+    _held_out: int | None = field(init=False, default=None)
+    """Samples of all members, where each has its own."""
     _logged: float = field(init=False, default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
@@ -167,6 +169,9 @@ class Training:
         except Exception:
             self.group.heed()
             raise
+        self.group.look_around(self.step)
+        if (pool := self.course.pool()) is not None:
+            self.data, self._held_out = pool.data, pool.test
 
     def join(self, peers: tuple[Peer, ...]) -> None:
         """Meet members that train already, and take over their state. Raises as `run` does."""
@@ -262,13 +267,14 @@ class Training:
     def _evaluate(self) -> tuple[float | None, float | None]:
         """Accuracy (where there are right answers) and mean loss on the held-out part. The members' counts are
         combined, never compared: machines that round differently still agree on the result."""
-        total, info = len(self.data.test), self.data.info
+        info, own = self.data.info, self._held_out is not None
+        total = self._held_out if self._held_out is not None else len(self.data.test)
         if total == 0:
             return None, None
         vector = np.zeros(2, np.float32)
 
         def compute() -> float:
-            part = self.group.part(total)
+            part = range(len(self.data.test)) if own else self.group.part(total)
             vector.fill(0.0)
             for start in range(part.start, part.stop, EVALUATED_SAMPLES):
                 places = np.arange(start, min(start + EVALUATED_SAMPLES, part.stop))

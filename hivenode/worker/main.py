@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hivenode.net.framing import Channel
 from hivenode.net.local import Begin, Failed, Log, Predict, Trace, WorkerLimits
+from hivenode.spec.job import JobSpec
 from hivenode.spec.values import Engine
 from hivenode.training.strategies.group import Cancelled
 from hivenode.worker import reach, sandbox
@@ -42,7 +43,7 @@ def run(sock: socket.socket, limits: WorkerLimits) -> int:
         match first:
             case Begin():
                 _wall_in(channel, first)
-                if first.plan.staged:
+                if _staged(first):
                     StagedAssignment(channel, first, limits).run()
                 else:
                     # Now, while there is one thread.
@@ -82,3 +83,8 @@ def _wall_in(channel: Channel, begin: Begin) -> None:
     for layer, left in UNWALLED.items():
         if not any(layer in held for held in holding):
             channel.send(Log(level="warning", event=left))
+
+
+def _staged(begin: Begin) -> bool:
+    """Whether this worker has a part of a model; an ensemble's members are whole, and divided like trees."""
+    return begin.plan.staged and JobSpec.model_validate_json(begin.spec).framework != "sklearn"

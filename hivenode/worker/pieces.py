@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from hivenode.data import reading, shards
@@ -56,7 +57,7 @@ def open_data(spec: DataSpec, resources: Resources, find: PieceFinder) -> Datase
             raise Unavailable(
                 f"This node has no {spec.source}.", fix=f"Say what {spec.name!r} is in its section data.private."
             )
-        return reading.read(merged(DataSpec.model_validate_json(own), spec))
+        return replace(reading.read(merged(DataSpec.model_validate_json(own), spec)), private=True)
     if spec.kind == "sklearn":
         return reading.read(spec)
     raise Refused(

@@ -162,10 +162,11 @@ class TrainingAssignment:
 
     def _tell_of_data(self, training: Run) -> None:
         """To the job's log, once."""
+        if training.leads or self._data.private:  # of what is private each has its own
+            for line in self._data.summary:
+                self._channel.send(Log(level="info", event=line))
         if not training.leads:
             return
-        for line in self._data.summary:
-            self._channel.send(Log(level="info", event=line))
         if self._afresh:
             names = ", ".join(self._afresh[:20])
             self._channel.send(Log(level="info", event=f"not among the weights given, so begun afresh: {names}"[:2000]))
@@ -179,7 +180,7 @@ class TrainingAssignment:
 
     def _finish(self, training: Run, result: Result, began: float) -> None:
         path = self._directory / "model.safetensors"
-        card = modelfile.card(self._spec, self._declared, self._data)
+        card = modelfile.card(self._spec, self._declared, training.data if self._data.private else self._data)
         modelfile.write(path, replace(card, accuracy=result.accuracy), self._prepared.kept())
         self._channel.send(
             Finished(
@@ -229,9 +230,10 @@ def _as_state(step: int, debts: Mapping[str, Vector]) -> State:
 
 def _collective(begin: Begin, norm_limit: float | None) -> Collective:
     strategy = begin.plan.strategy
-    if strategy not in (Strategy.single_node, Strategy.data_parallel):
+    if strategy not in (Strategy.single_node, Strategy.data_parallel, Strategy.model_parallel):
         raise InvalidInput(
-            f"A torch worker cannot train by {strategy}.", fix="Use placement.strategy single_node or data_parallel."
+            f"A worker with a whole model cannot train by {strategy}.",
+            fix="Use placement.strategy single_node or data_parallel.",
         )
     if len(begin.plan.shares) == 1:
         return Alone(begin.node)

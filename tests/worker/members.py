@@ -41,8 +41,13 @@ def spec(
     )
 
 
-def plan(weights: Sequence[float], precision: Precision = "fp32", engine: Engine = Engine.exchange) -> Plan:
-    strategy = Strategy.single_node if len(weights) == 1 else Strategy.data_parallel
+def plan(
+    weights: Sequence[float],
+    precision: Precision = "fp32",
+    engine: Engine = Engine.exchange,
+    strategy: Strategy | None = None,
+) -> Plan:
+    strategy = strategy or (Strategy.single_node if len(weights) == 1 else Strategy.data_parallel)
     shares = tuple(Share(node(rank), rank, weight, 0.01, 1 << 28) for rank, weight in enumerate(weights))
     reason = "as the test says"
     return Plan(strategy, shares, 1.0, reason, False, (0, 0, 0, 0), (), precision=precision, engine=engine)
@@ -146,9 +151,10 @@ async def attempt(
     absent: Sequence[int] = (),
     precision: Precision = "fp32",
     engine: Engine = Engine.exchange,
+    strategy: Strategy | None = None,
 ) -> list[Member]:
     """Workers of an attempt, all told to begin; those of the ranks in `absent` are killed before."""
-    planned = plan(weights, precision, engine)
+    planned = plan(weights, precision, engine, strategy)
     members = [await Member.start(host, framework=job.runtime) for _ in weights]
     for rank, member in enumerate(members):
         member.handle.send(begin(job, planned, rank, directory, resume))
