@@ -18,7 +18,6 @@ from hivenode.net.messages import (
     Assign,
     AuthorityRequest,
     Have,
-    Having,
     Hold,
     LogsReply,
     LogsRequest,
@@ -94,10 +93,14 @@ class Desk:
             case Hold():
                 return await self._keeper.hold(peer, request)
             case Have():
-                return Having(digests=self._keeper.having(request.digests))
+                return await self._keeper.having(request.digests)
             case ProfileRequest():
                 return msgspec.structs.replace(
-                    await self._profile(), running=self._executor.running, paused=self.paused
+                    await self._profile(),
+                    running=self._executor.running,
+                    paused=self.paused,
+                    address=self._executor.address,
+                    trusted=self._executor.trusted,
                 )
             case LogsRequest():
                 lines, following, more = await self._job_log.read(request.job, request.after, LOG_REPLY_BYTES)
