@@ -163,8 +163,9 @@ def ddp(rank: int, size: int, task: Task, host: str, store: str, steps: int, pip
     from torch.nn import functional
     from torch.nn.parallel import DistributedDataParallel
 
-    from hivenode.data.partition import Batches, member_range
+    from hivenode.data.partition import Batches
     from hivenode.models.declared import layers_of
+    from hivenode.spec.split import member_range
     from hivenode.training.frameworks.making import make
     from hivenode.training.frameworks.torch_models import build
 

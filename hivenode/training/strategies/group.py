@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from hivenode.data.partition import member_range
 from hivenode.net.local import FromWorker, Log, ViewChanged
+from hivenode.spec.split import member_range
 from hivenode.spec.values import Share
 from hivenode.training.exchange.codecs import Codec
 from hivenode.training.exchange.inheritance import State
