@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from hivenode.data.dataset import Dataset, Normalisation, ready
 from hivenode.data.info import DataInfo
+from hivenode.data.text import IGNORED
 from hivenode.errors import Corrupted
 from hivenode.spec.values import Digest
 
@@ -163,7 +164,9 @@ def _plausible(inputs: Array, labels: Array, info: DataInfo) -> None:
     """No number that a model would use as an index lies outside."""
     if info.vocabulary and (inputs.dtype != np.int32 or inputs.min() < 0 or inputs.max() >= info.vocabulary):
         raise ValueError("it holds tokens outside the vocabulary")
-    expected = {"classification": 1, "language": 2, "clustering": 1}.get(info.task)
+    expected = {"classification": 1, "language": 2, "text_to_text": 2, "clustering": 1}.get(info.task)
+    if info.task == "text_to_text":
+        labels = np.where(labels == IGNORED, 0, labels)
     if expected is not None:
         if labels.ndim != expected or labels.dtype.kind != "i" or labels.min() < 0 or labels.max() >= info.outputs:
             raise ValueError("it holds labels out of range")

@@ -22,7 +22,12 @@ from hivenode.training.frameworks.torch_modules import of_module
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 import transformers
-from transformers import AutoModelForCausalLM, AutoModelForImageClassification, AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+)
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
@@ -74,12 +79,16 @@ def _config(model: ModelSpec, info: DataInfo, directory: Path | None) -> Any:
             found = transformers.AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
             given = settle(found.to_dict(), info)
         kind = given.pop("model_type")
-        given |= {"num_labels": info.outputs, "use_cache": False, "dtype": "float32"}
+        given |= {"use_cache": False, "dtype": "float32"}
         given.pop("id2label", None)
         given.pop("label2id", None)
+        if info.task in ("classification", "regression"):
+            given["num_labels"] = info.outputs
         if info.vocabulary:
             given["pad_token_id"] = info.padding
-            if kind not in _SPECIAL_TOKENS:
+            if info.task == "text_to_text":
+                given |= {"decoder_start_token_id": info.padding, "eos_token_id": info.vocabulary - 1}
+            else:
                 given |= {"bos_token_id": None, "eos_token_id": None}
         return transformers.AutoConfig.for_model(kind, **given)
     except (ValueError, TypeError, KeyError, OSError, AttributeError) as error:
@@ -90,12 +99,11 @@ def _config(model: ModelSpec, info: DataInfo, directory: Path | None) -> Any:
         ) from error
 
 
-_SPECIAL_TOKENS = ("t5",)
-
-
 def _auto(info: DataInfo) -> Any:
     if info.task == "language":
         return AutoModelForCausalLM
+    if info.task == "text_to_text":
+        return AutoModelForSeq2SeqLM
     return AutoModelForSequenceClassification if info.vocabulary else AutoModelForImageClassification
 
 
@@ -125,7 +133,7 @@ def _adapted(module: nn.Module, lora: LoraSpec, info: DataInfo, seed: int) -> nn
     heads = [name for name in ("classifier", "score") if hasattr(module, name)]
     config = peft.LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, bias="none",
-        target_modules=list(lora.targets) or None, modules_to_save=heads if info.task != "language" else None,
+        target_modules=list(lora.targets) or None, modules_to_save=heads or None if info.task != "language" else None,
     )  # fmt: skip
     try:
         adapted = peft.get_peft_model(module, config)
@@ -149,4 +157,11 @@ def _forward(module: nn.Module, info: DataInfo) -> Any:
     if info.task == "language":
         return lambda x: module(input_ids=x).logits
     padding = info.padding
+    if info.task == "text_to_text":
+        half = info.input_shape[0] // 2
+        return lambda x: (
+            module(
+                input_ids=x[:, :half], attention_mask=(x[:, :half] != padding).long(), decoder_input_ids=x[:, half:]
+            ).logits
+        )
     return lambda x: module(input_ids=x, attention_mask=(x != padding).long()).logits
