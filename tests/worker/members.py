@@ -12,7 +12,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from hivenode.jobs.host import WorkerHandle, WorkerHost, WorkerKind
-from hivenode.net.local import Begin, Failed, Finished, FromWorker, Peer, PeersReady, Ready, WorkerLimits
+from hivenode.net.local import Begin, Failed, Finished, FromWorker, Peer, PeersReady, Ready, Resources, WorkerLimits
 from hivenode.spec.job import DataSpec, JobSpec, ModelSpec, TrainingSpec
 from hivenode.spec.values import Plan, Share, Strategy
 
@@ -112,7 +112,14 @@ class Member:
         return self.exits[0]
 
 
-def begin(job: JobSpec, plan: Plan, rank: int, directory: Path, resume: str | None = None) -> Begin:
+def begin(
+    job: JobSpec,
+    plan: Plan,
+    rank: int,
+    directory: Path,
+    resume: str | None = None,
+    resources: Resources | None = None,
+) -> Begin:
     own = directory / node(rank)
     own.mkdir(parents=True, exist_ok=True)
     return Begin(
@@ -125,6 +132,7 @@ def begin(job: JobSpec, plan: Plan, rank: int, directory: Path, resume: str | No
         host="127.0.0.1",
         ports=(0, 0),
         resume=resume,
+        resources=resources or Resources(),
     )
 
 
@@ -135,12 +143,13 @@ async def attempt(
     directory: Path,
     resume: str | None = None,
     absent: Sequence[int] = (),
+    resources: Resources | None = None,
 ) -> list[Member]:
     """Workers of an attempt, all told to begin; those of the ranks in `absent` are killed before."""
     planned = plan(weights)
     members = [await Member.start(host, framework=job.runtime) for _ in weights]
     for rank, member in enumerate(members):
-        member.handle.send(begin(job, planned, rank, directory, resume))
+        member.handle.send(begin(job, planned, rank, directory, resume, resources))
     ready = [await member.expect(Ready) for member in members]
     for rank in absent:
         members[rank].handle.kill()

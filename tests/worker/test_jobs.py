@@ -24,6 +24,7 @@ from hivenode.spec.data import FILES, DataSpec
 from hivenode.spec.job import JobSpec, TrainingSpec, read_job
 from hivenode.spec.model import LoraSpec, ModelSpec
 from hivenode.spec.values import BlobRef
+from hivenode.training.loop import SCORED
 from tests.worker.members import Member, begin, failure, plan
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -90,7 +91,7 @@ async def test_a_ready_job(host: ForkWorkers, tmp_path: Path, path: Path) -> Non
     assert any("samples of" in line.event for line in member.all(Log)), "the data are summed up before training"
     card = read_card(Path(finished.path))
     info = card.info
-    assert ("accuracy" in finished.metrics) == (info.task in ("classification", "language"))
+    assert ("accuracy" in finished.metrics) == (info.task in SCORED)
     rows = [[1.0] * info.features] * 2
     answer = await ask(host, finished.path, job.runtime, inputs=rows)
     assert isinstance(answer, Predicted), answer

@@ -13,7 +13,7 @@ from torch import nn
 
 from hivenode.data.info import DataInfo
 from hivenode.errors import InvalidInput, Unavailable
-from hivenode.models.hub import settle
+from hivenode.models.hub import ENCODER_DECODERS, settle
 from hivenode.spec.model import LoraSpec, ModelSpec
 from hivenode.training.frameworks.model import uniform_values
 from hivenode.training.frameworks.torch_framework import Built
@@ -64,8 +64,7 @@ def from_hub(model: ModelSpec, info: DataInfo, seed: int, directory: Path | None
             fix="Check the configuration, and that a model of this kind does such a task.",
         ) from error
     module = module.float()
-    deviation = float(getattr(config, "initializer_range", _DEVIATION))
-    _begin(module, deviation, seed, fresh)
+    _begin(module, config, seed, fresh)
     if model.lora is not None:
         module = _adapted(module, model.lora, info, seed)
     return of_module(module, _forward(module, info)), config.to_diff_dict()
@@ -107,7 +106,19 @@ def _auto(info: DataInfo) -> Any:
     return AutoModelForSequenceClassification if info.vocabulary else AutoModelForImageClassification
 
 
-def _begin(module: nn.Module, deviation: float, seed: int, fresh: set[str] | None) -> None:
+def _deviation(name: str, parameter: nn.Parameter, config: Any) -> float:
+    """Of a tensor's first values. T5's attention is not scaled, so its numbers are (arXiv 1910.10683; as transformers
+    has them)."""
+    if config.model_type not in ENCODER_DECODERS:
+        return float(getattr(config, "initializer_range", _DEVIATION))
+    if name.startswith("shared."):
+        return 1.0
+    if name.endswith(".q.weight"):
+        return float((config.d_model * config.d_kv) ** -0.5)
+    return float(parameter.shape[-1] ** -0.5) if "relative" not in name else float(config.d_model**-0.5)
+
+
+def _begin(module: nn.Module, config: Any, seed: int, fresh: set[str] | None) -> None:
     """First values by our own numbers, equal on every machine. What the architecture starts as a constant (biases,
     scales) stays.
 
@@ -118,7 +129,8 @@ def _begin(module: nn.Module, deviation: float, seed: int, fresh: set[str] | Non
         for number, (name, parameter) in enumerate(module.named_parameters()):
             if (fresh is not None and name not in fresh) or parameter.min() == parameter.max():
                 continue
-            values = uniform_values(parameter.numel(), deviation**2, seed, number)
+            variance = _deviation(name, parameter, config) ** 2
+            values = uniform_values(parameter.numel(), variance, seed, number)
             parameter.copy_(torch.from_numpy(values).view(parameter.shape))
 
 
