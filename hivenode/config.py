@@ -318,6 +318,29 @@ class WorkerSettings(_Section):
         return ports
 
 
+class TrainingSettings(_Section):
+    """How workers of this machine train together with others'."""
+
+    trusted_subnets: tuple[str, ...] = Field(
+        (),
+        max_length=64,
+        description="Networks, like 192.168.1.0/24, on which nobody listens in or interferes: there torch jobs may"
+        " average by torch.distributed, which is neither encrypted nor authenticated, where that is faster. All nodes"
+        " of a job have to trust the addresses of all. Empty: everything between workers is encrypted.",
+    )
+
+    @field_validator("trusted_subnets", mode="after")
+    @classmethod
+    def _networks(cls, subnets: tuple[str, ...]) -> tuple[str, ...]:
+        found = []
+        for text in subnets:
+            try:
+                found.append(str(ipaddress.ip_network(text)))
+            except ValueError as error:
+                raise ValueError(f"'{text}' is not a network such as 192.168.1.0/24: {error}") from None
+        return tuple(found)
+
+
 class JobSettings(_Section):
     """How hard the hive tries for a job, where this node coordinates it or works on it."""
 
@@ -415,6 +438,7 @@ class Settings(_Section):
     election: ElectionSettings = Field(default_factory=ElectionSettings)
     feeds: FeedSettings = Field(default_factory=FeedSettings)
     worker: WorkerSettings = Field(default_factory=WorkerSettings)
+    training: TrainingSettings = Field(default_factory=TrainingSettings)
     jobs: JobSettings = Field(default_factory=JobSettings)
     models: ModelSettings = Field(default_factory=ModelSettings)
     data: DataSettings = Field(default_factory=DataSettings)

@@ -53,7 +53,8 @@ def picture(plan: Plan, names: Mapping[str, str]) -> RenderableType:
             str(one.visits),
             styled(one.reason.removeprefix(f"{one.strategy.value}: "), style),
         )
-    return Group(heading, styled(f"  {clean(plan.reason)}"), shares, others)
+    why = [plan.reason, *filter(None, [plan.engine_reason])]
+    return Group(heading, *(styled(f"  {clean(line)}") for line in why), shares, others)
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -24,7 +24,7 @@ from hivenode.logs import get_logger
 from hivenode.net.messages import Adopt, Assign, Endpoint, Have, Having, Request, Response, Standing, Start, Stop
 from hivenode.spec.events import AttemptAdopted, AttemptEnded, JobGivenUp, JobPlanned
 from hivenode.spec.job import JobSpec
-from hivenode.spec.values import Epoch, Plan
+from hivenode.spec.values import Engine, Epoch, Plan
 from hivenode.tasks import Signal, TaskGroup
 from hivenode.validation import explain
 
@@ -192,7 +192,8 @@ class Coordinator:
         self.waiting.pop(job.id, None)
         name = (planned.attempt, epoch)
         log.info("planned", job=job.id, attempt=planned.attempt, epoch=str(epoch), strategy=plan.strategy.value,
-                 nodes=len(plan.shares), resume_step=planned.resume_step, reason=plan.reason)  # fmt: skip
+                 engine=plan.engine.value, nodes=len(plan.shares), resume_step=planned.resume_step,
+                 reason=plan.reason)  # fmt: skip
         order = Assign(
             job=job.id,
             attempt=planned.attempt,
@@ -254,6 +255,9 @@ class Coordinator:
         if job.attempts and waited >= REGROUP_SECONDS:
             # It has run before: going on with fewer nodes beats waiting for the number once wished for.
             spec = spec.model_copy(update={"placement": spec.placement.model_copy(update={"min_nodes": 1})})
+        if job.attempts and spec.training.engine == Engine.torch:
+            # So does going on by the exchange, where those that are left trust no network.
+            spec = spec.model_copy(update={"training": spec.training.model_copy(update={"engine": "auto"})})
         try:
             factor = shortages.memory_factor(job)
             plan = await self._proposer.propose(spec, salt=f"{job.id}/{job.next_number}", memory_factor=factor)

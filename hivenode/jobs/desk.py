@@ -96,7 +96,11 @@ class Desk:
                 return await self._keeper.having(request.digests)
             case ProfileRequest():
                 return msgspec.structs.replace(
-                    await self._profile(), running=self._executor.running, paused=self.paused
+                    await self._profile(),
+                    running=self._executor.running,
+                    paused=self.paused,
+                    address=self._executor.address,
+                    trusted=self._executor.trusted,
                 )
             case LogsRequest():
                 lines, following, more = await self._job_log.read(request.job, request.after, LOG_REPLY_BYTES)

@@ -103,6 +103,7 @@ class Work:
     told: float = -1.0
     """When progress was last broadcast, loop time."""
     accuracy: float | None = None
+    test_loss: float | None = None
     outrun: bool = False
     trouble: str = ""
     """What it goes on in spite of."""
@@ -130,6 +131,7 @@ class Executor:
     Args:
         limits: what a worker may use.
         worker_host: address that workers listen on for each other; `ports` their range.
+        trusted: subnets on which they may speak in plaintext.
         gone: whether a node is known to be dead or to have left.
         broadcast: tells every linked node (and this one) how a worker is getting on.
         refuse: why this node takes no work now, or "".
@@ -144,6 +146,7 @@ class Executor:
         limits: Callable[[], WorkerLimits],
         worker_host: Callable[[], str],
         ports: tuple[int, int],
+        trusted: tuple[str, ...] = (),
         host: WorkerHost,
         workspace: Workspace,
         blobs: BlobStore,
@@ -166,6 +169,7 @@ class Executor:
         self._limits = limits
         self._worker_host = worker_host
         self._ports = ports
+        self.trusted = trusted
         self._host = host
         self._workspace = workspace
         self._blobs = blobs
@@ -189,6 +193,11 @@ class Executor:
     def running(self) -> int:
         """Assignments being worked on."""
         return sum(1 for work in self._work.values() if work.state in ("preparing", "prepared", "running"))
+
+    @property
+    def address(self) -> str:
+        """Where workers listen for others'."""
+        return self._worker_host()
 
     # --- orders ------------------------------------------------------------------------------------------------
 
@@ -324,6 +333,7 @@ class Executor:
                 ports=self._ports,
                 resume=resume,
                 resources=resources,
+                trusted=self.trusted,
             )
         )
         try:
@@ -516,6 +526,7 @@ class Executor:
 
     def _tell(self, work: Work, said: WorkerProgress) -> None:
         work.accuracy = said.accuracy if said.accuracy is not None else work.accuracy
+        work.test_loss = said.test_loss if said.test_loss is not None else work.test_loss
         work.last = Progress(
             job=work.job,
             attempt=work.name[0],
@@ -528,6 +539,9 @@ class Executor:
             accuracy=work.accuracy,
             samples_per_second=said.samples_per_second,
             members=len(said.members),
+            test_loss=work.test_loss,
+            convergence=said.convergence,
+            tokens_per_second=said.tokens_per_second,
             trouble=work.trouble,
         )
         now = asyncio.get_running_loop().time()
@@ -537,7 +551,7 @@ class Executor:
 
     def _announce_end(self, work: Work) -> None:
         base = work.last or Progress(work.job, work.name[0], self._me, work.step, work.steps, 0, 0, 0.0, None, 0.0, 0)
-        self._broadcast(msgspec.structs.replace(base, state=work.state, samples_per_second=0.0))
+        self._broadcast(msgspec.structs.replace(base, state=work.state, samples_per_second=0.0, tokens_per_second=None))
 
     def _drop_directory(self, work: Work) -> None:
         if work.directory:

@@ -14,7 +14,7 @@ from hivenode.logs import get_logger
 from hivenode.net.messages import Assign, Endpoint, Request, Response, Standing, Start, Stop, Welcome
 from hivenode.spec.events import AttemptGrown
 from hivenode.spec.job import JobSpec
-from hivenode.spec.values import Epoch, Share, Strategy
+from hivenode.spec.values import Engine, Epoch, Share, Strategy
 
 ASSIGN_SECONDS = 90.0
 ORDER_SECONDS = 5.0
@@ -77,7 +77,8 @@ class Growing:
                 self._invited.setdefault((attempt.name, node), (self._now(), 0))
         out |= {node for node, s in standings.items() if s.state == "failed" and not s.retry}
         wanted = [node for node in alive if node not in out and self._may_invite(attempt, node)]
-        for node in await self._proposer.newcomers(spec, wanted) if wanted else ():
+        among = list(running) if attempt.plan.engine is Engine.torch else []
+        for node in await self._proposer.newcomers(spec, wanted, among) if wanted else ():
             _, times = self._invited.get((attempt.name, node), (0.0, 0))
             self._invited[attempt.name, node] = (self._now(), times + 1)
             await self._invite(job, attempt, epoch, node, tuple(running.values()))

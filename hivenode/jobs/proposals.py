@@ -17,6 +17,7 @@ from hivenode.models.declared import describe as describe_model
 from hivenode.models.declared import layers_of
 from hivenode.models.layers import buffers
 from hivenode.net.messages import Offer, ProfileReply, ProfileRequest, Request, Response
+from hivenode.planning.engines import distrust
 from hivenode.planning.planner import plan
 from hivenode.planning.profile import ClusterView, NodeProfile
 from hivenode.planning.qtable import Experience
@@ -104,15 +105,25 @@ class Proposer:
         """Whether the cost of a job follows from what some nodes have, and not from its declaration."""
         return spec.data.kind == "private" or (spec.model.kind == "hf" and spec.model.source != "hf:config")
 
-    async def newcomers(self, spec: JobSpec, nodes: Sequence[str]) -> list[str]:
-        """Of these, the workers that could take part in the job and have nothing else to do."""
+    async def newcomers(self, spec: JobSpec, nodes: Sequence[str], plaintext: Sequence[str] = ()) -> list[str]:
+        """Of these, the workers that could take part in the job and have nothing else to do.
+
+        Args:
+            plaintext: those that take part, where they speak in plaintext: each has to trust a newcomer, and it them.
+        """
         named, workers = set(spec.placement.nodes), self._workers()
         asked = [node for node in nodes if node in workers]
-        answers = await asyncio.gather(*(self._ask(node) for node in asked))
+        answers = await asyncio.gather(*(self._ask(node) for node in [*asked, *plaintext]))
+        heard = zip([*asked, *plaintext], answers, strict=True)
+        profiles = {node: self._profile(node, reply) for node, reply in heard if reply is not None}
+        present = [profiles[node] for node in plaintext if node in profiles]
+        if len(present) < len(plaintext):
+            return []
         return [
             node
-            for node, reply in zip(asked, answers, strict=True)
+            for node, reply in zip(asked, answers, strict=False)
             if reply is not None
+            and not (present and distrust([*present, profiles[node]]))
             and spec.runtime in reply.frameworks
             and not reply.paused
             and not reply.running
@@ -140,6 +151,9 @@ class Proposer:
             name=self._name(node),
             offers=tuple(offer.name for offer in reply.offers),
             versions=reply.versions,
+            bf16=reply.bf16,
+            address=reply.address,
+            trusted=reply.trusted,
         )
 
     def _view(self, profiles: tuple[NodeProfile, ...]) -> ClusterView:
@@ -198,6 +212,7 @@ def _masked(spec: JobSpec, data: DataInfo) -> dict[Strategy, str]:
         why = "keras models are not cut into stages; torch builds the same model and cuts it"
         return {Strategy.model_parallel: why, Strategy.pipeline_parallel: why}
     for given, what in (
+        (spec.training.precision == "bf16", 'training.precision = "bf16"'),
         (spec.training.sync != "every_step", f'training.sync = "{spec.training.sync}"'),
         (bool(spec.model.weights), "model.weights"),
         (spec.model.lora is not None, "model.lora"),

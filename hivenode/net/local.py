@@ -62,6 +62,8 @@ class Begin(_Local, frozen=True, tag="begin"):
     resume: str | None = None
     """Path of the checkpoint to continue from."""
     resources: Resources = Resources()
+    trusted: tuple[str, ...] = ()
+    """Subnets on which the owner lets workers speak in plaintext."""
 
 
 class Peer(msgspec.Struct, frozen=True):
@@ -142,9 +144,16 @@ class WorkerProgress(_Local, frozen=True, tag="progress"):
     loss: float
     accuracy: float | None
     samples_per_second: float
+    """By this worker; the sum over all of them is that of the job."""
     step_seconds: float
     """Mean compute time of this worker's share of a step since the last report, exchange excluded."""
     members: tuple[NodeId, ...]
+    test_loss: float | None = None
+    """On the held-out part, at an epoch's end."""
+    convergence: float | None = None
+    """By how much of itself the loss fell from one epoch to the next, as of the latest."""
+    tokens_per_second: float | None = None
+    """Of text."""
 
 
 class ViewChanged(_Local, frozen=True, tag="view"):

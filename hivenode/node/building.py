@@ -165,6 +165,7 @@ def build_work(node: Services, reactions: Reactions) -> None:
         limits=ports.limits,
         worker_host=node.worker_host,
         ports=settings.worker.ports,
+        trusted=settings.training.trusted_subnets,
         host=ports.workers,
         workspace=ports.workspace,
         blobs=ports.blobs,

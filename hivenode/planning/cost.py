@@ -10,10 +10,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from hivenode.planning import engines
 from hivenode.planning.breakdown import fractions
 from hivenode.planning.profile import ClusterView, NodeProfile
 from hivenode.planning.workload import Workload
-from hivenode.spec.values import Share, Strategy
+from hivenode.spec.values import Engine, Share, Strategy
 
 GIB = 2**30
 
@@ -33,6 +34,8 @@ class Costs:
     sgd_flops: float = 12.0
     """What one parameter's update costs, as FLOPs: it is memory that takes the time, so more than the arithmetic."""
     adam_flops: float = 100.0
+    hidden: float = 0.5
+    """Part of a step's arithmetic during which torch.distributed averages what is computed already."""
     overlap: float = 1.0
     """g of (compute^g + exchange^g)^(1/g): 1 none, large means that the shorter hides behind the longer."""
     base_memory_bytes: int = 400 * 2**20
@@ -62,6 +65,8 @@ class Estimate:
     shares: tuple[Share, ...]
     reason: str
     micro_batches: int = 1
+    engine: Engine = Engine.exchange
+    engine_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,33 +245,64 @@ def data_parallel(
         return _too_little_memory(strategy, nodes, len(fitting), least, need)
     if workload.batch < least:
         return Masked(strategy, f"a batch of {workload.batch} cannot be divided over {least} nodes")
+    if workload.engine == Engine.torch and len(trusted := engines.trusting(fitting)) < len(fitting):
+        if len(trusted) < least:
+            why = engines.distrust(fitting)
+            return Masked(strategy, f"the job asks for torch.distributed (training.engine), and {why}")
+        fitting = trusted
     paces = {node.node: _pace(workload, node, fixed, costs) for node in fitting}
-    best: tuple[float, int, _Group, tuple[int, ...], float] | None = None
+    best: tuple[float, int, _Group, tuple[int, ...], _Averaging] | None = None
     for group in _groups(fitting, cluster, least, min(most, workload.batch), costs):
         own = [paces[node.node] for node in group.nodes]
         given = fill(workload.batch, own)
         if given is None:
             continue
         compute = max(pace.fixed + count * pace.sample for pace, count in zip(own, given, strict=True))
-        exchange = exchange_time(len(given), workload.wire_bytes, group.round_trip, group.bandwidth, costs)
-        exchange /= workload.sync_every
+        averaging = _averaging(workload, group, len(given), compute, costs)
         g = costs.overlap
-        step = (compute**g + exchange**g) ** (1 / g)
+        step = (compute**g + averaging.seconds**g) ** (1 / g)
         if best is None or (step, len(given)) < best[:2]:
-            best = (step, len(given), group, given, exchange)
+            best = (step, len(given), group, given, averaging)
     if best is None:
         room = sum(pace.most for pace in sorted(paces.values(), key=lambda p: -p.most)[:most])
         return Masked(
             strategy, f"a batch of {workload.batch} needs more memory than there is: {room} samples of it fit at once"
         )
-    step, count, group, given, exchange = best
+    step, count, group, given, averaging = best
     shares = _shares(group.nodes, given, [paces[node.node] for node in group.nodes], fixed, workload)
+    ours, theirs = human(averaging.ours), human(averaging.theirs)
     return Estimate(
         strategy,
         workload.steps * step,
         shares,
-        f"{workload.steps} steps of {human(step)} on {count} nodes, of which {human(exchange)} exchange",
+        f"{workload.steps} steps of {human(step)} on {count} nodes, of which {human(averaging.seconds)} exchange",
+        engine=averaging.engine,
+        engine_reason=engines.reason(workload, group.nodes, averaging.engine, ours, theirs),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Averaging:
+    """What averaging adds to a step, seconds: by the exchange, and by torch.distributed."""
+
+    ours: float
+    theirs: float
+    engine: Engine
+
+    @property
+    def seconds(self) -> float:
+        return self.theirs if self.engine is Engine.torch else self.ours
+
+
+def _averaging(workload: Workload, group: _Group, count: int, compute: float, costs: Costs) -> _Averaging:
+    """torch.distributed starts while the rest of the gradient is computed: only what that does not hide counts, and at
+    least one empty exchange."""
+    whole = exchange_time(count, workload.wire_bytes, group.round_trip, group.bandwidth, costs)
+    empty = exchange_time(count, 0, group.round_trip, group.bandwidth, costs)
+    ours, theirs = whole / workload.sync_every, max(empty, whole - costs.hidden * compute)
+    faster = workload.engine == Engine.torch or theirs < ours
+    may = workload.engine != Engine.exchange and not engines.barred(workload, group.nodes)
+    return _Averaging(ours, theirs, Engine.torch if may and faster else Engine.exchange)
 
 
 def federated(

@@ -81,7 +81,8 @@ def explain(plan: Plan, name: Callable[[str], str] = lambda node: node[:8]) -> E
         shares.append(
             f"{name(share.node)}: {part}, {human(share.step_seconds)} a step, {share.memory_bytes / 2**20:.0f} MiB"
         )
-    return Explanation(plan.reason, coordination(plan), tuple(rows), tuple(shares))
+    how = " ".join(filter(None, (coordination(plan), plan.engine_reason)))
+    return Explanation(plan.reason, how, tuple(rows), tuple(shares))
 
 
 def to_text(explanation: Explanation) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -24,6 +24,9 @@ Sentence = Annotated[str, msgspec.Meta(max_length=2000)]
 
 COMPLEXITY_EDGES = (1e6, 1e8, 1e9)
 """Parameters: a model is small below 1e6, medium below 1e8, large below 1e9, xlarge from there."""
+
+
+Precision = Literal["fp32", "bf16"]
 
 
 class Role(StrEnum):
@@ -86,6 +89,15 @@ class Share(msgspec.Struct, frozen=True):
     output_shape: Annotated[tuple[int, ...], msgspec.Meta(max_length=8)] = ()
 
 
+class Engine(StrEnum):
+    """What the nodes of a data-parallel plan average by."""
+
+    exchange = "exchange"
+    """Our own, over TLS."""
+    torch = "torch"
+    """torch.distributed, in plaintext."""
+
+
 class Candidate(msgspec.Struct, frozen=True):
     """One strategy as the planner saw it when it chose."""
 
@@ -114,6 +126,11 @@ class Plan(msgspec.Struct, frozen=True):
     candidates: tuple[Candidate, ...]
     micro_batches: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 1
     """Small batches that each line of stages cuts its part of a batch into, where layers are divided."""
+    precision: Precision = "fp32"
+    """What all of them compute in."""
+    engine: Engine = Engine.exchange
+    engine_reason: Sentence = ""
+    """Why that one, in a sentence; "" where nothing is averaged."""
 
     @property
     def staged(self) -> bool:

@@ -8,8 +8,10 @@ import traceback
 
 from hivenode.net.framing import Channel
 from hivenode.net.local import Begin, Failed, Log, Predict, Trace, WorkerLimits
+from hivenode.spec.values import Engine
 from hivenode.training.strategies.group import Cancelled
 from hivenode.worker.failures import failed, is_allocation
+from hivenode.worker.nursery import Nursery
 from hivenode.worker.predict import serve
 from hivenode.worker.staged import StagedAssignment
 from hivenode.worker.train import TrainingAssignment
@@ -33,7 +35,12 @@ def run(sock: socket.socket, limits: WorkerLimits) -> int:
     try:
         match first:
             case Begin():
-                (StagedAssignment if first.plan.staged else TrainingAssignment)(channel, first, limits).run()
+                if first.plan.staged:
+                    StagedAssignment(channel, first, limits).run()
+                else:
+                    # Now, while there is one thread.
+                    births = Nursery() if first.plan.engine is Engine.torch else None
+                    TrainingAssignment(channel, first, limits, births).run()
             case Predict():
                 serve(channel, first, limits)
             case Trace():

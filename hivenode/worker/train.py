@@ -12,9 +12,12 @@ from hivenode.models.declared import describe
 from hivenode.net.framing import Channel
 from hivenode.net.local import Begin, CheckpointFailed, CheckpointWritten, Finished, Log, Ready, WorkerLimits
 from hivenode.spec.job import JobSpec
-from hivenode.spec.values import Strategy
+from hivenode.spec.values import Engine, Strategy
 from hivenode.training import checkpoints, modelfile
 from hivenode.training.checkpoints import State
+from hivenode.training.distributed.crew import Births
+from hivenode.training.distributed.plaintext import InPlaintext
+from hivenode.training.distributed.switchboard import Switchboard
 from hivenode.training.exchange import Seat
 from hivenode.training.frameworks.making import make
 from hivenode.training.frameworks.model import Layout
@@ -25,7 +28,7 @@ from hivenode.training.strategies.data_parallel import Together
 from hivenode.training.strategies.group import Cancelled, Group
 from hivenode.training.strategies.making import way_of
 from hivenode.training.strategies.single import Alone
-from hivenode.training.strategies.way import Course
+from hivenode.training.strategies.way import Course, Way
 from hivenode.worker.orders import Orders
 from hivenode.worker.pieces import PieceFinder, open_data
 from hivenode.worker.threads import useful_threads
@@ -34,16 +37,20 @@ from hivenode.worker.threads import useful_threads
 class TrainingAssignment:
     """One member's part of an attempt.
 
+    Args:
+        births: where the processes come from that torch.distributed runs in, if it is the plan's engine.
+
     Raises (here and in `run`):
         Cancelled: by order; the lowest rank has written a checkpoint of the last finished step.
         HiveError: a sentence for whoever submitted the job.
     """
 
-    def __init__(self, channel: Channel, begin: Begin, limits: WorkerLimits) -> None:
+    def __init__(self, channel: Channel, begin: Begin, limits: WorkerLimits, births: Births | None = None) -> None:
         self._started = time.monotonic()
         self._channel = channel
         self._begin = begin
         self._limits = limits
+        self._births = births
         self._spec = JobSpec.model_validate_json(begin.spec)
         self._directory = Path(begin.directory)
         self._pieces = PieceFinder(channel)
@@ -97,16 +104,26 @@ class TrainingAssignment:
             return estimating(
                 spec, group, self._data, collective, report, writer.submit, self._saved, self._limits.threads
             )
-        made = make(spec.runtime, spec.model, self._data.info, spec.training.seed, begin.resources, self._threads())
+        seed, precision = spec.training.seed, begin.plan.precision
+        made = make(spec.runtime, spec.model, self._data.info, seed, begin.resources, self._threads(), precision)
         self._declared, self._afresh, model = made.declared, made.afresh, made.model
         state = self._saved(model.layout)
         if state is not None:
             model.weights[:], model.buffers[:] = state.weights, state.buffers
         course = Course(self._data, spec.training, group)
+        if isinstance(collective, InPlaintext) and self._births is not None:
+            from hivenode.training.distributed.making import torch_way
+
+            way: Way = torch_way(
+                spec, self._data.info, model, group, course, collective, self._births, begin.resources,
+                self._threads(), precision, report,
+            )  # fmt: skip
+        else:
+            way = way_of(spec.training, group, course, model, made.vector, report)
         training = Training(
             spec=spec.training,
             group=group,
-            way=way_of(spec.training, group, course, model, made.vector, report),
+            way=way,
             model=model,
             course=course,
             data=self._data,
@@ -173,4 +190,7 @@ def _collective(begin: Begin) -> Collective:
     if len(begin.plan.shares) == 1:
         return Alone(begin.node)
     rank = next(share.rank for share in begin.plan.shares if share.node == begin.node)
-    return Together(Seat(begin.node, rank, begin.host, begin.ports))
+    seat = Seat(begin.node, rank, begin.host, begin.ports)
+    if begin.plan.engine is Engine.torch:
+        return InPlaintext(seat, Switchboard(begin.node), begin.trusted)
+    return Together(seat)

@@ -34,6 +34,7 @@ class Executor:
     def __init__(self) -> None:
         self.obeyed: list[Message] = []
         self.running = 2
+        self.address, self.trusted = "192.0.2.1", ("192.0.2.0/24",)
 
     async def stop(self, order: Stop) -> Standing:
         self.obeyed.append(order)

@@ -55,6 +55,23 @@ def test_a_tiny_job_runs_on_one_node() -> None:
     assert "single_node on 1 node" in made.reason
 
 
+def test_precision_is_that_of_all_who_take_part() -> None:
+    able, unable = [node(0, bf16=True), node(1, bf16=True)], node(2)
+
+    def chosen(job: Workload, *nodes: NodeProfile, strategy: str = "data_parallel", asked: str = "auto") -> str:
+        made = planned(replace(job, precision=asked), cluster(*nodes), strategy=strategy, min_nodes=len(nodes))
+        assert ("bf16" in made.reason) is (made.precision == "bf16")
+        return made.precision
+
+    large, small = workload(), workload(flops=1e5, parameters=1000)
+    assert chosen(large, *able) == "bf16"
+    assert chosen(large, *able, unable) == "fp32"
+    assert chosen(small, *able) == "fp32"
+    assert chosen(large, *able, strategy="pipeline_parallel") == "fp32"
+    assert chosen(large, *able, asked="fp32") == "fp32"
+    assert chosen(small, *able, unable, asked="bf16") == "bf16"
+
+
 def test_min_nodes_is_honoured_even_where_it_is_slower() -> None:
     view = cluster(node(0), node(1, 1), node(2, 2))
     made = planned(workload(flops=1e5, parameters=1000), view, runnable=BUILT, min_nodes=3)

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from hivenode.jobs.host import WorkerHandle, WorkerHost, WorkerKind
 from hivenode.net.local import Begin, Failed, Finished, FromWorker, Peer, PeersReady, Ready, Resources, WorkerLimits
 from hivenode.spec.job import DataSpec, JobSpec, ModelSpec, TrainingSpec
-from hivenode.spec.values import Plan, Share, Strategy
+from hivenode.spec.values import Engine, Plan, Precision, Share, Strategy
 
 LIMITS = WorkerLimits(threads=1, memory_bytes=1 << 30, nice=0)
 M = TypeVar("M", bound=FromWorker)
@@ -41,10 +41,11 @@ def spec(
     )
 
 
-def plan(weights: Sequence[float]) -> Plan:
+def plan(weights: Sequence[float], precision: Precision = "fp32", engine: Engine = Engine.exchange) -> Plan:
     strategy = Strategy.single_node if len(weights) == 1 else Strategy.data_parallel
     shares = tuple(Share(node(rank), rank, weight, 0.01, 1 << 28) for rank, weight in enumerate(weights))
-    return Plan(strategy, shares, 1.0, "as the test says", False, (0, 0, 0, 0), ())
+    reason = "as the test says"
+    return Plan(strategy, shares, 1.0, reason, False, (0, 0, 0, 0), (), precision=precision, engine=engine)
 
 
 class Member:
@@ -118,6 +119,7 @@ def begin(
     rank: int,
     directory: Path,
     resume: str | None = None,
+    trusted: tuple[str, ...] = ("127.0.0.0/8",),
     resources: Resources | None = None,
 ) -> Begin:
     own = directory / node(rank)
@@ -132,6 +134,7 @@ def begin(
         host="127.0.0.1",
         ports=(0, 0),
         resume=resume,
+        trusted=trusted,
         resources=resources or Resources(),
     )
 
@@ -143,13 +146,15 @@ async def attempt(
     directory: Path,
     resume: str | None = None,
     absent: Sequence[int] = (),
+    precision: Precision = "fp32",
+    engine: Engine = Engine.exchange,
     resources: Resources | None = None,
 ) -> list[Member]:
     """Workers of an attempt, all told to begin; those of the ranks in `absent` are killed before."""
-    planned = plan(weights)
+    planned = plan(weights, precision, engine)
     members = [await Member.start(host, framework=job.runtime) for _ in weights]
     for rank, member in enumerate(members):
-        member.handle.send(begin(job, planned, rank, directory, resume, resources))
+        member.handle.send(begin(job, planned, rank, directory, resume, resources=resources))
     ready = [await member.expect(Ready) for member in members]
     for rank in absent:
         members[rank].handle.kill()

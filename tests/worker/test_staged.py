@@ -56,7 +56,7 @@ async def start(
 ) -> list[Member]:
     members = [await Member.start(host) for _ in plan.shares]
     for rank, member in enumerate(members):
-        member.handle.send(begin(job, plan, rank, directory, resume, resources))
+        member.handle.send(begin(job, plan, rank, directory, resume, resources=resources))
     ready = [await member.expect(Ready) for member in members]
     peers = tuple(
         Peer(node(rank), rank, "127.0.0.1", r.port, r.certificate, r.group_port) for rank, r in enumerate(ready)

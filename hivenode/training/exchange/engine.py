@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import math
-import ssl
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from hivenode.training.exchange.channel import Channel
 from hivenode.training.exchange.clock import now
 from hivenode.training.exchange.effects import Bulk, Effect, Entered, Landing, Phase, Reduce, Send, Transfer
 from hivenode.training.exchange.group import Group
-from hivenode.training.exchange.incoming import Incoming
 from hivenode.training.exchange.link import Frame, Link, Sink
-from hivenode.training.exchange.messages import Accusation, Control, Leave, Reason
+from hivenode.training.exchange.messages import Accusation, Control, Leave, Note, Reason
 from hivenode.training.exchange.views import RankView
 
 LINGER_SECONDS = 2.0
@@ -51,6 +50,7 @@ class Engine(Sink):
     """Args:
     group: the protocol's state; touched under `lock` only.
     on_view: told of each view, in order, from a thread of its own.
+    on_note: given each note and who sent it, lock held; returns the answers.
 
     Attributes:
         lock: guards all state here.
@@ -59,12 +59,18 @@ class Engine(Sink):
         closed: nothing goes on any more.
     """
 
-    def __init__(self, group: Group, pace: Pace, on_view: Callable[[RankView], None] | None) -> None:
+    def __init__(
+        self,
+        group: Group,
+        pace: Pace,
+        on_view: Callable[[RankView], None] | None,
+        on_note: Callable[[int, bytes], Sequence[Send]] | None = None,
+    ) -> None:
         self.group, self.closed = group, False
         self.lock = threading.Lock()
         self.changed = threading.Condition(self.lock)
         self.dropped: list[Accusation] = []
-        self._pace, self._on_view = pace, on_view
+        self._pace, self._on_view, self._on_note = pace, on_view, on_note
         self._links: dict[int, Link] = {}
         self._closing: list[tuple[Link, float]] = []
         self._suspects: dict[int, float] = {}
@@ -194,7 +200,7 @@ class Engine(Sink):
 
     # --- from links ------------------------------------------------------------------------------------------
 
-    def linked(self, rank: int, outgoing: ssl.SSLSocket, incoming: Incoming) -> None:
+    def linked(self, rank: int, outgoing: Channel, incoming: Channel) -> None:
         """Both connections to that peer stand."""
         with self.lock:
             link = Link(rank, outgoing, incoming, self, self._pace.chunk_bytes)
@@ -214,7 +220,10 @@ class Engine(Sink):
         with self.lock:
             self._note_pause()
             if sender in self._links:
-                self.perform(self.apply(self.group.receive(sender, message, now())))
+                if isinstance(message, Note) and self._on_note is not None:
+                    self.apply(self._on_note(sender, message.body))
+                else:
+                    self.perform(self.apply(self.group.receive(sender, message, now())))
 
     def landing(self, sender: int, frame: Frame) -> Landing | None:
         with self.lock:

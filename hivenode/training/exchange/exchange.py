@@ -16,7 +16,7 @@ from hivenode.training.exchange.attempt import State as Progress
 from hivenode.training.exchange.clock import now
 from hivenode.training.exchange.codecs import Codec, Fp32
 from hivenode.training.exchange.deadlines import Deadlines
-from hivenode.training.exchange.effects import Phase
+from hivenode.training.exchange.effects import Phase, Send
 from hivenode.training.exchange.engine import Engine, Pace
 from hivenode.training.exchange.errors import Absurd, Excluded, Mismatch, NonFinite, ViewChanged
 from hivenode.training.exchange.group import Group
@@ -24,8 +24,9 @@ from hivenode.training.exchange.inheritance import State
 from hivenode.training.exchange.keys import WorkerKey
 from hivenode.training.exchange.meeting import Meeting, listen
 from hivenode.training.exchange.membership import BLAMED
-from hivenode.training.exchange.messages import Reason
-from hivenode.training.exchange.reduction import Vector, digest_of
+from hivenode.training.exchange.messages import Note, Reason
+from hivenode.training.exchange.reduction import digest_of
+from hivenode.training.exchange.scratch import Vector
 from hivenode.training.exchange.views import RankView, View
 
 _WHY = {
@@ -103,6 +104,8 @@ class Exchange:
         norm_limit: a contribution whose norm is so many times the median of all is refused; None takes any.
         shares: node id -> relative size of its slice; None (usual) follows what the links are measured to carry.
         on_view: told of each view, in order, from an internal thread; must return soon and not call the exchange.
+        on_note: given what others `tell` this worker, and their node ids, from internal threads; returns what to tell
+            whom in answer. Must return at once and not call the exchange.
 
     Raises:
         Conflict: no port to listen on.
@@ -123,12 +126,13 @@ class Exchange:
         chunk_bytes: int = 512 * 1024,
         shares: Mapping[str, float] | None = None,
         on_view: Callable[[View], None] | None = None,
+        on_note: Callable[[str, bytes], Sequence[tuple[str, bytes]]] | None = None,
     ) -> None:
         self._me, self._key, self._connect, self._shares = me, key, connect_seconds, shares
         self._pace = Pace(silence_seconds, heartbeat_seconds, courtesy_seconds, chunk_bytes)
         self._deadline_seconds = (deadline_seconds, first_deadline_seconds)
         self._norm_limit = norm_limit
-        self._on_view = on_view
+        self._on_view, self._on_note = on_view, on_note
         self._listener = listen(me.host, me.ports)
         self.port: int = self._listener.getsockname()[1]
         self.certificate: str = key.certificate
@@ -139,6 +143,7 @@ class Exchange:
 
     def _build(self, shares: Mapping[int, float] | None, state_limit: int | None = None) -> Engine:
         on_view = self._on_view
+        on_note = None if self._on_note is None else self._noted
         return Engine(
             Group(
                 self._me.rank,
@@ -150,7 +155,16 @@ class Exchange:
             ),
             self._pace,
             None if on_view is None else lambda view: on_view(self._named(view)),
+            on_note,
         )
+
+    def _noted(self, sender: int, body: bytes) -> list[Send]:
+        assert self._on_note is not None
+        return self._letters(self._on_note(self._nodes[sender], body))
+
+    def _letters(self, notes: Sequence[tuple[str, bytes]]) -> list[Send]:
+        ranks = {node: rank for rank, node in self._nodes.items()}
+        return [Send(ranks[node], Note(body)) for node, body in notes if node in ranks]
 
     # --- for strategies --------------------------------------------------------------------------------------
 
@@ -351,6 +365,24 @@ class Exchange:
                 late,
                 None if attempt.owed is None or attempt.late else (attempt.low, attempt.owed),
             )
+
+    def tell(self, *notes: tuple[str, bytes]) -> None:
+        """Send notes to nodes, ahead of all numbers and in order; to those that are gone nothing is sent. Safe from any
+        thread."""
+        with self._engine.lock:
+            self._engine.apply(self._letters(notes))
+
+    def wait_for(self, holds: Callable[[View], bool], seconds: float | None = None) -> bool:
+        """Wait until something holds of the view now in force, however many the caller has been told of; looked at
+        whenever a note or a view has come. `holds` must not call the exchange. False when the time is up first.
+
+        Raises:
+            Excluded, Unavailable: it never will.
+        """
+        with self._engine.lock:
+            held = self._engine.changed.wait_for(lambda: self._over() or holds(self._current()), seconds)
+            self._check()
+        return held
 
     def _may_acknowledge(self) -> bool:
         """A newcomer is told of by the next call, which is given the state for it."""

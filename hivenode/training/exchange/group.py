@@ -43,12 +43,14 @@ from hivenode.training.exchange.messages import (
     Hello,
     Install,
     Leave,
+    Note,
     Reason,
     Result,
     ViewId,
     Want,
 )
-from hivenode.training.exchange.reduction import Vector, cut, total_of
+from hivenode.training.exchange.reduction import cut, total_of
+from hivenode.training.exchange.scratch import Vector
 
 BEHIND_SECONDS = 10.0
 BEHIND_DEADLINES = 5.0
@@ -585,6 +587,8 @@ class Group(Membership):
                 return self._serve(sender)
             case Result():
                 return self._on_result(sender, message)
+            case Note():
+                return []  # the shell hands it on
             case Hello():
                 raise Malformed("a second greeting")
 

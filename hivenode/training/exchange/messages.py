@@ -11,8 +11,10 @@ from typing import Annotated
 
 import msgspec
 
-PROTOCOL = 2
+PROTOCOL = 3
 MAX_MEMBERS = 512
+MAX_NOTE = 48 * 1024
+"""Bytes."""
 
 Rank = Annotated[int, msgspec.Meta(ge=0, le=4096)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
@@ -62,7 +64,8 @@ class _Control(msgspec.Struct, frozen=True, tag_field="t"):
 
 
 class Hello(_Control, frozen=True, tag="hello"):
-    """First on each connection. `upward`: the dialling side sends on this one, else the accepting side does."""
+    """First on each connection, the answer, and the lower rank's last word where it has dialled. `upward`: the dialling
+    side sends on this one, else the accepting side does."""
 
     protocol: int
     rank: Rank
@@ -178,7 +181,13 @@ class Leave(_Control, frozen=True, tag="leave"):
     """I am finished, and have sent all I ever will."""
 
 
-Control = Hello | Begin | Fixed | Completed | Flush | Install | Candidate | Donation | Want | Result | Leave
+class Note(_Control, frozen=True, tag="note"):
+    """What workers say to each other beside rounds; the exchange only carries it."""
+
+    body: Annotated[bytes, msgspec.Meta(max_length=MAX_NOTE)]
+
+
+Control = Hello | Begin | Fixed | Completed | Flush | Install | Candidate | Donation | Want | Result | Leave | Note
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Control] = msgspec.msgpack.Decoder(Control)

@@ -14,6 +14,7 @@ from torch.nn import functional
 from hivenode.data.text import IGNORED
 from hivenode.models.layers import Layer, buffers, tensors
 from hivenode.spec.data import Task
+from hivenode.spec.values import Precision
 from hivenode.training.frameworks.model import Floats, Inputs, Labels, Layout, Vector, initial_weights, views
 from hivenode.training.frameworks.torch_models import build
 
@@ -57,30 +58,44 @@ class TorchModel:
         weights: initial values, (layout.size,); taken over, not copied. Likewise `buffers`.
         gradient: (layout.size,); where gradients go.
         threads: for the operations of one step.
+        precision: that `backward` computes in, but for the loss.
+
+    Attributes:
+        module, forward: as `Built` has them.
     """
 
     def __init__(
-        self, built: Built, task: Task, weights: Vector, buffers: Vector, gradient: Vector, threads: int
+        self,
+        built: Built,
+        task: Task,
+        weights: Vector,
+        buffers: Vector,
+        gradient: Vector,
+        threads: int,
+        precision: Precision = "fp32",
     ) -> None:
         torch.set_num_threads(threads)
-        self._module = built.module
-        self._forward = built.forward or built.module
+        self.module = built.module
+        self.forward = built.forward or built.module
         self._task = task
+        self._bf16 = precision == "bf16"
         self._layout = built.layout
         self._constants = built.constants
-        self._weights = weights
-        self._buffers = buffers
-        self._gradient = gradient
         self._draws = any(isinstance(module, DRAWING) and module.p > 0 for module in built.module.modules())
-        parameters = {name: p for name, p in self._module.named_parameters() if p.requires_grad}
-        places, slopes = views(weights, built.layout.parameters), views(gradient, built.layout.parameters)
+        self.bind(weights, buffers, gradient)
+
+    def bind(self, weights: Vector, buffers: Vector, gradient: Vector) -> None:
+        """Keep its numbers there from now on, as the constructor says. Nothing is copied."""
+        self._weights, self._buffers, self._gradient = weights, buffers, gradient
+        parameters = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+        places, slopes = views(weights, self._layout.parameters), views(gradient, self._layout.parameters)
         for name, place in places.items():
             parameter = parameters.pop(name)
             parameter.data = torch.from_numpy(place)
             parameter.grad = torch.from_numpy(slopes[name])  # backward adds to it in place
         assert not parameters
-        running = dict(self._module.named_buffers())
-        for name, place in views(buffers, built.layout.buffers).items():
+        running = dict(self.module.named_buffers())
+        for name, place in views(buffers, self._layout.buffers).items():
             running[name].data = torch.from_numpy(place)  # batch normalisation changes it in place
 
     @property
@@ -100,32 +115,44 @@ class TorchModel:
         return self._constants
 
     def backward(self, inputs: Inputs, labels: Labels, draw: int = 0) -> float:
-        self._gradient.fill(0.0)
-        self._module.train()
-        if self._draws:
-            torch.manual_seed(draw)
-        outputs = self._forward(torch.from_numpy(inputs))
-        loss = losses(self._task, outputs, torch.from_numpy(labels)).mean()
+        self.prepare(draw)
+        loss = self.loss(self.forward, torch.from_numpy(inputs), torch.from_numpy(labels))
         loss.backward()
         return float(loss.detach())
 
+    def prepare(self, draw: int) -> None:
+        """What comes before a forward and a backward pass, whoever runs them. See `backward`."""
+        self._gradient.fill(0.0)
+        if not self.module.training:  # to say it to every part takes longer than a small step should
+            self.module.train()
+        if self._draws:
+            torch.manual_seed(draw)
+
+    def loss(
+        self, forward: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor, labels: torch.Tensor
+    ) -> torch.Tensor:
+        """Mean loss of some samples, by the model as `forward` calls it, in its precision."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._bf16):
+            outputs = forward(inputs)
+        return losses(self._task, outputs.float(), labels).mean()
+
     def evaluate(self, inputs: Inputs, labels: Labels) -> tuple[int, float]:
         correct, total = 0, 0.0
-        self._module.eval()
+        self.module.eval()
         with torch.inference_mode():
             for part in self._parts(inputs):
-                outputs = self._forward(torch.from_numpy(inputs[part]))
+                outputs = self.forward(torch.from_numpy(inputs[part]))
                 expected = torch.from_numpy(labels[part])
                 right, some = judged(self._task, outputs, expected)
                 correct, total = correct + right, total + some
         return correct, total
 
     def predict(self, inputs: Inputs) -> Floats:
-        self._module.eval()
+        self.module.eval()
         found = []
         with torch.inference_mode():
             for part in self._parts(inputs):
-                outputs = self._forward(torch.from_numpy(inputs[part]))
+                outputs = self.forward(torch.from_numpy(inputs[part]))
                 if self._task == "language":
                     outputs = outputs[:, -1]
                 if self._task in ("classification", "language", "text_to_text"):

@@ -171,6 +171,10 @@ class StagedTraining:
         if self._previous is not None and self._previous > 0:
             self._convergence = (self._previous - loss) / self._previous
         self._previous = loss
+        if self.number == 0:
+            epoch = -(-self.step // self._batches.steps_per_epoch)
+            told = {"step": self.step, "epoch": epoch, "loss": loss, "accuracy": found[0], "test_loss": found[1]}
+            self.report(Log(level="info", event="epoch", fields={**told, "convergence": self._convergence}))
         if self.number == 0 and not self._patience.going:
             self.report(Log(level="info", event=str(self._patience), fields={"step": self.step}))
         return found
@@ -382,7 +386,7 @@ class StagedTraining:
                 epochs=self.spec.epochs,
                 loss=self._loss_since / steps,
                 accuracy=accuracy,
-                samples_per_second=self._samples_since / seconds,
+                samples_per_second=self._samples_since / seconds / len(self.line.members),  # all work on each
                 step_seconds=self._busy / steps,
                 members=self.members,
             )

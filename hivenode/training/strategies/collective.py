@@ -25,11 +25,13 @@ class Mean:
         late: what this member gave, where that came too late to be part of the mean.
         owed: first element, and what a lossy codec took from the mean there, in this member's keeping.
         total_weight: of those whose vectors are in it.
+        round: its number, the same on all members.
     """
 
     late: Vector | None = None
     owed: tuple[int, Vector] | None = None
     total_weight: float = 0.0
+    round: int = 0
 
 
 class Collective(Protocol):

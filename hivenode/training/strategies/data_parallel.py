@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from hivenode.net.local import Peer
-from hivenode.training.exchange import Exchange, Seat, ViewChanged, WorkerKey
+from hivenode.training.exchange import Exchange, Seat, View, ViewChanged, WorkerKey
 from hivenode.training.exchange.codecs import Codec
 from hivenode.training.exchange.inheritance import State
 from hivenode.training.frameworks.model import Vector
@@ -20,13 +20,20 @@ class Together:
     Args:
         seat: this worker's node, rank and address.
         key: its key; a new one if None.
+        on_view, on_note: as of `Exchange`.
 
     Raises:
         Conflict: there is no port to listen on.
     """
 
-    def __init__(self, seat: Seat, key: WorkerKey | None = None) -> None:
-        self._exchange = Exchange(seat, key or WorkerKey.create())
+    def __init__(
+        self,
+        seat: Seat,
+        key: WorkerKey | None = None,
+        on_view: Callable[[View], None] | None = None,
+        on_note: Callable[[str, bytes], Sequence[tuple[str, bytes]]] | None = None,
+    ) -> None:
+        self._exchange = Exchange(seat, key or WorkerKey.create(), on_view=on_view, on_note=on_note)
 
     @property
     def port(self) -> int:
@@ -48,7 +55,7 @@ class Together:
             reduced = self._exchange.all_reduce(vector, weight, codec)
         except ViewChanged as changed:
             raise MembersChanged from changed
-        return Mean(reduced.late, reduced.owed, reduced.total_weight)
+        return Mean(reduced.late, reduced.owed, reduced.total_weight, reduced.round)
 
     def gate(self, state: Callable[[], State]) -> None:
         try:
@@ -61,6 +68,14 @@ class Together:
 
     def admit(self, peer: Peer) -> None:
         self._exchange.admit(peer)
+
+    def tell(self, *notes: tuple[str, bytes]) -> None:
+        """See `Exchange.tell`."""
+        self._exchange.tell(*notes)
+
+    def wait_for(self, holds: Callable[[View], bool], seconds: float | None = None) -> bool:
+        """See `Exchange.wait_for`."""
+        return self._exchange.wait_for(holds, seconds)
 
     def finish(self) -> None:
         self._exchange.barrier()
