@@ -20,6 +20,7 @@ import numpy.typing as npt
 from hivenode.data.dataset import Dataset, ready
 from hivenode.data.info import DataInfo
 from hivenode.data.manifest import FORMAT, MOST_SHARDS, Manifest, Shard
+from hivenode.data.text import IGNORED
 from hivenode.errors import Corrupted
 
 SHARD_BYTES = 4 << 20
@@ -113,7 +114,9 @@ def _plausible(inputs: Array, labels: Array, info: DataInfo) -> None:
     """No number that a model would use as an index lies outside."""
     if info.vocabulary and (inputs.dtype != np.int32 or inputs.min() < 0 or inputs.max() >= info.vocabulary):
         raise ValueError("it holds tokens outside the vocabulary")
-    expected = {"classification": 1, "language": 2, "clustering": 1}.get(info.task)
+    expected = {"classification": 1, "language": 2, "text_to_text": 2, "clustering": 1}.get(info.task)
+    if info.task == "text_to_text":
+        labels = np.where(labels == IGNORED, 0, labels)
     if expected is not None:
         if labels.ndim != expected or labels.dtype.kind != "i" or labels.min() < 0 or labels.max() >= info.outputs:
             raise ValueError("it holds labels out of range")

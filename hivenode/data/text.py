@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 PRINTABLE = "\n" + "".join(map(chr, range(32, 127)))
 MAX_TOKENIZER_BYTES = 16 << 20
 MAX_ALPHABET = 20_000
+IGNORED = -100
+"""Label of a place that does not count, as PyTorch has it."""
 
 
 class Tokenizer(Protocol):
@@ -143,6 +145,14 @@ def fitted(tokens: Tokens, length: int, padding: int) -> Tokens:
     made = np.full(length, padding, np.int64)
     made[: min(length, len(tokens))] = tokens[:length]
     return made
+
+
+def pair(given: Tokens, written: Tokens, length: int, padding: int, end: int) -> tuple[Tokens, Tokens]:
+    """(2 * length,) inputs and (length,) labels of a text to be written upon another: what is to be foretold at each
+    place is the token there, from all before it; after the end there is nothing to foretell."""
+    labels = fitted(np.append(written, end), length, IGNORED)
+    before = np.where(labels[:-1] == IGNORED, padding, labels[:-1])
+    return np.concatenate([fitted(given, length, padding), [padding], before]), labels
 
 
 def windows(tokens: Tokens, length: int) -> tuple[Tokens, Tokens]:

@@ -31,7 +31,7 @@ GATE_STEPS = 10
 been averaged)."""
 EVALUATED_SAMPLES = 4096
 """Of the held-out part, in memory at once."""
-SCORED = ("classification", "language")
+SCORED = ("classification", "language", "text_to_text")
 """Tasks with right and wrong answers."""
 
 
