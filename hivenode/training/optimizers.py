@@ -17,6 +17,9 @@ from hivenode.spec.training import TrainingSpec
 
 Vector = npt.NDArray[np.float32]
 
+BLOCK = 256 * 1024
+"""Elements updated at a time: what is needed beside the vectors themselves stays in the processor's cache."""
+
 
 class Optimizer:
     """Changes a parameter vector in place.
@@ -31,7 +34,7 @@ class Optimizer:
 
     def __init__(self, spec: TrainingSpec, size: int) -> None:
         self._spec = spec
-        self._scratch = np.zeros(size, np.float32)
+        self._scratch = np.zeros(min(size, BLOCK), np.float32)
         self._power1 = self._power2 = 1.0  # beta ** step, by repeated multiplication: `pow` is not exact everywhere
         names: tuple[str, ...] = ()
         if spec.optimizer != "sgd":
@@ -42,7 +45,17 @@ class Optimizer:
 
     def step(self, weights: Vector, gradient: Vector, learning_rate: float) -> None:
         """One update. `gradient` is overwritten."""
-        spec, scratch = self._spec, self._scratch
+        if self._spec.optimizer != "sgd":
+            self._power1 *= self.BETA1
+            self._power2 *= self.BETA2
+        for start in range(0, len(weights), BLOCK):
+            part = slice(start, min(start + BLOCK, len(weights)))
+            slots = {name: slot[part] for name, slot in self._slots.items()}
+            self._update(weights[part], gradient[part], slots, learning_rate)
+
+    def _update(self, weights: Vector, gradient: Vector, slots: Mapping[str, Vector], learning_rate: float) -> None:
+        """A block of it."""
+        spec, scratch = self._spec, self._scratch[: len(weights)]
         rate = np.float32(learning_rate)
         if spec.weight_decay > 0:
             if spec.optimizer == "adamw":
@@ -52,20 +65,18 @@ class Optimizer:
                 gradient += scratch
         if spec.optimizer == "sgd":
             if spec.momentum > 0:
-                velocity = self._slots["momentum"]
+                velocity = slots["momentum"]
                 velocity *= np.float32(spec.momentum)
                 velocity += gradient
                 gradient = velocity
             np.multiply(gradient, rate, out=scratch)
             weights -= scratch
         else:
-            self._adam(weights, gradient, learning_rate)
+            self._adam(weights, gradient, slots, learning_rate)
 
-    def _adam(self, weights: Vector, gradient: Vector, learning_rate: float) -> None:
+    def _adam(self, weights: Vector, gradient: Vector, slots: Mapping[str, Vector], learning_rate: float) -> None:
         """Kingma and Ba, arXiv 1412.6980, algorithm 1."""
-        scratch, mean, square = self._scratch, self._slots["mean"], self._slots["square"]
-        self._power1 *= self.BETA1
-        self._power2 *= self.BETA2
+        scratch, mean, square = self._scratch[: len(weights)], slots["mean"], slots["square"]
         mean *= np.float32(self.BETA1)
         np.multiply(gradient, np.float32(1.0 - self.BETA1), out=scratch)
         mean += scratch

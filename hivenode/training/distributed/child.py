@@ -24,12 +24,23 @@ from hivenode.training.distributed.letters import Birth, Done, Formed, Held, Pip
 from hivenode.training.distributed.memory import Shared, account_for
 from hivenode.training.distributed.store import WorkerStore
 from hivenode.training.frameworks.torch_building import make
-from hivenode.training.frameworks.torch_framework import TorchModel, losses
+from hivenode.training.frameworks.torch_framework import TorchModel
 
 PATIENCE = timedelta(hours=1)
 """Of gloo, and of a member that waits for the others' keys. Who is gone is found out elsewhere, and sooner."""
 BACKEND = "hive"
-HOOKS = {"fp16": default_hooks.fp16_compress_hook, "bf16": default_hooks.bf16_compress_hook}
+
+
+def _as_fp16(state: None, bucket: distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
+    return default_hooks.fp16_compress_hook(state, bucket)
+
+
+def _as_bf16(state: None, bucket: distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
+    # Under its own name torch takes it for GPUs only, though gloo adds such numbers up as well.
+    return default_hooks.bf16_compress_hook(state, bucket)
+
+
+HOOKS = {"fp16": _as_fp16, "bf16": _as_bf16}
 
 
 def main(control: int, wishes: int, memory: int) -> None:
@@ -114,9 +125,8 @@ class _Work:
     def forward(self, step: Step) -> tuple[torch.Tensor, float]:
         """Mean loss of this member's samples, and the seconds it took."""
         began = time.monotonic()
-        inputs, labels = (torch.from_numpy(array) for array in self._shared.batch((step.inputs, step.labels)))
-        self._model.prepare(step.draw)
-        loss = losses(self._birth.info.task, self._trained(inputs), labels).mean()
+        inputs, labels = self._shared.batch((step.inputs, step.labels))
+        loss = self._model.loss_of(inputs, labels, step.draw, self._trained)
         return loss, time.monotonic() - began
 
     def backward(self, loss: torch.Tensor, step: Step) -> float:

@@ -58,6 +58,8 @@ class Crew:
         self._group, self._together, self._board = group, together, board
         self._births, self._birth, self._memory, self._report = births, birth, memory, report
         self._child: Child | None = None
+        self._trouble = ""
+        """What a child last said when it failed."""
 
     @property
     def size(self) -> int:
@@ -78,12 +80,12 @@ class Crew:
         while True:
             before = agreement.members
             trouble = self._form(step)
-            if not trouble:
+            if trouble is None:
                 break
             tries = tries + 1 if agreement.members == before else 1
             if tries >= TRIES:
                 raise Unavailable(
-                    f"torch.distributed cannot begin with {len(agreement.members)} workers: {trouble}",
+                    f"torch.distributed cannot begin with {len(agreement.members)} workers: {self._trouble or trouble}",
                     fix="gloo takes any free port: open them between trusted machines, or set training.engine to"
                     ' "exchange".',
                 )
@@ -126,14 +128,14 @@ class Crew:
 
     # --- forming -------------------------------------------------------------------------------------------------
 
-    def _form(self, step: int) -> str:
-        """One try. Returns why nothing came of it, or ""."""
+    def _form(self, step: int) -> str | None:
+        """One try. Returns why nothing came of it; None if all is well."""
         self._part()
         nothing = np.zeros(1, np.float32)
         mean = self._group.agree(nothing, lambda: 1.0, step)
         members = self._group.members
         self._tell(lambda agreement: agreement.enter(mean.round, members, step))
-        trouble = "another worker failed"
+        trouble = "another worker failed."
         if self._board.begin():
             child = self._child = self._born(mean.round, members)
             self._board.employ(child)
@@ -141,11 +143,9 @@ class Crew:
             if isinstance(said, Formed):
                 self._tell(lambda agreement: agreement.rest())
                 if self._board.agreement.usable:
-                    return ""
-            elif child.trouble is not None:
-                trouble = child.trouble.text
-            elif said is None:
-                trouble = f"no answer within {FORM_SECONDS:.0f} s, or it was ended since another had failed"
+                    return None
+            elif child.trouble is None and self._board.agreement.usable:
+                trouble = f"they did not reach each other within {FORM_SECONDS:.0f} s, or its process was killed."
             self._raise_own(child)
         self._settle()
         return trouble
@@ -192,7 +192,7 @@ class Crew:
         """None at its end, or after so many seconds."""
         said = child.orders.receive(seconds)
         if isinstance(said, Trouble):
-            child.trouble = said
+            child.trouble, self._trouble = said, said.text
             return None
         return said
 

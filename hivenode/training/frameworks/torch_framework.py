@@ -104,18 +104,24 @@ class TorchModel:
         return self._constants
 
     def backward(self, inputs: Inputs, labels: Labels, draw: int = 0) -> float:
-        self.prepare(draw)
-        outputs = self.forward(torch.from_numpy(inputs))
-        loss = losses(self._task, outputs, torch.from_numpy(labels)).mean()
+        loss = self.loss_of(inputs, labels, draw, self.forward)
         loss.backward()
         return float(loss.detach())
 
-    def prepare(self, draw: int) -> None:
-        """What comes before a forward and a backward pass, whoever runs them. See `backward`."""
+    def loss_of(
+        self, inputs: Inputs, labels: Labels, draw: int, forward: Callable[[torch.Tensor], torch.Tensor]
+    ) -> torch.Tensor:
+        """The mean loss before its backward pass, which fills the gradient. See `backward`.
+
+        Args:
+            forward: `self.forward`, or what is wrapped around it.
+        """
         self._gradient.fill(0.0)
         self.module.train()
         if self._draws:
             torch.manual_seed(draw)
+        outputs = forward(torch.from_numpy(inputs))
+        return losses(self._task, outputs, torch.from_numpy(labels)).mean()
 
     def evaluate(self, inputs: Inputs, labels: Labels) -> tuple[int, float]:
         correct, total = 0, 0.0
