@@ -69,7 +69,8 @@ async def test_members_without_a_sample_take_part(host: ForkWorkers, tmp_path: P
     assert difference(alone[0].path, together[0].path) < 1e-5
 
 
-@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
 async def test_a_killed_worker_costs_no_sample(host: ForkWorkers, tmp_path: Path, victim: int) -> None:
     # A convex, smooth model: rounding does not grow, while one sample too few in one batch would show.
     job = spec(model="zoo:logistic", epochs=20, learning_rate=0.05)

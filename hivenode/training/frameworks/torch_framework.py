@@ -104,6 +104,7 @@ class TorchModel:
         return self._constants
 
     def backward(self, inputs: Inputs, labels: Labels, draw: int = 0) -> float:
+        self._gradient.fill(0.0)
         loss = self.loss_of(inputs, labels, draw, self.forward)
         loss.backward()
         return float(loss.detach())
@@ -111,12 +112,11 @@ class TorchModel:
     def loss_of(
         self, inputs: Inputs, labels: Labels, draw: int, forward: Callable[[torch.Tensor], torch.Tensor]
     ) -> torch.Tensor:
-        """The mean loss before its backward pass, which fills the gradient. See `backward`.
+        """The mean loss, for a backward pass of it; see `backward`.
 
         Args:
             forward: `self.forward`, or what is wrapped around it.
         """
-        self._gradient.fill(0.0)
         self.module.train()
         if self._draws:
             torch.manual_seed(draw)
