@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 
 from hivenode.jobs.workers import ForkWorkers
 from hivenode.net.local import (
+    Cancel,
     CheckpointWritten,
     Failed,
     Log,
@@ -25,7 +26,7 @@ from hivenode.net.local import (
 )
 from hivenode.spec.job import JobSpec, ModelSpec, TrainingSpec
 from hivenode.spec.values import Engine
-from tests.worker.members import Member, attempt, begin, difference, digest, finish, node, plan, spec
+from tests.worker.members import Member, attempt, begin, difference, digest, failure, finish, node, plan, spec
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -84,6 +85,22 @@ async def test_a_killed_worker_costs_no_sample(host: ForkWorkers, tmp_path: Path
     assert len({digest(done.path) for done in finished}) == 1
     assert difference(alone[0].path, finished[0].path) < 1e-5
     assert formed(survivors[0])[-1] == 2
+
+
+@pytest.mark.slow
+async def test_a_frozen_worker_is_left_behind(host: ForkWorkers, tmp_path: Path) -> None:
+    job = spec(model="zoo:logistic", epochs=20, learning_rate=0.05)
+    alone = await finish(await attempt(host, job, [1.0], tmp_path / "one"))
+    members = await by_torch(host, job, [0.4, 0.3, 0.3], tmp_path / "three")
+    await members[2].expect(WorkerProgress, 2)
+    frozen = [members[1].handle.pid, child_of(members[1]).pid]
+    for pid in frozen:
+        os.kill(pid, signal.SIGSTOP)
+    finished = await finish([members[0], members[2]])
+    assert difference(alone[0].path, finished[0].path) < 1e-5
+    for pid in frozen:
+        os.kill(pid, signal.SIGCONT)
+    assert (await members[1].expect(Failed)).retry
 
 
 @pytest.mark.slow
@@ -171,6 +188,18 @@ async def test_it_listens_on_no_other_address_and_in_no_other_process(host: Fork
         await member.exit()
     _, alive = psutil.wait_procs(children, timeout=10)
     assert not alive
+
+
+@pytest.mark.slow
+async def test_a_cancel_ends_all_of_them(host: ForkWorkers, tmp_path: Path) -> None:
+    members = await by_torch(host, spec(epochs=100_000, checkpoint_every_steps=10**9), [0.5, 0.5], tmp_path)
+    for member in members:
+        await member.expect(WorkerProgress)
+    for member in members:
+        member.handle.send(Cancel(reason="enough"))
+    failures = [await failure(member) for member in members]
+    assert [failed.code for failed in failures] == ["cancelled", "cancelled"]
+    assert len(members[0].all(CheckpointWritten)) == 1
 
 
 async def test_nobody_speaks_in_plaintext_where_that_is_not_trusted(host: ForkWorkers, tmp_path: Path) -> None:
