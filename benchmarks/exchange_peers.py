@@ -42,6 +42,9 @@ class Done:
 
 
 def our_worker(rank: int, floats: int, codec: str, pipe: Connection) -> None:
+    import torch  # as a worker of a torch job has
+
+    torch.set_num_threads(1)
     with Exchange(Seat(name(rank), rank, "127.0.0.1"), WorkerKey.create()) as exchange:
         pipe.send((exchange.port, exchange.certificate))
         exchange.connect(pipe.recv())

@@ -1,15 +1,16 @@
-"""A small GPT on four nodes behind slow lines: time to the same loss, ours against PyTorch's DDP, same run, same lines.
+"""A GPT of 10.7M parameters on four nodes behind slow lines: time to the same loss, ours against PyTorch's DDP.
 
     python benchmarks/low_bandwidth.py                    # as root: network namespaces, 100 Mbit/s out of each
-    python benchmarks/low_bandwidth.py --rate 50mbit --steps 60 --json
+    python benchmarks/low_bandwidth.py --steps 50 --keep ddp.json --only none   # DDP now, and ours against that later:
+    python benchmarks/low_bandwidth.py --steps 50 --keep ddp.json
 
-Characters of the texts bundled with scikit-learn, AdamW. DDP over gloo trains for so many steps; the loss it then has
-on the held-out part is what the others have to reach: ours with int8 after every step, and with int8 local steps
-(DiLoCo). All start from the same weights, take the same batches, have the same learning rate and one thread a node, and
-are judged every few steps on the same samples; judging does not count. The model is scaled down to what lets DDP's run
-last about two minutes, with a step's arithmetic of all nodes sharing this machine's cores. Traffic of ours is
-encrypted, gloo's is not. In so few rounds an outer momentum has nothing to gather: the mean of the nodes is taken as it
-is, unless options say otherwise.
+Characters of the texts bundled with scikit-learn, AdamW. DDP over gloo trains for so many steps; the best loss it then
+has had on the held-out part is what the others have to reach: ours with int8 after every step, with int8 local steps
+(DiLoCo), and with the same in fragments that travel while steps go on (Streaming DiLoCo). All start from the same
+weights, take the same batches, have the same learning rate and one thread a node, and are judged every few steps (local
+steps: whenever all have something new in common) on the same samples; judging does not count. Where ours is first seen
+at or below the loss is where it has reached it. The outer optimizer is what a job has by default. Traffic of ours is
+encrypted, gloo's is not. All nodes share this machine's cores.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -38,21 +39,22 @@ from hivenode.spec.training import TrainingSpec
 from hivenode.spec.values import Share
 
 LENGTH = 32
-JUDGED = 256
+JUDGED = 128
 
 
 @dataclass(frozen=True)
 class Task:
-    """What all train. `width` and `layers` of the model, `batch` of all nodes together."""
+    """What all train. `width`, `layers` and `heads` of the model, `batch` of all nodes together."""
 
     width: int
     layers: int
+    heads: int
     batch: int
     learning_rate: float
     judge_every: int
 
     def model(self) -> ModelSpec:
-        return ModelSpec(source="zoo:gpt", params={"width": self.width, "layers": self.layers, "heads": 4})
+        return ModelSpec(source="zoo:gpt", params={"width": self.width, "layers": self.layers, "heads": self.heads})
 
     def data(self) -> Dataset:
         return load(DataSpec(source="sklearn:descriptions", length=LENGTH))
@@ -64,7 +66,7 @@ class Task:
 
 
 class Judge:
-    """Seconds of training alone, and losses on the held-out part by them.
+    """Steps, seconds of training alone, and the loss on the held-out part after them.
 
     Args:
         evaluate: the loss, the same on all nodes; each works on its part of it.
@@ -74,15 +76,36 @@ class Judge:
         self._evaluate, self._goal = evaluate, goal
         self._began = time.monotonic()
         self._judging = 0.0
-        self.course: list[tuple[float, float]] = []
+        self.course: list[tuple[int, float, float]] = []
 
-    def look(self) -> bool:
+    def look(self, step: int) -> bool:
         """Whether to go on."""
         now = time.monotonic()
         seconds = now - self._began - self._judging
-        self.course.append((seconds, self._evaluate()))
+        self.course.append((step, seconds, self._evaluate()))
         self._judging += time.monotonic() - now
-        return self.course[-1][1] > self._goal
+        return self.course[-1][2] > self._goal
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a node has to say. `course` is that of a `Judge`."""
+
+    course: list[tuple[int, float, float]]
+    samples: int
+    parameters: int
+
+    def reached(self, goal: float) -> tuple[int, float]:
+        """Steps and seconds until a loss was seen; infinite if it was not."""
+        return next(((step, seconds) for step, seconds, loss in self.course if loss <= goal), (0, float("inf")))
+
+    @property
+    def best(self) -> float:
+        return min(loss for _, _, loss in self.course)
+
+    @property
+    def step_seconds(self) -> float:
+        return self.course[-1][1] / self.course[-1][0]
 
 
 def ours(
@@ -121,7 +144,7 @@ def ours(
     course = Course(data, spec, group)
     if births is not None:
         job = JobSpec(name="engine", model=task.model(), training=spec)
-        trains = torch_way(job, data.info, made.model, group, course, together, births, Resources(), 1, quiet)
+        trains = torch_way(job, data.info, made.model, group, course, together, births, Resources(), 1, "fp32", quiet)
     else:
         trains = way_of(spec, group, course, made.model, made.vector, quiet)
     pipe.send((host, together.port, together.certificate))
@@ -145,13 +168,11 @@ def ours(
         trains.meet(0)
     judge = Judge(evaluate, goal)
     while step < steps:
-        due = (step // task.judge_every + 1) * task.judge_every
-        while step < due:
-            advance = trains.advance(step, due)
-            step, samples = advance.step, samples + advance.samples
-        if not judge.look():
+        advance, before = trains.advance(step, steps), step
+        step, samples = advance.step, samples + advance.samples
+        if (spec.sync == "local" or step // task.judge_every > before // task.judge_every) and not judge.look(step):
             break
-    pipe.send((judge.course, samples, len(made.model.weights)))
+    pipe.send(Outcome(judge.course, samples, len(made.model.weights)))
     together.finish()
     together.close()
 
@@ -210,8 +231,8 @@ def ddp(rank: int, size: int, task: Task, host: str, store: str, steps: int, pip
         optimizer.step()
         step, samples = step + 1, samples + len(batch)
         if step % task.judge_every == 0:
-            judge.look()
-    pipe.send((judge.course, samples, len(made.model.weights)))
+            judge.look(step)
+    pipe.send(Outcome(judge.course, samples, len(made.model.weights)))
     dist.barrier()
     dist.destroy_process_group()
 
@@ -255,9 +276,6 @@ def lines(size: int, rate: str) -> Iterator[list[Place]]:
         lan.close()
 
 
-Outcome = tuple[list[tuple[float, float]], int, int]
-
-
 def together(places: Sequence[Place], target: Callable[..., None], *arguments: object, meet: bool) -> Outcome:
     """Run one worker at each place; what rank 0 has to say."""
     spawn = multiprocessing.get_context("spawn")
@@ -283,66 +301,85 @@ def together(places: Sequence[Place], target: Callable[..., None], *arguments: o
     return outcomes[0]
 
 
-def reached(course: Sequence[tuple[float, float]], goal: float) -> float:
-    """Seconds to a loss, between the two looks before and after it; infinite if it was not reached."""
-    before = (0.0, float("inf"))
-    for seconds, loss in course:
-        if loss <= goal:
-            if before[1] == float("inf"):
-                return seconds
-            part = (before[1] - goal) / max(before[1] - loss, 1e-9)
-            return before[0] + part * (seconds - before[0])
-        before = (seconds, loss)
-    return float("inf")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--nodes", type=int, default=4)
     parser.add_argument("--rate", default="100mbit", help="out of each node, as tc has it; none for loopback")
-    parser.add_argument("--steps", type=int, default=100, help="of DDP")
-    parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=24, help="of DDP")
+    parser.add_argument("--width", type=int, default=384)
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--heads", type=int, default=6)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--sync-every", type=int, default=20)
+    parser.add_argument("--sync-every", type=int, default=10)
+    parser.add_argument("--fragments", type=int, default=2)
+    parser.add_argument("--overlap", type=int, default=5)
     parser.add_argument("--most", type=int, default=6, help="steps that ours may take, over those of DDP")
-    parser.add_argument("--judge-every", type=int, default=10)
-    parser.add_argument("--outer-learning-rate", type=float, default=1.0)
-    parser.add_argument("--outer-momentum", type=float, default=0.0)
+    parser.add_argument("--judge-every", type=int, default=4)
+    parser.add_argument("--learning-rate", type=float, default=0.001)
+    parser.add_argument("--outer-learning-rate", type=float, default=TrainingSpec().outer_learning_rate)
+    parser.add_argument("--outer-momentum", type=float, default=TrainingSpec().outer_momentum)
+    parser.add_argument("--keep", type=Path, help="DDP's course: is taken from there, or written there")
+    parser.add_argument("--only", choices=["every", "local", "streaming", "none"], help="of our ways")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no namespace is left behind
-    task = Task(options.width, options.layers, options.batch, 0.001, options.judge_every)
+    task = Task(options.width, options.layers, options.heads, options.batch, options.learning_rate, options.judge_every)
+    local: dict[str, object] = {
+        "sync": "local",
+        "sync_every": options.sync_every,
+        "codec": "int8",
+        "outer_learning_rate": options.outer_learning_rate,
+        "outer_momentum": options.outer_momentum,
+    }
     ways: dict[str, dict[str, object]] = {
-        "every step, int8": {"codec": "int8"},
-        "local, int8": {
-            "sync": "local",
-            "sync_every": options.sync_every,
-            "codec": "int8",
-            "outer_learning_rate": options.outer_learning_rate,
-            "outer_momentum": options.outer_momentum,
-        },
+        "every": {"codec": "int8"},
+        "local": local,
+        "streaming": {**local, "fragments": options.fragments, "overlap": options.overlap},
+    }
+    labels = {
+        "every": "every step, int8",
+        "local": f"local, every {options.sync_every}, int8",
+        "streaming": f"in {options.fragments} fragments, overlap {options.overlap}",
     }
     results: dict[str, object] = {}
-    with lines(options.nodes, options.rate) as places:
-        with tempfile.TemporaryDirectory() as directory:
-            store = os.path.join(directory, "store")
-            course, samples, parameters = together(places, ddp, task, store, options.steps, meet=False)
-        goal = min(loss for _, loss in course)
-        base = reached(course, goal)
-        results["ddp"] = {"seconds": base, "loss": goal, "samples_per_second": samples / course[-1][0]}
+
+    def tell(key: str, label: str, outcome: Outcome, base: Outcome) -> None:
+        step, seconds = outcome.reached(base.best)
+        on_the_way = [
+            (loss, was / outcome.reached(loss)[1]) for _, was, loss in base.course if base.reached(loss)[1] == was
+        ]
+        ratio = base.reached(base.best)[1] / seconds
+        results[key] = {
+            "seconds": seconds,
+            "steps": step,
+            "step_seconds": outcome.step_seconds,
+            "times_ddp": ratio,
+            "times_ddp_at": on_the_way,
+            "course": outcome.course,
+        }
         if not options.json:
-            model = f"GPT of {parameters:,} parameters, batches of {options.batch} x {LENGTH} characters"
+            earlier = ", ".join(f"{times:.1f} at {loss:.2f}" for loss, times in on_the_way[:-1])
+            line = f"{label:28} {seconds:8.1f} {step:6} {outcome.step_seconds:9.2f} {ratio:9.1f}"
+            print(f"{line}   ({earlier})", flush=True)
+
+    with lines(options.nodes, options.rate) as places:
+        if options.keep is not None and options.keep.exists():
+            base = Outcome(**json.loads(options.keep.read_text()))
+        else:
+            with tempfile.TemporaryDirectory() as directory:
+                store = os.path.join(directory, "store")
+                base = together(places, ddp, task, store, options.steps, meet=False)
+            if options.keep is not None:
+                options.keep.write_text(json.dumps(asdict(base)))
+        if not options.json:
+            model = f"GPT of {base.parameters:,} parameters, batches of {options.batch} x {LENGTH} characters"
             print(f"{options.nodes} nodes, {options.rate} out of each; {model}; {os.cpu_count()} cores for all")
-            print(f"{'':18} {'s to loss':>10} {goal:.3f}   samples/s   times DDP")
-            print(f"{'DDP, gloo':18} {base:10.1f} {samples / course[-1][0]:17.1f} {1:11.1f}", flush=True)
-        for label, way in ways.items():
-            course, samples, _ = together(places, ours, task, way, goal, options.most * options.steps, meet=True)
-            seconds = reached(course, goal)
-            speed = samples / course[-1][0]
-            results[label] = {"seconds": seconds, "loss": course[-1][1], "samples_per_second": speed}
-            if not options.json:
-                print(f"{label:18} {seconds:10.1f} {speed:17.1f} {base / seconds:11.1f}", flush=True)
+            print(f"{f'to a loss of {base.best:.3f}':28} {'seconds':>8} {'steps':>6} {'s a step':>9} {'times DDP':>9}")
+        tell("ddp", "DDP, gloo", base, base)
+        for key, way in ways.items():
+            if options.only in (None, key):
+                outcome = together(places, ours, task, way, base.best, options.most * options.steps, meet=True)
+                tell(key, labels[key], outcome, base)
     if options.json:
         print(json.dumps(results))
 

@@ -38,7 +38,7 @@ from hivenode.net.pool import PoolLimits
 from hivenode.net.probing import Probe
 from hivenode.net.transport import Refusal
 from hivenode.node import Node, Ports
-from hivenode.planning.profile import SelfProfile
+from hivenode.planning.profile import SelfProfile, has_bf16
 from hivenode.power import Power
 from hivenode.spec.status import JoinResult, Status
 from hivenode.store.blobs import FileBlobs
@@ -449,4 +449,5 @@ class _Daemon:
             running=0,
             offers=await self._lender.offers(LENDING_SECONDS),
             versions=workers.versions,
+            bf16=has_bf16(),
         )

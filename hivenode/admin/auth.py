@@ -47,11 +47,16 @@ def check(method: str, path: str, *, host: str, origin: str | None, authorizatio
     if (method, path) in OPEN:
         return
     scheme, _, given = authorization.partition(" ")
-    if not token or scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), token.encode()):
+    if not token or scheme.lower() != "bearer" or not hmac.compare_digest(_bytes(given.strip()), _bytes(token)):
         raise Unauthorized(
             "This needs the node's admin token." if not authorization else "That is not this node's admin token.",
             fix='Send the content of admin.token in the node\'s home as "Authorization: Bearer TOKEN".',
         )
+
+
+def _bytes(header: str) -> bytes:
+    """As they came: what is no UTF-8 stands in a header as surrogates."""
+    return header.encode("utf-8", "surrogateescape")
 
 
 def is_local(host: str) -> bool:

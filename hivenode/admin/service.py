@@ -312,6 +312,7 @@ class Service:
         model = p.catalogue.of_job(job.id)
         epochs = furthest.epochs if furthest else _declared_epochs(job.spec)
         metrics = attempt.ended.metrics if attempt and attempt.ended and job.ending == "finished" else {}
+        tokens = [progress.tokens_per_second for progress in going if progress.tokens_per_second is not None]
         step = furthest.step if furthest else attempt.ended.step if attempt and attempt.ended else 0
         return JobSummary(
             job=job.id,
@@ -333,6 +334,9 @@ class Service:
             error=job.error,
             fix=job.fix,
             reason=self._reason(job, attempt),
+            test_loss=metrics.get("test_loss", furthest.test_loss if furthest else None),
+            convergence=metrics.get("convergence", furthest.convergence if furthest else None),
+            tokens_per_second=sum(tokens) if job.open and tokens else None,
         )
 
     def _reason(self, job: Job, attempt: Attempt | None) -> str:
@@ -384,6 +388,7 @@ class Service:
                     accuracy=heard.progress.accuracy,
                     samples_per_second=heard.progress.samples_per_second,
                     age_seconds=now - heard.at,
+                    trouble=heard.progress.trouble,
                 )
                 for node, heard in live.items()
             ),

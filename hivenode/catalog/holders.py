@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
-from hivenode.errors import Exhausted, HiveError, Refused, Unavailable
+from hivenode.errors import Corrupted, Exhausted, HiveError, Refused, Unavailable
 from hivenode.logs import get_logger
-from hivenode.net.messages import Held, Hold, Request, Response
+from hivenode.net.messages import Having, Held, Hold, Request, Response
 from hivenode.net.transport import Transport
 from hivenode.spec.events import BlobHeld, Body
 from hivenode.spec.values import BlobRef
@@ -100,9 +100,18 @@ class Keeper:
                 kept.append(candidate)
         return tuple(kept)
 
-    def having(self, digests: Sequence[str]) -> tuple[str, ...]:
-        """Which of these are here."""
-        return tuple(digest for digest in digests if self._blobs.has(digest))
+    async def having(self, digests: Sequence[str]) -> Having:
+        """Which of these are here, by their bytes, and which were until they were looked at."""
+        whole: list[str] = []
+        damaged: list[str] = []
+        for digest in digests:
+            try:
+                if await self._blobs.verify(digest):
+                    whole.append(digest)
+            except Corrupted as error:
+                log.error("damaged bytes", blob=digest[:12], reason=error.sentence, fix=error.fix)
+                damaged.append(digest)
+        return Having(tuple(whole), tuple(damaged))
 
     def touch(self, digest: str) -> None:
         """Somebody is about to state that this is kept here: not to be tidied away meanwhile."""

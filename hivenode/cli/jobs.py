@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from hivenode.cli.client import AdminClient
     from hivenode.spec.job import JobSpec
-    from hivenode.spec.status import JobDetail, JobSummary
+    from hivenode.spec.status import JobDetail, JobLogs, JobSummary
 
 FILE_HELP = "A job in TOML; configs/jobs/ has examples."
 JobArgument = Annotated[str, typer.Argument(metavar="ID", help="Id, beginning of an id, or name (the newest of it).")]
@@ -44,18 +45,78 @@ def submit(
         else:
             typer.echo(f"{clean(detail.summary.name)} is accepted as {job}. Next: `hivenode jobs {job}`.")
         return
-    from hivenode.cli.watching import watch
+    from hivenode.cli import watching
 
     out = console(stderr=as_json)
     out.print(f"{clean(detail.summary.name)} is accepted as {job}.")
     try:
-        detail = watch(client, job, out)
+        detail = watching.watch(client, job, out)
     except KeyboardInterrupt:
         out.print(f"\nThe job goes on. `hivenode jobs {job}` shows it, `hivenode cancel {job}` ends it.")
         raise
     if as_json:
         print_json(detail)
     _conclude(out, detail.summary)
+
+
+def watch(
+    context: typer.Context,
+    job: JobArgument,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Curves of loss, accuracy and speed, the time left and what each node does, until a job ends; Ctrl-C ends the
+    watching only."""
+    from hivenode.cli import watching
+    from hivenode.cli.client import AdminClient, segment
+    from hivenode.cli.output import console, print_json
+    from hivenode.spec.status import JobDetail
+
+    client = AdminClient(home_of(context, home))
+    found = client.get(f"/v1/jobs/{segment(job)}", JobDetail).summary
+    out = console(stderr=as_json)
+    detail = watching.watch(client, found.job, out)
+    if as_json:
+        print_json(detail)
+    _conclude(out, detail.summary)
+
+
+def tensorboard(
+    context: typer.Context,
+    job: JobArgument,
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Where; one folder a job is made in it.")],
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
+    home: HomeOption = None,
+) -> None:
+    """Write a job's curves as TensorBoard's event files, while it runs or after."""
+    from hivenode.cli.client import AdminClient
+    from hivenode.cli.curves import points
+    from hivenode.cli.event_files import EventFile
+    from hivenode.cli.output import clean
+    from hivenode.errors import InvalidInput
+
+    client = AdminClient(home_of(context, home))
+    detail, answers = _log(client, job, follow=follow)
+    summary = detail.summary
+    written, missing = 0, tuple[str, ...]()
+    known: set[tuple[int, float]] = set()
+    try:
+        with EventFile(to / f"{summary.name}-{summary.job}", summary.submitted_at, "hivenode") as file:
+            for answer in answers:
+                for point in points(answer.lines):
+                    if (point.step, point.at) not in known:
+                        known.add((point.step, point.at))
+                        file.add(point)
+                        written += 1
+                file.flush()
+                missing = answer.missing
+    except OSError as error:
+        raise InvalidInput(
+            f"{to} cannot be written to: {error.strerror}.", fix="Give a folder on a disk with space, with --to."
+        ) from error
+    typer.echo(f"{written} points in {file.path}. Next: `tensorboard --logdir {to}`.")
+    if missing:
+        typer.echo(f"Not reached, so without their lines: {clean(', '.join(missing))}.", err=True)
 
 
 def _conclude(out: Console, summary: JobSummary) -> None:
@@ -124,7 +185,7 @@ def jobs(
 
 
 def _list(found: tuple[JobSummary, ...]) -> None:
-    from hivenode.cli.output import ago, console, number, state, styled, table
+    from hivenode.cli.output import ago, console, fit, number, state, styled, table
 
     out = console()
     if not found:
@@ -143,7 +204,7 @@ def _list(found: tuple[JobSummary, ...]) -> None:
         "SUBMITTED",
         "",
         right=right,
-        whole=("JOB",),
+        whole=("JOB", "STATE", "STEP"),
     )
     for job in found:
         listing.add_row(
@@ -158,7 +219,7 @@ def _list(found: tuple[JobSummary, ...]) -> None:
             ago(job.submitted_at),
             styled(job.model or job.reason),
         )
-    out.print(listing)
+    out.print(fit(out, listing, ("BY", "STRATEGY", "SUBMITTED", "ACCURACY")))
 
 
 def _show(client: AdminClient, detail: JobDetail) -> None:
@@ -202,6 +263,9 @@ def _show(client: AdminClient, detail: JobDetail) -> None:
                 f"{worker.samples_per_second:.0f}", f"{duration(worker.age_seconds)} ago",
             )  # fmt: skip
         out.print(workers)
+        for worker in detail.workers:
+            if worker.trouble:
+                out.print(styled(f"  {worker.name}: {worker.trouble}", "yellow"))
 
 
 def logs(
@@ -212,35 +276,46 @@ def logs(
     home: HomeOption = None,
 ) -> None:
     """What a job's workers said, gathered from all its nodes."""
-    from hivenode.cli.client import AdminClient, segment
+    from hivenode.cli.client import AdminClient
     from hivenode.cli.logbook import Logbook
-    from hivenode.cli.progress import ENDED
-    from hivenode.spec.status import JobDetail, JobLogs
 
-    client = AdminClient(home_of(context, home))
-    path = f"/v1/jobs/{segment(job)}"
-    detail = client.get(path, JobDetail)
-    path = f"/v1/jobs/{detail.summary.job}"  # of a name, another may become the newest meanwhile
     book = Logbook(as_json=as_json)
-    if follow and detail.summary.state not in ENDED:
-        asked_at = float("-inf")
-        for notice in client.follow(f"?kind=job&kind=progress&job={detail.summary.job}"):
-            if notice is None:
-                now = client.get_if_there(path, JobDetail)
-                ended = now is not None and now.summary.state in ENDED
-            else:
-                ended = notice.kind == "job" and notice.data.get("state") in ENDED
-            if ended:
-                break
-            if time.monotonic() - asked_at >= LOGS_SECONDS and (some := client.get_if_there(f"{path}/logs", JobLogs)):
-                book.print(some)
-                asked_at = time.monotonic()
-    answer = client.get(f"{path}/logs", JobLogs)
-    book.print(answer)
+    _, answers = _log(AdminClient(home_of(context, home)), job, follow=follow)
+    for answer in answers:
+        book.print(answer)
     if answer.missing:
         from hivenode.cli.output import clean
 
         typer.echo(f"Not reached, so without their lines: {clean(', '.join(answer.missing))}.", err=True)
+
+
+def _log(client: AdminClient, job: str, *, follow: bool) -> tuple[JobDetail, Iterator[JobLogs]]:
+    """The job, and its log: all of it that there is, at least once and, to follow it, until the job has ended."""
+    from hivenode.cli.client import segment
+    from hivenode.cli.progress import ENDED
+    from hivenode.spec.status import JobDetail, JobLogs
+
+    detail = client.get(f"/v1/jobs/{segment(job)}", JobDetail)
+    path = f"/v1/jobs/{detail.summary.job}"  # of a name, another may become the newest meanwhile
+
+    def answers() -> Iterator[JobLogs]:
+        if follow and detail.summary.state not in ENDED:
+            asked_at = float("-inf")
+            for notice in client.follow(f"?kind=job&kind=progress&job={detail.summary.job}"):
+                if notice is None:
+                    now = client.get_if_there(path, JobDetail)
+                    ended = now is not None and now.summary.state in ENDED
+                else:
+                    ended = notice.kind == "job" and notice.data.get("state") in ENDED
+                if ended:
+                    break
+                due = time.monotonic() - asked_at >= LOGS_SECONDS
+                if due and (some := client.get_if_there(f"{path}/logs", JobLogs)):
+                    yield some
+                    asked_at = time.monotonic()
+        yield client.get(f"{path}/logs", JobLogs)
+
+    return detail, answers()
 
 
 def cancel(

@@ -1,18 +1,28 @@
-"""Live progress: a bar and a row per node on a terminal, at most a line a second elsewhere."""
+"""Live progress: a bar, curves and a row per node on a terminal, at most a line a second elsewhere."""
 
 from __future__ import annotations
 
 import time
 from types import TracebackType
 
+from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 
 from hivenode.cli.output import bar, clean, duration, number, state, styled, table
+from hivenode.cli.pictures import SMALLEST_CHART, chart
 from hivenode.cli.progress import JobView
 
 REFRESH_PER_SECOND = 5
 LINE_SECONDS = 1.0
+CHART_WIDTH, CHART_LINES, FEW_LINES, HIGH = 44, 7, 4, 38
+"""Curves take fewer lines on a terminal that is not so high."""
+TITLES = {
+    "loss": "loss",
+    "test_loss": "loss on the held-out part",
+    "accuracy": "accuracy on the held-out part",
+    "samples_per_second": "samples/s",
+}
 
 
 class Display:
@@ -67,6 +77,8 @@ class Display:
             f"accuracy {number(view.accuracy, 3)}",
             f"{view.samples_per_second:.0f} samples/s",
         ]
+        if view.tokens_per_second is not None:
+            parts.append(f"{view.tokens_per_second:.0f} tokens/s")
         return "  ".join(parts + ([f"{duration(left)} left"] if left is not None else []))
 
     def _picture(self) -> RenderableType:
@@ -82,7 +94,13 @@ class Display:
         if not view.ended:
             head.append(f"  {duration(left) if left is not None else '...'} left", "default")
         facts = f"loss {number(view.loss)}   accuracy {number(view.accuracy, 3)}"
-        facts += "" if view.ended else f"   {view.samples_per_second:.0f} samples/s"
+        if view.test_loss is not None:
+            facts += f"   held-out loss {number(view.test_loss)}"
+        if view.convergence is not None:
+            facts += f"   {view.convergence:+.1%} in the last epoch"
+        if not view.ended:
+            facts += f"   {view.samples_per_second:.0f} samples/s"
+            facts += f"   {view.tokens_per_second:.0f} tokens/s" if view.tokens_per_second is not None else ""
         nodes = table("NODE", "STATE", "STEP", "LOSS", "SAMPLES/S", right=("STEP", "LOSS", "SAMPLES/S"))
         for row in view.rows.values():
             nodes.add_row(
@@ -92,4 +110,23 @@ class Display:
                 number(row.loss),
                 f"{row.samples_per_second:.0f}" if row.state == "running" else "-",
             )
-        return Group(head, styled(facts), nodes)
+        return Group(
+            head,
+            styled(facts),
+            *charts(view, self._out.width, CHART_LINES if self._out.height >= HIGH else FEW_LINES),
+            nodes,
+        )
+
+
+def charts(view: JobView, width: int, height: int) -> list[RenderableType]:
+    """The curves that there are, beside each other as far as a terminal of that width allows, each of so many lines."""
+    drawn = [
+        Group(
+            styled(TITLES[name], "bold"),
+            *(styled(line, "cyan") for line in chart(curve.steps, curve.values, wide, height)),
+        )
+        for wide in [min(CHART_WIDTH, width)]
+        for name, curve in view.curves.items()
+        if len(curve.values) > 1 and wide >= SMALLEST_CHART
+    ]
+    return [Columns(drawn, padding=(0, 2))] if drawn else []

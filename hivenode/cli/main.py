@@ -51,7 +51,7 @@ def _add(panel: str, *verbs: Callable[..., Any]) -> None:
 
 _add("This node", lifecycle.up, lifecycle.down, hive.status, hive.events, doctor.doctor)
 _add("The hive", hive.invite, hive.join, pair.pair, members.peers, members.grant, members.revoke, members.forget)
-_add("Jobs", jobs.submit, jobs.jobs, jobs.logs, jobs.cancel, jobs.plan)
+_add("Jobs", jobs.submit, jobs.jobs, jobs.watch, jobs.logs, jobs.tensorboard, jobs.cancel, jobs.plan)
 _add("Models", models.models, models.predict, identify.identify, analyze.analyze, apart.load, apart.convert)
 _add("More", demo.demo, settings.version)
 app.add_typer(data.app, name="data", rich_help_panel="Jobs")

@@ -10,11 +10,14 @@ from typing import Any
 import msgspec
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.measure import Measurement
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
 PIPE_WIDTH = 160
+FOLDED_WIDTH = 20
+"""Characters that a column of sentences has at least."""
 STATE_STYLES = {
     "alive": "green", "running": "green", "finished": "green", "suspect": "yellow", "planned": "yellow",
     "queued": "yellow", "dead": "red", "lost": "red", "failed": "red", "left": "dim", "cancelled": "dim",
@@ -51,6 +54,19 @@ def table(*columns: str, right: tuple[str, ...] = (), whole: tuple[str, ...] = (
             column, justify="right" if column in right else "left", overflow="fold", no_wrap=column in whole
         )
     return made
+
+
+def fit(out: Console, listing: Table, spare: tuple[str, ...]) -> Table:
+    """On a narrow terminal the columns of `spare` are left out, the first first, until the others keep to one line.
+    The last column may be folded."""
+    unbounded, last = out.options.update(width=10_000), listing.columns[-1]
+    last.max_width = FOLDED_WIDTH
+    for name in spare:
+        if Measurement.get(out, unbounded, listing).maximum <= out.width:
+            break
+        listing.columns = [column for column in listing.columns if column.header != name]
+    last.max_width = None
+    return listing
 
 
 def print_json(value: Any) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from rich.console import Console, Group, RenderableType
 
 from hivenode.cli.output import clean, duration, size, styled, table
+from hivenode.spec.shapes import spelled
 from hivenode.spec.values import Plan
 
 
@@ -25,10 +26,16 @@ def picture(plan: Plan, names: Mapping[str, str]) -> RenderableType:
     heading.append(f" on {_nodes(len(plan.shares))}")
     if plan.explored:
         heading.append(" (tried out, to learn how it does)", "yellow")
-    shares = table("NODE", "SHARE", "STEP", "MEMORY", right=("SHARE", "STEP", "MEMORY"))
-    for share in plan.shares:
+    staged = ("LAYERS", "IN", "OUT") if plan.staged else ()
+    lines = ("LINE",) if len(plan.lines()) > 1 else ()
+    shares = table("NODE", *lines, *staged, "SHARE", "STEP", "MEMORY", right=("SHARE", "STEP", "MEMORY"))
+    for share in sorted(plan.shares, key=lambda share: share.rank):
+        span = share.layer_range
+        layers = f"{span[0]} to {span[1] - 1}" if span is not None else "all"
         shares.add_row(
             styled(names.get(share.node, share.node[:8])),
+            *((str(share.replica + 1),) if lines else ()),
+            *((layers, _shape(share.input_shape), _shape(share.output_shape)) if staged else ()),
             f"{share.weight:.1%}",
             f"{share.step_seconds * 1000:.1f} ms",
             size(share.memory_bytes),
@@ -48,6 +55,11 @@ def picture(plan: Plan, names: Mapping[str, str]) -> RenderableType:
         )
     why = [plan.reason, *filter(None, [plan.engine_reason])]
     return Group(heading, *(styled(f"  {clean(line)}") for line in why), shares, others)
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    """Of one sample; it may not be known."""
+    return spelled(shape) if shape else "-"
 
 
 def _nodes(count: int) -> str:

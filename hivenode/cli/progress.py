@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
+from hivenode.cli.curves import Curve, Point
 from hivenode.spec.status import JobDetail, JobSummary, Notice
 
 ENDED = ("finished", "failed", "cancelled")
 RATE_WINDOW_SECONDS = 15.0
+CURVES = ("loss", "test_loss", "accuracy", "samples_per_second")
 GONE = ("suspect", "dead", "left")
 
 
@@ -33,6 +35,9 @@ class Report(msgspec.Struct, frozen=True):
     attempt: int = 1
     name: str = ""
     state: str = "running"
+    test_loss: float | None = None
+    convergence: float | None = None
+    tokens_per_second: float | None = None
 
 
 @dataclass
@@ -45,6 +50,7 @@ class Row:
     loss: float | None = None
     accuracy: float | None = None
     samples_per_second: float = 0.0
+    tokens_per_second: float | None = None
 
 
 @dataclass
@@ -67,6 +73,10 @@ class JobView:
     epochs: int = 0
     loss: float | None = None
     accuracy: float | None = None
+    test_loss: float | None = None
+    convergence: float | None = None
+    curves: dict[str, Curve] = field(default_factory=lambda: {name: Curve() for name in CURVES})
+    """Over the steps, by the name of what was measured."""
     _reached: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=256))
 
     @property
@@ -76,6 +86,19 @@ class JobView:
     @property
     def samples_per_second(self) -> float:
         return sum(row.samples_per_second for row in self.rows.values() if row.state == "running")
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Of text."""
+        found = [row.tokens_per_second for row in self.rows.values() if row.tokens_per_second is not None]
+        return sum(found) if found else None
+
+    def recall(self, past: Iterable[Point]) -> None:
+        """What was measured before anybody looked."""
+        for point in past:
+            for name, curve in self.curves.items():
+                curve.add(point.step, point.values.get(name))
+            self.convergence = point.values.get("convergence", self.convergence)
 
     def remaining_seconds(self, now: float) -> float | None:
         """By the speed of the last seconds, None while it is not known."""
@@ -126,7 +149,7 @@ class JobView:
     def _advance(self, report: Report, now: float) -> None:
         row = self.rows.setdefault(report.node, Row(report.name, report.state))
         row.state, row.step, row.loss, row.accuracy = report.state, report.step, report.loss, report.accuracy
-        row.samples_per_second = report.samples_per_second
+        row.samples_per_second, row.tokens_per_second = report.samples_per_second, report.tokens_per_second
         others = (other for other in self.rows.values() if other.state != "lost")
         if report.step < self.step - 1 and all(other.step <= report.step for other in others):
             self._reached.clear()  # another attempt goes on from an earlier step
@@ -136,9 +159,22 @@ class JobView:
             self.epoch, self.epochs = report.epoch, report.epochs
             self.loss = report.loss if report.loss is not None else self.loss
             self.accuracy = report.accuracy if report.accuracy is not None else self.accuracy
+            self._draw(report)
             self._reached.append((now, self.step))
             while now - self._reached[0][0] > RATE_WINDOW_SECONDS:
                 self._reached.popleft()
+
+    def _draw(self, report: Report) -> None:
+        """Of the loss what belongs to this step; held-out figures only when they are new: reports repeat them."""
+        if report.step > 0 and report.state == "running":
+            self.curves["loss"].add(report.step, report.loss)
+            self.curves["samples_per_second"].add(report.step, self.samples_per_second)
+        for name, value in (("accuracy", report.accuracy), ("test_loss", report.test_loss)):
+            curve = self.curves[name]
+            if value is not None and (not curve.values or curve.values[-1] != value):
+                curve.add(report.step, value)
+        self.test_loss = report.test_loss if report.test_loss is not None else self.test_loss
+        self.convergence = report.convergence if report.convergence is not None else self.convergence
 
     def _member(self, data: Mapping[str, Any]) -> list[str]:
         name, state = str(data.get("name", "")), str(data.get("state", ""))
@@ -157,6 +193,8 @@ class JobView:
             self.epoch, self.epochs = summary.epoch or self.epoch, summary.epochs or self.epochs
         self.loss = summary.loss if summary.loss is not None else self.loss
         self.accuracy = summary.accuracy if summary.accuracy is not None else self.accuracy
+        self.test_loss = summary.test_loss if summary.test_loss is not None else self.test_loss
+        self.convergence = summary.convergence if summary.convergence is not None else self.convergence
         if summary.state in ENDED:
             for row in self.rows.values():
                 row.state = summary.state if row.state == "running" else row.state

@@ -6,11 +6,12 @@ import time
 from typing import TYPE_CHECKING
 
 from hivenode.cli.client import AdminClient, segment
+from hivenode.cli.curves import points
 from hivenode.cli.live import Display
 from hivenode.cli.plans import picture
 from hivenode.cli.progress import JobView
 from hivenode.errors import Unavailable
-from hivenode.spec.status import JobDetail, Notice, Status
+from hivenode.spec.status import JobDetail, JobLogs, Notice, Status
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,6 +30,8 @@ def watch(client: AdminClient, job: str, out: Console) -> JobDetail:
     """
     path = f"/v1/jobs/{segment(job)}"
     view = JobView(job, names(client))
+    if (logs := client.get_if_there(f"{path}/logs", JobLogs)) is not None:
+        view.recall(points(logs.lines))
     with Display(out, view) as display:
         planned = 0
         for notice in client.follow(f"?job={segment(job)}"):

@@ -7,6 +7,7 @@ DIRECTORY nothing is cut.
 
 from __future__ import annotations
 
+import errno
 import json
 import resource
 import sys
@@ -16,8 +17,10 @@ import msgspec
 
 from hivenode.data import shards
 from hivenode.data.reading import read
-from hivenode.errors import Exhausted, HiveError
+from hivenode.errors import Exhausted, HiveError, InvalidInput
 from hivenode.spec.data import DataSpec
+
+_FULL = (errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main(memory_bytes: int, directory: Path | None) -> int:
@@ -30,11 +33,19 @@ def main(memory_bytes: int, directory: Path | None) -> int:
         print(json.dumps({"error": error.to_dict()}))
         return 1
     except (MemoryError, OSError) as error:
-        full = Exhausted(f"The data cannot be prepared: {error or 'memory has run out'}.", fix="Free some, or split.")
-        print(json.dumps({"error": full.to_dict()}))
+        print(json.dumps({"error": _told(error).to_dict()}))
         return 1
     sys.stdout.buffer.write(msgspec.json.encode(manifest))
     return 0
+
+
+def _told(error: MemoryError | OSError) -> HiveError:
+    if isinstance(error, OSError) and error.errno not in _FULL:
+        where = f"{error.filename}: " if error.filename else ""
+        return InvalidInput(
+            f"The data cannot be prepared: {where}{error.strerror or error}.", fix="See to the file or its permissions."
+        )
+    return Exhausted(f"The data cannot be prepared: {error or 'memory has run out'}.", fix="Free some, or split.")
 
 
 if __name__ == "__main__":

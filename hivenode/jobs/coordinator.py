@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from hivenode.errors import HiveError, InvalidInput, NotFound
+from hivenode.jobs import shortages
 from hivenode.jobs.growing import Growing
 from hivenode.jobs.ledger import Attempt, AttemptName, Checkpoint, Job, Ledger
 from hivenode.jobs.live import Live
@@ -34,6 +35,8 @@ REGROUP_SECONDS = 5.0
 """How long a new coordinator waits for the nodes of a running attempt to be heard, and a job for its nodes to come
 back before it goes on with fewer."""
 
+CHECKED_BYTES_PER_SECOND = 100e6
+"""At which a node at least looks whether what it holds is whole."""
 ABSENT_SECONDS = 30.0
 """How long a job waits for an absent node that holds its only checkpoint."""
 
@@ -158,13 +161,15 @@ class Coordinator:
             await self._give_up(job, epoch, f"The coordinator does not understand the job: {explain(error, JobSpec)}",
                                 "Update hivenode on all nodes that may coordinate.")  # fmt: skip
             return
-        checkpoint = await self._resumable(job)
+        checkpoint, damage = await self._resumable(job)
         async with self._planning:  # each plan sees what the one before has taken
-            started = await self._plan_and_start(job.id, spec, epoch, checkpoint)
+            started = await self._plan_and_start(job.id, spec, epoch, checkpoint, damage)
         if not started:
             await asyncio.sleep(min(2.0**job.tries * 0.5, 15.0))
 
-    async def _plan_and_start(self, job_id: str, spec: JobSpec, epoch: Epoch, checkpoint: Checkpoint | None) -> bool:
+    async def _plan_and_start(
+        self, job_id: str, spec: JobSpec, epoch: Epoch, checkpoint: Checkpoint | None, damage: str
+    ) -> bool:
         if not self._open(job_id):
             return True
         job = self._ledger.jobs[job_id]
@@ -173,12 +178,13 @@ class Coordinator:
             return False
         job = self._ledger.jobs[job_id]
         previous = job.current
+        cause = previous.ended.error if previous and previous.ended else "first plan"
         planned = JobPlanned(
             job=job.id,
             attempt=job.next_number,
             epoch=epoch,
             plan=plan,
-            cause=previous.ended.error if previous and previous.ended else "first plan",
+            cause=f"{cause.rstrip('.')}; {damage}"[:1900] if damage else cause,
             resume=checkpoint.blob if checkpoint else None,
             resume_step=checkpoint.step if checkpoint else 0,
         )
@@ -203,7 +209,7 @@ class Coordinator:
         prepared = {
             n: s for n, s in standings.items() if isinstance(s, Standing) and s.state == "prepared" and s.endpoint
         }
-        needed = len(nodes) if planned.attempt == 1 else 1
+        needed = len(nodes) if planned.attempt == 1 or plan.staged else 1
         if len(prepared) < min(needed, len(nodes)) or not self._open(job.id):
             await self._abandon(job, name, epoch, standings)
             return False
@@ -211,27 +217,36 @@ class Coordinator:
         await self._start(job, name, epoch, endpoints)
         return True
 
-    async def _resumable(self, job: Job) -> Checkpoint | None:
-        """The furthest checkpoint that somebody really has. While none is at hand but a node that should have one is
-        away, waits for it a while: going on from there is worth more than starting at once."""
+    async def _resumable(self, job: Job) -> tuple[Checkpoint | None, str]:
+        """The furthest checkpoint that somebody really has, whole, and a clause on those that are damaged or gone. While none is
+        at hand but a node that should have one is away, waits for it a while: going on from there is worth more than
+        starting at once."""
         loop = asyncio.get_running_loop()
         patience = loop.time() + ABSENT_SECONDS
+        damaged: dict[str, None] = {}
         while job.checkpoints:
             best = sorted(job.checkpoints.values(), key=lambda c: (c.step, c.blob.digest), reverse=True)[:16]
             alive = self._alive()
-            answers = await self._ask_all(alive, Have(digests=tuple(c.blob.digest for c in best)), ORDER_SECONDS)
             for checkpoint in best:
                 digest = checkpoint.blob.digest
-                having = tuple(n for n, a in answers.items() if isinstance(a, Having) and digest in a.digests)
+                seconds = ORDER_SECONDS + checkpoint.blob.size / CHECKED_BYTES_PER_SECOND
+                answers = await self._ask_all(alive, Have(digests=(digest,)), seconds)
+                heard = {node: answer for node, answer in answers.items() if isinstance(answer, Having)}
+                for node, answer in heard.items():
+                    if digest in answer.damaged or (node in checkpoint.holders and digest not in answer.digests):
+                        what = "damaged" if digest in answer.damaged else "gone"
+                        log.warning(f"a checkpoint is {what}", job=job.id, step=checkpoint.step, node=self._name(node))
+                        damaged[f"the checkpoint of step {checkpoint.step} on {self._name(node)} is {what}"] = None
+                having = tuple(node for node, answer in heard.items() if digest in answer.digests)
                 if having:
-                    return replace(checkpoint, holders=having)
+                    return replace(checkpoint, holders=having), ", ".join(damaged)
             absent = sorted({node for c in best for node in c.holders if node not in alive})
             if not absent or loop.time() >= patience:
                 log.warning("no checkpoint is left anywhere, starting from the beginning", job=job.id)
-                return None
+                break
             self._wait_for(job, f"waiting for {', '.join(map(self._name, absent))}, who should have its checkpoint")
             await self._changed.wait(1.0)
-        return None
+        return None, ", ".join(damaged)
 
     async def _plan(self, job: Job, spec: JobSpec, epoch: Epoch) -> Plan | None:
         """None when it cannot be planned now (the reason is told) or never (it is given up)."""
@@ -244,11 +259,16 @@ class Coordinator:
             # So does going on by the exchange, where those that are left trust no network.
             spec = spec.model_copy(update={"training": spec.training.model_copy(update={"engine": "auto"})})
         try:
-            plan = await self._proposer.propose(spec, salt=f"{job.id}/{job.next_number}")
+            factor = shortages.memory_factor(job)
+            plan = await self._proposer.propose(spec, salt=f"{job.id}/{job.next_number}", memory_factor=factor)
         except (InvalidInput, NotFound) as error:
             await self._give_up(job, epoch, error.sentence, error.fix)
             return None
         except HiveError as error:
+            if (shortage := shortages.told(job, self._name)) and waited >= REGROUP_SECONDS:
+                # Its needs are known from having been tried: there is nothing to wait for.
+                await self._give_up(job, epoch, f"{shortage} {error.sentence}", error.fix)
+                return None
             self._wait_for(job, str(error))
             return None
         self._first_tried.pop(job.id, None)
@@ -281,6 +301,7 @@ class Coordinator:
                 metrics={},
                 error=fatal.detail if fatal else "; ".join(troubles)[:1900] or "no worker was ready",
                 fix=fatal.fix if fatal else "See `hivenode logs` of the job.",
+                shortages=shortages.seen(standings),
             )
         )
 
@@ -337,6 +358,7 @@ class Coordinator:
                 metrics={},
                 error=fatal.detail if fatal else "; ".join(told)[:1900],
                 fix=fatal.fix if fatal else "It is planned again from its last checkpoint.",
+                shortages=shortages.seen(failures),
             )
         )
 

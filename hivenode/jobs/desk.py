@@ -18,7 +18,6 @@ from hivenode.net.messages import (
     Assign,
     AuthorityRequest,
     Have,
-    Having,
     Hold,
     LogsReply,
     LogsRequest,
@@ -94,7 +93,7 @@ class Desk:
             case Hold():
                 return await self._keeper.hold(peer, request)
             case Have():
-                return Having(digests=self._keeper.having(request.digests))
+                return await self._keeper.having(request.digests)
             case ProfileRequest():
                 return msgspec.structs.replace(
                     await self._profile(),

@@ -18,7 +18,7 @@ from hivenode import __version__
 from hivenode.catalog.holders import Keeper
 from hivenode.errors import HiveError, Refused, Unavailable
 from hivenode.hive.election import MAX_STEP
-from hivenode.jobs.host import WorkerHandle, WorkerHost
+from hivenode.jobs.host import OUT_OF_MEMORY, WorkerHandle, WorkerHost
 from hivenode.jobs.ledger import AttemptName, Ledger
 from hivenode.jobs.results import Append, Results
 from hivenode.jobs.supplies import Supplies
@@ -27,6 +27,7 @@ from hivenode.net.local import (
     Begin,
     Brought,
     Cancel,
+    CheckpointFailed,
     CheckpointWritten,
     Failed,
     Finished,
@@ -55,6 +56,8 @@ CANCEL_SECONDS = 2.0
 """How long a cancelled worker has to write a last checkpoint."""
 PROGRESS_SECONDS = 0.45
 """At most one broadcast of progress in this time."""
+KILLED_FACTOR = 1.25
+"""What a worker is taken to need, over what was planned, that the kernel has killed for want of memory."""
 FENCE = "fence"
 
 log = get_logger("jobs")
@@ -100,7 +103,10 @@ class Work:
     told: float = -1.0
     """When progress was last broadcast, loop time."""
     accuracy: float | None = None
+    test_loss: float | None = None
     outrun: bool = False
+    trouble: str = ""
+    """What it goes on in spite of."""
     over: Signal = field(default_factory=Signal)
     """When the worker has ended."""
 
@@ -114,6 +120,7 @@ class Work:
             detail=failure.message[:2000] if failure else "",
             fix=failure.fix[:2000] if failure else "",
             retry=failure.retry if failure else True,
+            needed_bytes=failure.needed_bytes if failure else 0,
             endpoint=self.endpoint,
         )
 
@@ -340,7 +347,7 @@ class Executor:
         if work.state == "preparing":
             host = self._worker_host()
             host = f"[{host}]" if ":" in host else host
-            work.endpoint = Endpoint(self._me, work.rank, f"{host}:{ready.port}", ready.certificate)
+            work.endpoint = Endpoint(self._me, work.rank, f"{host}:{ready.port}", ready.certificate, ready.group_port)
             work.state = "prepared"
 
     async def _bring(self, work: Work, wish: Need) -> None:
@@ -380,10 +387,9 @@ class Executor:
                     )
                     self._tasks.spawn(self._append(changed), "job: members changed")
             case CheckpointWritten():
-                self._tasks.spawn(
-                    self._results.checkpoint(work.job, work.name, message.step, Path(message.path), work.members),
-                    "job: checkpoint",
-                )
+                self._tasks.spawn(self._keep(work, message), "job: checkpoint")
+            case CheckpointFailed():
+                self._trouble(work, message.step, message.reason, "Free space on the disk that holds its home.")
             case Need():
                 self._tasks.spawn(self._bring(work, message), "job: data")
             case Finished():
@@ -396,20 +402,43 @@ class Executor:
             case _:
                 log.warning("a training worker said something it should not", job=work.job, said=type(message).__name__)
 
+    async def _keep(self, work: Work, written: CheckpointWritten) -> None:
+        try:
+            await self._results.checkpoint(work.job, work.name, written.step, Path(written.path), work.members)
+        except HiveError as error:
+            self._trouble(work, written.step, error.sentence, error.fix)
+        else:
+            work.trouble = ""
+
+    def _trouble(self, work: Work, step: int, reason: str, fix: str) -> None:
+        """Training goes on: an older checkpoint still stands, and the next one tries again."""
+        self._note(work, "error", "a checkpoint could not be kept; training goes on", step=step, reason=reason, fix=fix)
+        work.trouble = f"No checkpoint of step {step} could be kept: {reason.rstrip('.')}. {fix}"[:2000]
+        if work.last is not None:
+            work.last = msgspec.structs.replace(work.last, trouble=work.trouble)
+            self._broadcast(work.last)
+
     def _exited(self, work: Work, how: str) -> None:
         work.handle = None
         work.over.notify()
         self._note(work, "info", "worker exited", how=how)
         if work.finished is None and work.state != "failed":
-            self._fail(
-                work,
-                Failed(
-                    code="unavailable",
-                    message=f"The worker on {self._node_name} ended: {how}.",
-                    fix="Its log says more: `hivenode logs` of the job.",
-                    retry=True,
-                ),
+            failure = Failed(
+                code="unavailable",
+                message=f"The worker on {self._node_name} ended: {how}.",
+                fix="Its log says more: `hivenode logs` of the job.",
+                retry=True,
             )
+            if how.startswith(OUT_OF_MEMORY):
+                share = next(share for share in work.plan.shares if share.node == self._me)
+                failure = msgspec.structs.replace(
+                    failure,
+                    code="exhausted",
+                    message=f"The worker on {self._node_name} was {how}; {share.memory_bytes >> 20} MiB were planned.",
+                    fix="Free memory there, or lower worker.memory_bytes to what it can have.",
+                    needed_bytes=int(KILLED_FACTOR * share.memory_bytes),
+                )
+            self._fail(work, failure)
         if work.finished is None:
             self._drop_directory(work)
 
@@ -497,6 +526,7 @@ class Executor:
 
     def _tell(self, work: Work, said: WorkerProgress) -> None:
         work.accuracy = said.accuracy if said.accuracy is not None else work.accuracy
+        work.test_loss = said.test_loss if said.test_loss is not None else work.test_loss
         work.last = Progress(
             job=work.job,
             attempt=work.name[0],
@@ -509,6 +539,10 @@ class Executor:
             accuracy=work.accuracy,
             samples_per_second=said.samples_per_second,
             members=len(said.members),
+            test_loss=work.test_loss,
+            convergence=said.convergence,
+            tokens_per_second=said.tokens_per_second,
+            trouble=work.trouble,
         )
         now = asyncio.get_running_loop().time()
         if now - work.told >= PROGRESS_SECONDS or work.told < 0:
@@ -517,7 +551,7 @@ class Executor:
 
     def _announce_end(self, work: Work) -> None:
         base = work.last or Progress(work.job, work.name[0], self._me, work.step, work.steps, 0, 0, 0.0, None, 0.0, 0)
-        self._broadcast(msgspec.structs.replace(base, state=work.state, samples_per_second=0.0))
+        self._broadcast(msgspec.structs.replace(base, state=work.state, samples_per_second=0.0, tokens_per_second=None))
 
     def _drop_directory(self, work: Work) -> None:
         if work.directory:
@@ -552,4 +586,4 @@ def _peer(endpoint: Endpoint) -> Peer:
     host, _, port = endpoint.address.rpartition(":")
     if not (host and port.isdecimal() and len(port) <= 5):
         raise Refused(f"{endpoint.address[:64]!r} is no address of a worker.", fix="Look at who ordered it.")
-    return Peer(endpoint.node, endpoint.rank, host.strip("[]"), int(port), endpoint.certificate)
+    return Peer(endpoint.node, endpoint.rank, host.strip("[]"), int(port), endpoint.certificate, endpoint.group_port)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,11 +17,12 @@ import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
 from hivenode.errors import Corrupted, HiveError, Unavailable
-from hivenode.jobs.host import WorkerKind
+from hivenode.jobs.host import OUT_OF_MEMORY, WorkerKind
 from hivenode.net import framing
 from hivenode.net.forking import MAX_PACKET, REPLY, Ended, Fork, Forked, Hello, NotForked
 from hivenode.net.local import FromWorker, Log, ToWorker, WorkerLimits
@@ -50,6 +52,7 @@ class HostLimits:
         log_lines: forwarded from one worker's stderr; later ones are only counted.
         log_line_bytes: kept of a line.
         unsent_bytes: queued for a worker that does not read before it is killed.
+        vmstat: where the kernel counts processes that it killed for want of memory (Linux, proc(5)).
     """
 
     start_seconds: float = 120.0
@@ -57,6 +60,7 @@ class HostLimits:
     log_lines: int = 200
     log_line_bytes: int = 2000
     unsent_bytes: int = 8 * 1024 * 1024
+    vmstat: Path = Path("/proc/vmstat")
 
 
 class Worker:
@@ -86,7 +90,8 @@ class Worker:
         self._on_exit = on_exit
         self._pid = 0
         self._pidfd = -1
-        self._abandoned = False
+        self._abandoned = self._killed = False
+        self._shortages = shortages(limits.vmstat)
         self._writer: asyncio.StreamWriter | None = None
         self._complaint = ""
 
@@ -110,6 +115,7 @@ class Worker:
 
     def kill(self) -> None:
         """SIGKILL; nothing happens if it is over already."""
+        self._killed = True
         if self._pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
@@ -138,6 +144,8 @@ class Worker:
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1
+        if how == _how(-signal.SIGKILL) and not self._killed and shortages(self._limits.vmstat) > self._shortages:
+            how = OUT_OF_MEMORY
         if not self.over.done():
             self.over.set_result(how)
 
@@ -412,6 +420,16 @@ async def lines_of(descriptor: int, limit_bytes: int) -> AsyncIterator[str]:
 
 def _text(line: bytearray, limit_bytes: int) -> str:
     return line[:limit_bytes].decode("utf-8", errors="replace").rstrip()
+
+
+def shortages(vmstat: Path) -> int:
+    """How many processes the kernel has killed for want of memory; 0 where it does not say."""
+    try:
+        text = vmstat.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError):
+        return 0
+    found = re.search(r"^oom_kill (\d+)$", text, re.MULTILINE)
+    return int(found[1]) if found else 0
 
 
 def _how(code: int) -> str:

@@ -8,6 +8,8 @@ from typing import Literal, Protocol
 from hivenode.net.local import FromWorker, ToWorker, WorkerLimits
 
 WorkerKind = Literal["train", "predict", "trace"]
+OUT_OF_MEMORY = "killed by the kernel, which had run out of memory"
+"""How a worker ended, where that is known."""
 
 
 class WorkerHandle(Protocol):

@@ -61,8 +61,9 @@ class Proposer:
         self._latency = latency
         self._experience = experience
 
-    async def propose(self, spec: JobSpec, *, salt: str) -> Plan:
-        """Choose a strategy and shares. `salt` seeds exploration, so a plan can be replayed.
+    async def propose(self, spec: JobSpec, *, salt: str, memory_factor: float = 1.0) -> Plan:
+        """Choose a strategy and shares. `salt` seeds exploration, so a plan can be replayed; `memory_factor` is what
+        workers of the job were seen to need over what the cost model says.
 
         Raises:
             InvalidInput, NotFound: the job itself is wrong.
@@ -72,6 +73,8 @@ class Proposer:
             describe(spec)  # what is wrong with it is told whoever is there
         heard = await self._heard()
         workload, heard = _priced(spec, heard)
+        if memory_factor != 1.0:
+            workload = workload.taking(memory_factor)
         profiles = tuple(self._profile(node, reply) for node, reply in heard.items())
         if not profiles:
             raise Unavailable(
@@ -150,6 +153,7 @@ class Proposer:
             versions=reply.versions,
             address=reply.address,
             trusted=reply.trusted,
+            bf16=reply.bf16,
         )
 
     def _view(self, profiles: tuple[NodeProfile, ...]) -> ClusterView:
@@ -208,6 +212,7 @@ def _masked(spec: JobSpec, data: DataInfo) -> dict[Strategy, str]:
         why = "keras models are not cut into stages; torch builds the same model and cuts it"
         return {Strategy.model_parallel: why, Strategy.pipeline_parallel: why}
     for given, what in (
+        (spec.training.precision == "bf16", 'training.precision = "bf16"'),
         (spec.training.sync != "every_step", f'training.sync = "{spec.training.sync}"'),
         (bool(spec.model.weights), "model.weights"),
         (spec.model.lora is not None, "model.lora"),

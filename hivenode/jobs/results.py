@@ -73,16 +73,13 @@ class Results:
         self._tidying = asyncio.Lock()
 
     async def checkpoint(self, job: str, name: AttemptName, step: int, path: Path, members: tuple[str, ...]) -> None:
-        """Take a checkpoint in, have another node keep a copy, then state that it exists."""
-        try:
-            ref = await self._blobs.put_file(path, move=True)
-            self._keeper.touch(ref.digest)
-            preferred = dict.fromkeys([*members, *self._candidates()])
-            others = await self._keeper.copy_out(ref, tuple(preferred), self._copies - 1, announce=False)
-            await self._append(CheckpointSaved(job, name[0], step, ref, (self._me, *others)))
-        except HiveError as error:
-            # Training goes on: an older checkpoint still stands, and the next one tries again.
-            log.error("checkpoint not kept", job=job, attempt=name[0], step=step, reason=str(error))
+        """Take a checkpoint in, have another node keep a copy, then state that it exists. Raises HiveError: it does
+        not; an older one still stands."""
+        ref = await self._blobs.put_file(path, move=True)
+        self._keeper.touch(ref.digest)
+        preferred = dict.fromkeys([*members, *self._candidates()])
+        others = await self._keeper.copy_out(ref, tuple(preferred), self._copies - 1, announce=False)
+        await self._append(CheckpointSaved(job, name[0], step, ref, (self._me, *others)))
 
     async def model(
         self,

@@ -136,16 +136,18 @@ def describe(model: ModelSpec, info: DataInfo) -> ModelCost:
     attention = 4 * length * length * sizes.width
     layer_flops = 2 * sizes.layer * length + attention
     kept = length * sizes.width * FLOAT_BYTES
-    lines = [LayerCost("embeddings", sizes.embedding, length * sizes.width, kept)]
-    lines += [LayerCost(f"layer{n}", sizes.layer, layer_flops, kept) for n in range(sizes.layers)]
+    shape = (length, sizes.width)
+    lines = [LayerCost("embeddings", sizes.embedding, length * sizes.width, kept, 0, shape)]
+    lines += [LayerCost(f"layer{n}", sizes.layer, layer_flops, kept, 15 * kept, shape) for n in range(sizes.layers)]
     head_flops = 2 * length * sizes.width * info.outputs if info.task == "language" else 2 * sizes.rest
     outputs = (length if info.task == "language" else 1) * info.outputs * FLOAT_BYTES
-    lines.append(LayerCost("head", sizes.rest, head_flops, outputs))
+    put_out = (length, info.outputs) if info.task == "language" else (info.outputs,)
+    lines.append(LayerCost("head", sizes.rest, head_flops, outputs, outputs, put_out))
     return ModelCost(
         source=model.source,
         parameters=sum(line.parameters for line in lines),
         flops_per_sample=sum(line.flops for line in lines),
-        activation_bytes_per_sample=sizes.layers * 16 * kept + 2 * outputs,
+        activation_bytes_per_sample=sum(line.activation_bytes + line.inner_bytes for line in lines),
         layers=tuple(lines),
     )
 

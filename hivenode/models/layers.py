@@ -83,12 +83,19 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class LayerCost:
-    """One layer. `flops` and `activation_bytes` (its output) are of one sample's forward pass."""
+    """One layer. `flops` and bytes are of one sample's forward pass.
+
+    Attributes:
+        activation_bytes: its output, of shape `output` (empty where that is not known).
+        inner_bytes: what is kept inside it for the backward pass besides.
+    """
 
     name: str
     parameters: int
     flops: int
     activation_bytes: int
+    inner_bytes: int = 0
+    output: Shape = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,15 +173,16 @@ def cost(source: str, layers: Sequence[Layer]) -> ModelCost:
             sum(prod(tensor.shape) for tensor in KINDS[layer.kind].tensors(layer).values()),
             KINDS[layer.kind].flops(layer),
             prod(layer.output) * FLOAT_BYTES,
+            KINDS[layer.kind].kept(layer) * FLOAT_BYTES,
+            layer.output,
         )
         for layer in layers
     )
-    inner = sum(KINDS[layer.kind].kept(layer) for layer in layers) * FLOAT_BYTES
     return ModelCost(
         source=source,
         parameters=sum(each.parameters for each in costs),
         flops_per_sample=sum(each.flops for each in costs),
-        activation_bytes_per_sample=sum(each.activation_bytes for each in costs) + inner,
+        activation_bytes_per_sample=sum(each.activation_bytes + each.inner_bytes for each in costs),
         layers=costs,
     )
 

@@ -72,6 +72,8 @@ class Peer(msgspec.Struct, frozen=True):
     host: str
     port: int
     certificate: str
+    group_port: int = 0
+    """Where it listens for those who hold the same stage of other lines; the certificate is the same."""
 
 
 class PeersReady(_Local, frozen=True, tag="peers"):
@@ -128,6 +130,8 @@ class Ready(_Local, frozen=True, tag="ready"):
     certificate: str
     parameters: int
     load_seconds: float
+    group_port: int = 0
+    """See `Peer`."""
 
 
 class WorkerProgress(_Local, frozen=True, tag="progress"):
@@ -140,9 +144,16 @@ class WorkerProgress(_Local, frozen=True, tag="progress"):
     loss: float
     accuracy: float | None
     samples_per_second: float
+    """By this worker; the sum over all of them is that of the job."""
     step_seconds: float
     """Mean compute time of this worker's share of a step since the last report, exchange excluded."""
     members: tuple[NodeId, ...]
+    test_loss: float | None = None
+    """On the held-out part, at an epoch's end."""
+    convergence: float | None = None
+    """By how much of itself the loss fell from one epoch to the next, as of the latest."""
+    tokens_per_second: float | None = None
+    """Of text."""
 
 
 class ViewChanged(_Local, frozen=True, tag="view"):
@@ -159,6 +170,13 @@ class CheckpointWritten(_Local, frozen=True, tag="checkpoint"):
 
     step: int
     path: str
+
+
+class CheckpointFailed(_Local, frozen=True, tag="no_checkpoint"):
+    """There is none of this step; training goes on, and the last one stands."""
+
+    step: int
+    reason: Annotated[str, msgspec.Meta(max_length=1000)]
 
 
 class Finished(_Local, frozen=True, tag="finished"):
@@ -196,6 +214,8 @@ class Failed(_Local, frozen=True, tag="failed"):
     retry: bool
     request: int | None = None
     """Set when only this prediction failed and the worker lives on."""
+    needed_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """What it would have taken, where memory has run out; 0: it did not, or nobody knows."""
 
 
 class Log(_Local, frozen=True, tag="log"):
@@ -220,5 +240,6 @@ class Brought(_Local, frozen=True, tag="brought"):
 
 ToWorker = Begin | PeersReady | PeerJoining | PeerLost | Predict | Trace | Cancel | Brought
 FromWorker = (
-    Need | Ready | WorkerProgress | ViewChanged | CheckpointWritten | Finished | Predicted | Traced | Failed | Log
-)
+    Need | Ready | WorkerProgress | ViewChanged | CheckpointWritten | CheckpointFailed | Finished | Predicted | Traced
+    | Failed | Log
+)  # fmt: skip

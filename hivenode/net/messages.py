@@ -257,6 +257,8 @@ class Endpoint(msgspec.Struct, frozen=True):
     rank: Annotated[int, msgspec.Meta(ge=0, le=4096)]
     address: Address
     certificate: Annotated[str, msgspec.Meta(max_length=4096)]
+    group_port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 0
+    """Where it listens, at the same host, for those who hold the same stage of other lines; 0: nowhere."""
 
 
 class Start(_Message, frozen=True, tag="start"):
@@ -310,6 +312,8 @@ class Standing(_Message, frozen=True, tag="standing"):
     fix: Sentence = ""
     retry: bool = True
     """After `failed`: whether another attempt may work."""
+    needed_bytes: Count = 0
+    """After `failed` for want of memory: what the worker would have taken."""
     endpoint: Endpoint | None = None
 
 
@@ -329,6 +333,12 @@ class Progress(_Message, frozen=True, tag="progress"):
     members: Count
     state: Name = "running"
     """running, finished or failed."""
+    test_loss: float | None = None
+    convergence: float | None = None
+    """By how much of itself the loss fell in the latest whole epoch."""
+    tokens_per_second: float | None = None
+    trouble: Sentence = ""
+    """What it goes on in spite of."""
 
 
 class Hold(_Message, frozen=True, tag="hold"):
@@ -344,13 +354,15 @@ class Held(_Message, frozen=True, tag="held"):
 
 
 class Have(_Message, frozen=True, tag="have"):
-    """Which of these blobs are really there?"""
+    """Which of these blobs are really there, whole? What is found damaged is thrown away."""
 
     digests: Annotated[tuple[Digest, ...], msgspec.Meta(max_length=16)]
 
 
 class Having(_Message, frozen=True, tag="having"):
     digests: Annotated[tuple[Digest, ...], msgspec.Meta(max_length=16)]
+    damaged: Annotated[tuple[Digest, ...], msgspec.Meta(max_length=16)] = ()
+    """Were there until now, and were not what they should be."""
 
 
 class LogsRequest(_Message, frozen=True, tag="logs_req"):
@@ -407,6 +419,8 @@ class ProfileReply(_Message, frozen=True, tag="profile"):
     """Where its workers listen for others'."""
     trusted: Annotated[tuple[Name, ...], msgspec.Meta(max_length=64)] = ()
     """Subnets on which its owner lets workers speak in plaintext."""
+    bf16: bool = False
+    """Its processor has instructions for products of bfloat16."""
 
 
 class Failure(_Message, frozen=True, tag="failure"):

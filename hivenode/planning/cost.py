@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hivenode.planning import engines
 from hivenode.planning.breakdown import fractions
@@ -102,9 +102,9 @@ def fixed_seconds(workload: Workload, node: NodeProfile, costs: Costs) -> float:
 
 def fixed_memory(workload: Workload, costs: Costs, *, exchanging: bool) -> int:
     """Bytes a worker that holds the whole model needs besides activations: framework, data, weights, gradients,
-    optimizer state and, where it exchanges, one more vector to send from and one to receive into."""
-    model = workload.parameters * workload.bytes_per_parameter
-    return costs.base_memory_bytes + workload.data_bytes + model + (2 * workload.gradient_bytes if exchanging else 0)
+    optimizer state, a copy of it to write as a checkpoint and, where it exchanges, what that takes."""
+    model = workload.parameters * replace(workload, exchanging=exchanging).bytes_per_parameter
+    return costs.base_memory_bytes + workload.data_bytes + model + workload.copy_bytes
 
 
 def single_node(workload: Workload, nodes: Sequence[NodeProfile], costs: Costs) -> Estimate | Masked:
@@ -122,9 +122,14 @@ def single_node(workload: Workload, nodes: Sequence[NodeProfile], costs: Costs) 
     return Estimate(
         Strategy.single_node,
         workload.steps * step,
-        (Share(best.node, 0, 1.0, step, need),),
+        (Share(best.node, 0, 1.0, step, need, None, 0, workload.input_shape, output_shape(workload)),),
         f"{workload.steps} steps of {human(step)} on {best.label}, the fastest that fits",
     )
+
+
+def output_shape(workload: Workload) -> tuple[int, ...]:
+    """Of the whole model, for one sample."""
+    return workload.layers[-1].output if workload.layers else ()
 
 
 def _alone(workload: Workload, node: NodeProfile, costs: Costs) -> float:
@@ -359,6 +364,8 @@ def _shares(
             weight=weight,
             step_seconds=pace.fixed + count * pace.sample,
             memory_bytes=fixed + count * workload.activation_bytes_per_sample,
+            input_shape=workload.input_shape,
+            output_shape=output_shape(workload),
         )
         for rank, (node, count, pace, weight) in enumerate(zip(nodes, given, paces, fractions(given), strict=True))
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from hivenode.planning.breakdown import coordination
 from hivenode.planning.cost import human
 from hivenode.planning.planner import expected_seconds
+from hivenode.spec.shapes import spelled
 from hivenode.spec.values import Plan
 
 
@@ -68,10 +69,15 @@ def explain(plan: Plan, name: Callable[[str], str] = lambda node: node[:8]) -> E
             )
         )
     shares = []
+    several = any(share.replica for share in plan.shares)
     for share in sorted(plan.shares, key=lambda each: each.rank):
         part = f"{share.weight:.1%} of each batch"
         if share.layer_range is not None:
             part = f"layers {share.layer_range[0]} to {share.layer_range[1] - 1}"
+            if several:
+                part = f"line {share.replica + 1}, {part}"
+        if share.input_shape and share.output_shape:
+            part += f" ({spelled(share.input_shape)} to {spelled(share.output_shape)} a sample)"
         shares.append(
             f"{name(share.node)}: {part}, {human(share.step_seconds)} a step, {share.memory_bytes / 2**20:.0f} MiB"
         )

@@ -20,12 +20,14 @@ from hivenode.planning.stages import model_parallel, pipeline_parallel
 from hivenode.planning.workload import Workload, state_of
 from hivenode.spec.events import ExperienceRecorded
 from hivenode.spec.job import PlacementSpec
-from hivenode.spec.values import Candidate, Engine, Plan, Strategy
+from hivenode.spec.values import Candidate, Engine, Plan, Precision, Strategy
 
 EPSILON = 0.1
 EXPLORED_WITHIN = 1.5
 CURIOUS_RUNS = 10
 """Runs of a strategy in a row of the table after which trying it has half the chance."""
+BF16_FLOPS = 5e7
+"""Work of a step from which computing in bfloat16 gains more than turning numbers into it costs."""
 LISTED = 4
 """Nodes named in a sentence before "and N more"."""
 
@@ -93,17 +95,19 @@ def plan(
     chosen, explored = _choose(options, table, state, forced, rng, epsilon)
     if chosen is None:
         raise _nothing(options, forced, left_out)
+    precision = _precision(workload, chosen, nodes)
     return Plan(
         strategy=chosen.strategy,
         shares=chosen.shares,
         predicted_seconds=chosen.seconds,
-        reason=_reason(chosen, candidates, forced, explored),
+        reason=_reason(chosen, candidates, forced, explored) + (" It computes in bf16." if precision == "bf16" else ""),
         explored=explored,
         state=state,
         candidates=candidates,
         micro_batches=chosen.micro_batches,
         engine=chosen.engine,
         engine_reason=chosen.engine_reason,
+        precision=precision,
     )
 
 
@@ -235,6 +239,17 @@ def _choose(
         if rng.random() < epsilon * CURIOUS_RUNS / (CURIOUS_RUNS + seen):
             return other, True
     return best, False
+
+
+def _precision(workload: Workload, chosen: Estimate, nodes: Sequence[NodeProfile]) -> Precision:
+    """One for all of them. Stages pass float32 to each other, so they keep to it."""
+    if workload.precision == "bf16":
+        return "bf16"
+    taking = {share.node for share in chosen.shares}
+    whole = chosen.strategy not in (Strategy.model_parallel, Strategy.pipeline_parallel)
+    able = whole and workload.framework != "sklearn" and all(node.bf16 for node in nodes if node.node in taking)
+    large = workload.batch * workload.flops_per_sample >= BF16_FLOPS
+    return "bf16" if workload.precision == "auto" and able and large else "fp32"
 
 
 def _reference(workload: Workload, nodes: Sequence[NodeProfile]) -> float:

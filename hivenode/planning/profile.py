@@ -56,6 +56,8 @@ class NodeProfile:
     """Where its workers listen for others'."""
     trusted: tuple[str, ...] = ()
     """Subnets on which its owner lets workers speak in plaintext."""
+    bf16: bool = False
+    """Its processor has instructions for products of bfloat16."""
 
     @property
     def label(self) -> str:
@@ -157,6 +159,16 @@ def machine_key() -> str:
     except OSError:
         pass  # not Linux: the platform's own name will do
     return f"{model} x{cores()}"
+
+
+def has_bf16() -> bool:
+    """Whether this processor has instructions for products of bfloat16 (AVX-512 BF16, AMX, or Arm's)."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False  # not Linux
+    words = next((line.split() for line in text.splitlines() if line.startswith(("flags", "Features"))), [])
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(words)
 
 
 async def measure_flops(*, threads: int, timeout_seconds: float = 30.0) -> float:

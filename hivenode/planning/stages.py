@@ -1,5 +1,6 @@
 """Strategies that divide the layers: model_parallel, one batch at a time through nodes near each other, and
-pipeline_parallel, small batches that follow each other through nodes anywhere.
+pipeline_parallel, small batches that follow each other through nodes anywhere, in one line of stages or in several
+that share every batch.
 
 With one batch at a time no work overlaps, but each stage pays its fixed cost once a step and keeps one batch's
 activations; small batches overlap the stages and pay the fixed cost for each.
@@ -11,11 +12,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from msgspec import structs
+
 from hivenode.planning.breakdown import fractions
 from hivenode.planning.cost import Costs, Estimate, Masked, gib, human
 from hivenode.planning.layers import Cut, Problem, cut, measure
+from hivenode.planning.lines import Lines, several
 from hivenode.planning.profile import ClusterView, NodeProfile
 from hivenode.planning.workload import Layer, Workload
+from hivenode.spec.split import counts
 from hivenode.spec.values import Share, Strategy
 
 BLOCKS = 20
@@ -48,31 +53,54 @@ def model_parallel(
             strategy,
             f"needs {least} nodes within {costs.island_seconds * 1000:.0f} ms of each other, and there are not so many",
         )
-    found = [_cut(workload, island, cluster, least, most, 1, costs) for island in islands.values()]
+    found = [_cut(workload, Lines.single(island, cluster), least, most, 1, costs) for island in islands.values()]
     return _result(strategy, workload, found, nodes, costs)
 
 
 def pipeline_parallel(
     workload: Workload, nodes: Sequence[NodeProfile], cluster: ClusterView, least: int, most: int, costs: Costs
 ) -> Estimate | Masked:
-    """Consecutive layers on `least` to `most` nodes, batches cut into the best number of small ones (2 or more)."""
+    """Consecutive layers on `least` to `most` nodes, batches cut into the best number of small ones (2 or more). Where
+    there are nodes enough, several lines of them may share each batch."""
     strategy = Strategy.pipeline_parallel
-    if masked := _too_few_layers(strategy, workload, least):
+    options = [Lines.single(nodes, cluster), *several(nodes, cluster, min(costs.stages, len(workload.layers)))]
+    options = [each for each in options if len(workload.layers) >= max(2, -(-least // each.count))]
+    if masked := _too_few_layers(strategy, workload, least if not options else 2):
         return masked
-    divisors = [m for m in range(2, min(workload.batch, costs.micro_batches) + 1) if workload.batch % m == 0]
-    if not divisors:
+    if not _divisors(workload.batch, costs):
         return Masked(strategy, f"a batch of {workload.batch} cannot be cut into equal smaller ones")
-    # One cut shows well enough what the number of small batches does; the layers are then cut for the best number.
+    found = [_quick(workload, lines, least, most, costs) for lines in options]
+    first = [made for made in found[:1] if made is not None]
+    others = [made for made in found[1:] if made is not None]
+    best = [*first, *sorted(others, key=lambda made: made.seconds)[:1]]
+    found += [_refined(quick, least, most, costs) for quick in best]
+    return _result(strategy, workload, found, nodes, costs)
+
+
+def _divisors(batch: int, costs: Costs) -> list[int]:
+    """Numbers of equal small batches."""
+    return [m for m in range(2, min(batch, costs.micro_batches) + 1) if batch % m == 0]
+
+
+def _quick(workload: Workload, lines: Lines, least: int, most: int, costs: Costs) -> _Made | None:
+    """A first cut, by a number of small batches that may not be the best."""
+    part = lines.part(workload)
+    divisors = _divisors(part.batch, costs)
+    least, most = max(2, -(-least // lines.count)), most // lines.count
+    if not divisors:
+        return None
     tried = min(divisors, key=lambda m: abs(m - TRIED_BATCHES))
     for m in dict.fromkeys((tried, divisors[-1])):
-        quick = _cut(workload, nodes, cluster, least, most, m, costs, quick=True)
-        if quick is not None:
-            break
-    if quick is None:
-        return _result(strategy, workload, [], nodes, costs)
-    best = min(divisors, key=lambda m: _seconds_with(m, quick, workload, cluster, costs))
-    found = [quick, _cut(workload, nodes, cluster, least, most, best, costs)]
-    return _result(strategy, workload, found, nodes, costs)
+        if (made := _cut(part, lines, least, most, m, costs, quick=True)) is not None:
+            return made
+    return None
+
+
+def _refined(quick: _Made, least: int, most: int, costs: Costs) -> _Made | None:
+    """One cut shows well enough what the number of small batches does; the layers are cut anew for the best number."""
+    lines, part = quick.lines, quick.workload
+    best = min(_divisors(part.batch, costs), key=lambda m: _seconds_with(m, quick, costs))
+    return _cut(part, lines, max(2, -(-least // lines.count)), most // lines.count, best, costs)
 
 
 def _small_batch_seconds(costs: Costs) -> float:
@@ -102,12 +130,24 @@ def blocks(layers: Sequence[Layer], most: int = BLOCKS) -> list[tuple[int, int]]
 
 @dataclass(frozen=True, slots=True)
 class _Made:
-    """A cut of `blocks` over `nodes`."""
+    """A cut of `blocks` over `nodes`, each of which stands for one node of each of the lines.
 
+    Attributes:
+        workload: of one line.
+        exchange: seconds a step in which the lines agree on gradients.
+    """
+
+    workload: Workload
+    lines: Lines
     nodes: Sequence[NodeProfile]
     blocks: Sequence[tuple[int, int]]
     micro_batches: int
     cut: Cut
+    exchange: float
+
+    @property
+    def seconds(self) -> float:
+        return self.cut.seconds + self.exchange
 
     @property
     def ranges(self) -> list[tuple[int, int]]:
@@ -117,8 +157,7 @@ class _Made:
 
 def _cut(
     workload: Workload,
-    nodes: Sequence[NodeProfile],
-    cluster: ClusterView,
+    lines: Lines,
     least: int,
     most: int,
     micro_batches: int,
@@ -126,20 +165,27 @@ def _cut(
     *,
     quick: bool = False,
 ) -> _Made | None:
-    most = min(most, costs.stages, len(workload.layers))
+    cluster = lines.cluster
+    most = min(most, costs.stages, len(workload.layers), len(lines.nodes))
     if most < least:
         return None
-    used = _considered(nodes, max(least, costs.stages))
+    used = _considered(lines.nodes, max(least, costs.stages))
     joined = blocks(workload.layers, max(BLOCKS, least))
     problem = _problem(workload, used, joined, cluster, micro_batches, costs)
     # Trying all orders of eight nodes takes about 20 ms; a single order is enough for a first look.
     made = cut(problem, least=least, most=most, exact_nodes=0 if quick else 8, solves=1 if quick else SOLVES)
-    return None if made is None else _Made(used, joined, micro_batches, made)
+    if made is None:
+        return None
+    exchange = 0.0
+    for place, (a, b) in zip(made.nodes, made.ranges, strict=True):
+        held = sum(layer.parameters for first, last in joined[a:b] for layer in workload.layers[first:last])
+        exchange = max(exchange, lines.exchange_seconds(used[place], int(4 * held * workload.wire), costs))
+    return _Made(workload, lines, used, joined, micro_batches, made, exchange)
 
 
-def _seconds_with(m: int, made: _Made, workload: Workload, cluster: ClusterView, costs: Costs) -> float:
+def _seconds_with(m: int, made: _Made, costs: Costs) -> float:
     """Of one step of the same cut with another number of small batches; infinite where it does not fit."""
-    problem = _problem(workload, made.nodes, made.blocks, cluster, m, costs)
+    problem = _problem(made.workload, made.nodes, made.blocks, made.lines.cluster, m, costs)
     stages = len(made.cut.nodes)
     if not all(
         problem.fits(node, a, b, stages - place)
@@ -170,7 +216,7 @@ def _problem(
         # A small batch is dispatched forward and back, and comes and goes as a message both times.
         fixed_seconds=(_small_batch_seconds(costs),) * len(nodes),
         state_bytes=tuple(workload.bytes_per_parameter * count for count in parameters),
-        kept_bytes=tuple(math.ceil(size * sum(layer.activation_bytes for layer in part)) for part in parts),
+        kept_bytes=tuple(math.ceil(size * sum(layer.kept_bytes for layer in part)) for part in parts),
         output_bytes=tuple(math.ceil(size * part[-1].activation_bytes) for part in parts),
         memory_bytes=tuple(max(0, node.memory_bytes - own) for node in nodes),
         delay=tuple(tuple(cluster.latency(a.node, b.node) for b in nodes) for a in nodes),
@@ -194,7 +240,7 @@ def _result(
     nodes: Sequence[NodeProfile],
     costs: Costs,
 ) -> Estimate | Masked:
-    made = min((each for each in found if each is not None), key=lambda each: each.cut.seconds, default=None)
+    made = min((each for each in found if each is not None), key=lambda each: each.seconds, default=None)
     own = costs.base_memory_bytes + workload.data_bytes
     if made is None:
         need = workload.parameters * workload.bytes_per_parameter
@@ -204,30 +250,64 @@ def _result(
             f"no cut of the layers fits in memory: the model needs {gib(need)} and its activations, "
             f"{len(nodes)} nodes have {gib(room)} together besides what each worker takes",
         )
-    ranges, m = made.ranges, made.micro_batches
-    parts = [workload.layers[a:b] for a, b in ranges]
-    weights = fractions([max(1.0, math.fsum(layer.flops for layer in part)) for part in parts])
+    count, stages, m = made.lines.count, len(made.ranges), made.micro_batches
+    how = "whole batches" if m == 1 else f"{m} small batches a step"
+    where = f"{stages} stages, {how}"
+    if count > 1:
+        where = f"{count} lines of {stages} stages, {how} in each, of which {human(made.exchange)} exchange"
+    return Estimate(
+        strategy,
+        workload.steps * made.seconds,
+        _shares(made, workload, costs),
+        f"{workload.steps} steps of {human(made.seconds)} on {where}",
+        m,
+    )
+
+
+def _shares(made: _Made, workload: Workload, costs: Costs) -> tuple[Share, ...]:
+    """Of all lines, each with a part of the batch by its slowest stage; equal parts where those would not fit."""
+    lines = made.lines.nodes_of([made.nodes[place] for place in made.cut.nodes])
+    work = [math.fsum(layer.flops for layer in workload.layers[a:b]) for a, b in made.ranges]
+    paces = [min(node.speed / max(1.0, flops) for node, flops in zip(line, work, strict=True)) for line in lines]
+    for parts in (fractions(paces), fractions([1.0] * len(lines))):
+        batches = counts(workload.batch, parts)
+        shares = [
+            share
+            for number, (line, part, batch) in enumerate(zip(lines, parts, batches, strict=True))
+            for share in _line(made, workload, costs, number, line, part, batch)
+        ]
+        rooms = [node.memory_bytes for line in lines for node in line]
+        if min(batches) >= 1 and all(s.memory_bytes <= room for s, room in zip(shares, rooms, strict=True)):
+            break
+    exact = fractions([share.weight for share in shares])
+    return tuple(structs.replace(share, weight=weight) for share, weight in zip(shares, exact, strict=True))
+
+
+def _line(
+    made: _Made, workload: Workload, costs: Costs, number: int, line: Sequence[NodeProfile], part: float, batch: int
+) -> list[Share]:
+    """Shares of one line; their weights sum to its part of the batch."""
+    stages, m = len(line), made.micro_batches
+    parts = [workload.layers[a:b] for a, b in made.ranges]
+    weights = fractions([max(1.0, math.fsum(layer.flops for layer in layers)) for layers in parts])
+    own, small, coming = costs.base_memory_bytes + workload.data_bytes, math.ceil(batch / m), workload.input_shape
     shares = []
-    for rank, (part, span, weight) in enumerate(zip(parts, ranges, weights, strict=True)):
-        node = made.nodes[made.cut.nodes[rank]]
-        parameters = sum(layer.parameters for layer in part)
-        work = workload.batch * math.fsum(layer.flops for layer in part) + costs.update_flops(workload, parameters)
-        kept = min(m, len(ranges) - rank) * sum(layer.activation_bytes for layer in part)
+    for stage, (node, layers, span, weight) in enumerate(zip(line, parts, made.ranges, weights, strict=True)):
+        parameters = sum(layer.parameters for layer in layers)
+        flops = batch * math.fsum(layer.flops for layer in layers) + costs.update_flops(workload, parameters)
+        kept = min(m, stages - stage) * small * sum(layer.kept_bytes for layer in layers)
         shares.append(
             Share(
                 node=node.node,
-                rank=rank,
-                weight=weight,
-                step_seconds=m * _small_batch_seconds(costs) + work / (node.speed * costs.efficiency),
-                memory_bytes=own + workload.bytes_per_parameter * parameters + math.ceil(kept * workload.batch / m),
+                rank=number * stages + stage,
+                weight=part * weight,
+                step_seconds=m * _small_batch_seconds(costs) + flops / (node.speed * costs.efficiency),
+                memory_bytes=own + made.workload.bytes_per_parameter * parameters + kept,
                 layer_range=span,
+                replica=number,
+                input_shape=coming,
+                output_shape=layers[-1].output,
             )
         )
-    how = "whole batches" if m == 1 else f"{m} small batches a step"
-    return Estimate(
-        strategy,
-        workload.steps * made.cut.seconds,
-        tuple(shares),
-        f"{workload.steps} steps of {human(made.cut.seconds)} on {len(ranges)} stages, {how}",
-        m,
-    )
+        coming = layers[-1].output
+    return shares

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from hivenode.planning.profile import ClusterView, NodeProfile
@@ -40,6 +40,10 @@ class LayerNumbers(Protocol):
     def flops(self) -> float: ...
     @property
     def activation_bytes(self) -> int: ...
+    @property
+    def inner_bytes(self) -> int: ...
+    @property
+    def output(self) -> tuple[int, ...]: ...
 
 
 class ModelNumbers(Protocol):
@@ -62,6 +66,8 @@ class DataNumbers(Protocol):
     def samples(self) -> int: ...
     @property
     def sample_bytes(self) -> int: ...
+    @property
+    def input_shape(self) -> tuple[int, ...]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +79,15 @@ class Layer:
     """Forward and backward, per sample."""
     activation_bytes: int
     """Output kept for the backward pass, and sent to the next stage, per sample."""
+    inner_bytes: int = 0
+    """Kept inside it besides, per sample."""
+    output: tuple[int, ...] = ()
+    """Shape of the output of one sample; empty where it is not known."""
+
+    @property
+    def kept_bytes(self) -> int:
+        """All that is kept for the backward pass, per sample."""
+        return self.activation_bytes + self.inner_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +119,18 @@ class Workload:
     """What the job asks to be averaged by."""
     not_by_torch: str = ""
     """Why torch.distributed cannot do that; "" if it can."""
+    precision: str = "fp32"
+    """What the person asked for: fp32, bf16 or auto."""
     masked: Mapping[Strategy, str] = field(default_factory=dict)
     """Strategies that cannot run for this framework and model, and why."""
+    input_shape: tuple[int, ...] = ()
+    """Of one sample."""
+    checkpoint_every: int | None = None
+    """Steps after which the state is kept."""
+    exchanging: bool = False
+    """Gradients go through the exchange, which takes two more vectors: to send from, and to receive into."""
+    memory_factor: float = 1.0
+    """What workers turned out to take over what these numbers say."""
 
     @classmethod
     def of(
@@ -128,7 +153,14 @@ class Workload:
             optimizer=training.optimizer,
             sample_bytes=data.sample_bytes,
             layers=tuple(
-                Layer(layer.parameters, BACKWARD_FACTOR * layer.flops, layer.activation_bytes) for layer in model.layers
+                Layer(
+                    layer.parameters,
+                    BACKWARD_FACTOR * layer.flops,
+                    layer.activation_bytes,
+                    layer.inner_bytes,
+                    tuple(layer.output),
+                )
+                for layer in model.layers
             ),
             momentum=training.momentum > 0,
             max_steps=training.max_steps,
@@ -141,8 +173,20 @@ class Workload:
             not_by_torch=f"it averages torch models, and this is one of {spec.framework}"
             if spec.framework != "torch"
             else training.not_by_torch,
+            precision=training.precision,
             masked=masked or {},
+            input_shape=tuple(data.input_shape),
+            checkpoint_every=training.checkpoint_every_steps,
         )
+
+    def taking(self, factor: float) -> Workload:
+        """The same job, whose workers were seen to take so many times the memory that its numbers say."""
+        layers = tuple(
+            replace(layer, inner_bytes=math.ceil(factor * layer.kept_bytes) - layer.activation_bytes)
+            for layer in self.layers
+        )
+        activations = math.ceil(factor * self.activation_bytes_per_sample)
+        return replace(self, layers=layers, activation_bytes_per_sample=activations, memory_factor=factor)
 
     @property
     def batch(self) -> int:
@@ -167,15 +211,28 @@ class Workload:
 
     @property
     def bytes_per_parameter(self) -> int:
-        """Weights, gradients and the optimizer's state, float32: SGD 8, with momentum 12, Adam and AdamW 16."""
+        """Weights, gradients and the optimizer's state, float32: SGD 8, with momentum 12, Adam and AdamW 16; and what
+        the exchange takes."""
+        return math.ceil(self.memory_factor * (4 + self._state_bytes + (8 if self.exchanging else 0)))
+
+    @property
+    def _state_bytes(self) -> int:
+        """Of one parameter in a checkpoint."""
         if self.optimizer == "sgd":
-            return 12 if self.momentum else 8
-        return 16
+            return 8 if self.momentum else 4
+        return 12
+
+    @property
+    def copy_bytes(self) -> int:
+        """A worker that holds the whole model writes a copy of its state while it trains on."""
+        if self.checkpoint_every is None or self.steps <= self.checkpoint_every:
+            return 0
+        return math.ceil(self.memory_factor * self._state_bytes * self.parameters)
 
     @property
     def data_bytes(self) -> int:
         """The training set in memory; each worker holds all of it."""
-        return self.samples * self.sample_bytes
+        return math.ceil(self.memory_factor * self.samples * self.sample_bytes)
 
 
 def state_of(workload: Workload, nodes: Sequence[NodeProfile], cluster: ClusterView) -> State:

@@ -82,6 +82,14 @@ class CheckpointSaved(msgspec.Struct, frozen=True, tag="checkpoint.saved"):
     holders: Annotated[tuple[NodeId, ...], msgspec.Meta(max_length=256)]
 
 
+class Shortage(msgspec.Struct, frozen=True):
+    """A worker ran out of memory."""
+
+    node: NodeId
+    needed_bytes: Number
+    """What it would have taken."""
+
+
 class AttemptEnded(msgspec.Struct, frozen=True, tag="attempt.ended"):
     """`outcome`: finished, failed (will not work anywhere), or lost (worth another attempt)."""
 
@@ -95,6 +103,7 @@ class AttemptEnded(msgspec.Struct, frozen=True, tag="attempt.ended"):
     metrics: Metrics
     error: Sentence = ""
     fix: Sentence = ""
+    shortages: Annotated[tuple[Shortage, ...], msgspec.Meta(max_length=256)] = ()
 
 
 class JobCancelled(msgspec.Struct, frozen=True, tag="job.cancelled"):

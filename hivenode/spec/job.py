@@ -66,6 +66,10 @@ class JobSpec(Section):
             raise ValueError(
                 f'training.engine = "torch" is for data_parallel, and placement.strategy is {self.placement.strategy}'
             )
+        if estimator and (self.training.fragments > 1 or self.training.overlap):
+            raise ValueError("training.fragments and training.overlap are not for estimators, which are averaged whole")
+        if estimator and self.training.precision == "bf16":
+            raise ValueError("training.precision is bf16, and estimators compute in their own")
         return self
 
     @property

@@ -71,6 +71,8 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     accuracy: float | None
     samples_per_second: float
     age_seconds: float
+    trouble: str = ""
+    """What it goes on in spite of, such as a checkpoint that could not be written, and what to do about it."""
 
 
 class JobSummary(msgspec.Struct, frozen=True):
@@ -98,6 +100,10 @@ class JobSummary(msgspec.Struct, frozen=True):
     fix: str
     reason: str
     """Why it is in this state: "waiting for a coordinator", "1 of 3 nodes lost at step 40, going on with 2", ..."""
+    test_loss: float | None = None
+    convergence: float | None = None
+    """By how much of itself the loss fell in the latest whole epoch."""
+    tokens_per_second: float | None = None
 
 
 class AttemptStatus(msgspec.Struct, frozen=True):

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from hivenode.spec.section import Section
+from hivenode.spec.values import Precision
 
 Whole = Annotated[int, Field(strict=True, ge=1)]
 CodecName = Literal["fp32", "fp16", "bf16", "int8", "int4", "topk"]
@@ -24,13 +25,17 @@ class TrainingSpec(Section):
       the speed that the nodes turn out to have.
     - `local`: `sync_every` steps by each node for itself, then how far it has come; the mean of that is a step of an
       outer optimizer (DiLoCo, arXiv 2311.08105). The faster node makes more steps, of `batch_size` over the number of
-      nodes each, so that all arrive together.
+      nodes each, so that all arrive together. With `fragments`, a part of the model at a time is exchanged, each part
+      once in `sync_every` steps; with `overlap`, steps go on meanwhile (Streaming DiLoCo, arXiv 2501.18512).
 
     `codec` is what the numbers are written in on the wire; lossy ones carry over what they could not say. `auto`
     measures link and codecs in the first exchanges, and then chooses.
 
     `engine` is what nodes that train data-parallel average by: `exchange`, our own, encrypted; or `torch`, that is
     torch.distributed, whose traffic is not: for nodes on subnets that their owners trust. `auto`: the planner chooses.
+
+    `precision` is what the model computes in while it trains; weights, gradients and losses stay float32. `auto` takes
+    bf16 where steps are large enough to gain by it and the processor of every node has instructions for it.
     """
 
     epochs: Annotated[int, Field(strict=True, ge=1, le=100_000)] = 10
@@ -54,8 +59,15 @@ class TrainingSpec(Section):
     sync_every: Whole = 100
     outer_learning_rate: Annotated[float, Field(strict=True, gt=0, le=10)] = 0.7
     outer_momentum: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.9
+    fragments: Annotated[int, Field(strict=True, ge=1, le=1000)] = 1
+    """Parts of a model, each of some of its layers."""
+    overlap: Annotated[int, Field(strict=True, ge=0)] = 0
+    """Steps that a node goes on for while a part is on its way."""
+    mixing: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.5
+    """Of a node's own weights, what it keeps when a part comes back that it has gone on from; the rest is the part."""
     codec: Literal["auto"] | CodecName = "fp32"
     engine: Literal["auto", "exchange", "torch"] = "auto"
+    precision: Literal["auto"] | Precision = "fp32"
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = 0
     max_steps: Whole | None = None
     checkpoint_every_steps: Whole = 50
@@ -66,9 +78,16 @@ class TrainingSpec(Section):
             raise ValueError('micro_batch_size belongs to sync = "accumulate"')
         if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
             raise ValueError(f"micro_batch_size ({self.micro_batch_size}) is above batch_size ({self.batch_size})")
-        for name in ("sync_every", "outer_learning_rate", "outer_momentum"):
+        for name in ("sync_every", "outer_learning_rate", "outer_momentum", "fragments", "overlap", "mixing"):
             if self.sync != "local" and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f'{name} belongs to sync = "local"')
+        if self.fragments > self.sync_every:
+            raise ValueError(f"fragments ({self.fragments}) is above sync_every ({self.sync_every})")
+        if self.overlap > self.sync_every // self.fragments:
+            raise ValueError(
+                f"overlap ({self.overlap}) is above sync_every / fragments ({self.sync_every // self.fragments}): "
+                "a part has to be back before the next is sent"
+            )
         if self.final_learning_rate > self.learning_rate:
             raise ValueError(
                 f"final_learning_rate ({self.final_learning_rate}) is above learning_rate ({self.learning_rate})"

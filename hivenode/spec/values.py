@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -24,6 +24,9 @@ Sentence = Annotated[str, msgspec.Meta(max_length=2000)]
 
 COMPLEXITY_EDGES = (1e6, 1e8, 1e9)
 """Parameters: a model is small below 1e6, medium below 1e8, large below 1e9, xlarge from there."""
+
+
+Precision = Literal["fp32", "bf16"]
 
 
 class Role(StrEnum):
@@ -78,6 +81,12 @@ class Share(msgspec.Struct, frozen=True):
     memory_bytes: int
     """Predicted peak memory of the worker, bytes."""
     layer_range: tuple[int, int] | None = None
+    """Layers it holds, first and past the last; None for all."""
+    replica: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 0
+    """Which line of stages it belongs to, where several lines share every batch."""
+    input_shape: Annotated[tuple[int, ...], msgspec.Meta(max_length=8)] = ()
+    """Of one sample as it comes into its layers; empty where it is not known."""
+    output_shape: Annotated[tuple[int, ...], msgspec.Meta(max_length=8)] = ()
 
 
 class Engine(StrEnum):
@@ -116,7 +125,21 @@ class Plan(msgspec.Struct, frozen=True):
     """Planner state: complexity, dataset size, nodes, latency buckets."""
     candidates: tuple[Candidate, ...]
     micro_batches: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 1
-    """Small batches that a full batch is cut into, where layers are divided."""
+    """Small batches that each line of stages cuts its part of a batch into, where layers are divided."""
+    precision: Precision = "fp32"
+    """What all of them compute in."""
     engine: Engine = Engine.exchange
     engine_reason: Sentence = ""
     """Why that one, in a sentence; "" where nothing is averaged."""
+
+    @property
+    def staged(self) -> bool:
+        """Whether layers are divided: no node can go on without those that hold the others."""
+        return self.strategy in (Strategy.model_parallel, Strategy.pipeline_parallel)
+
+    def lines(self) -> tuple[tuple[Share, ...], ...]:
+        """Where layers are divided: the shares of each line, first stage first."""
+        found: dict[int, list[Share]] = {}
+        for share in sorted(self.shares, key=lambda share: share.rank):
+            found.setdefault(share.replica, []).append(share)
+        return tuple(tuple(found[replica]) for replica in sorted(found))

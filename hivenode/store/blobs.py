@@ -146,6 +146,18 @@ class FileBlobs:
             self._sizes.pop(digest, None)
             raise
 
+    async def verify(self, digest: str) -> bool:
+        """Whether it is held, by its bytes. Raises Corrupted when they have changed or are gone: it is not held any
+        more."""
+        if digest not in self._sizes:
+            return False
+        try:
+            await self._thread(self._check_bytes, digest)
+        except Corrupted:
+            self._sizes.pop(digest, None)
+            raise
+        return True
+
     async def delete(self, digest: str) -> None:
         """Remove a blob and what has arrived of it. It need not be there."""
         _check(digest)
@@ -256,11 +268,20 @@ class FileBlobs:
             raise _not_held(digest) from None
         if hashlib.sha256(data).hexdigest() != digest:
             self._remove(digest)
-            raise Corrupted(
-                f"Blob {digest[:12]} in {self._directory} has changed on disk and was removed.",
-                fix="Check the disk; another node that holds it can give it again.",
-            )
+            raise _changed(digest, self._directory)
         return data
+
+    def _check_bytes(self, digest: str) -> None:
+        try:
+            whole = _hash_file(self._place(digest)).digest == digest
+        except OSError as error:
+            raise Corrupted(
+                f"Blob {digest[:12]} in {self._directory} cannot be read: {error.strerror}.",
+                fix="Check the disk; another node that holds it can give it again.",
+            ) from error
+        if not whole:
+            self._remove(digest)
+            raise _changed(digest, self._directory)
 
     def _remove(self, digest: str) -> None:
         self._place(digest).unlink(missing_ok=True)
@@ -377,6 +398,13 @@ def _check(digest: str) -> None:
         raise InvalidInput(
             f"{digest[:80]!r} is not a SHA-256 digest.", fix="Give 64 lower-case hexadecimal characters."
         )
+
+
+def _changed(digest: str, directory: Path) -> Corrupted:
+    return Corrupted(
+        f"Blob {digest[:12]} in {directory} has changed on disk and was removed.",
+        fix="Check the disk; another node that holds it can give it again.",
+    )
 
 
 def _not_held(digest: str) -> NotFound:

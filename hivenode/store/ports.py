@@ -91,6 +91,11 @@ class BlobStore(Protocol):
         """Whole content, for small blobs. Raises NotFound, Exhausted above `limit`."""
         ...
 
+    async def verify(self, digest: str) -> bool:
+        """Whether a blob is held and its bytes are what they should be; a damaged one is removed. Raises Corrupted
+        then: it was held, and is not any more."""
+        ...
+
     async def delete(self, digest: str) -> None: ...
 
 

@@ -295,6 +295,13 @@ class SimulatedBlobs:
             raise Exhausted(f"Blob {digest[:12]} has {len(data)} bytes, more than {limit}.", fix="Use its file.")
         return data
 
+    async def verify(self, digest: str) -> bool:
+        data = self._disk.blobs.get(digest)
+        if data is not None and hashlib.sha256(data).hexdigest() != digest:
+            del self._disk.blobs[digest]
+            raise Corrupted(f"Blob {digest[:12]} has changed on disk and was removed.", fix="Check the disk.")
+        return data is not None
+
     async def delete(self, digest: str) -> None:
         self._disk.partial.pop(digest, None)
         if self._disk.blobs.pop(digest, None) is not None:

@@ -10,6 +10,7 @@ import json
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ import numpy as np
 from hivenode.errors import Corrupted, InvalidInput
 from hivenode.spec.job import JobSpec
 from hivenode.training import tensorfiles
-from hivenode.training.frameworks.model import Layout, Vector, flatten, views
+from hivenode.training.frameworks.model import Layout, Vector, views
 
 FORMAT = "hivenode-checkpoint-1"
 MODEL, BUFFER, OPTIMIZER, _SCALAR = "model.", "buffer.", "optimizer.", "optimizer."
@@ -36,10 +37,27 @@ class State:
     slots: Mapping[str, Vector]
     scalars: Mapping[str, str]
 
-    def copy(self) -> State:
-        """One that training will not change."""
-        slots = {name: slot.copy() for name, slot in self.slots.items()}
-        return State(self.step, self.weights.copy(), self.buffers.copy(), slots, dict(self.scalars))
+    def copy(self, into: State | None = None) -> State:
+        """One that training will not change.
+
+        Args:
+            into: an earlier copy, whose memory is used again.
+        """
+        held = into.slots if into is not None else {}
+        return State(
+            self.step,
+            _copied(self.weights, into.weights if into is not None else None),
+            _copied(self.buffers, into.buffers if into is not None else None),
+            {name: _copied(slot, held.get(name)) for name, slot in self.slots.items()},
+            dict(self.scalars),
+        )
+
+
+def _copied(vector: Vector, into: Vector | None) -> Vector:
+    if into is None or into.shape != vector.shape:
+        return vector.copy()
+    np.copyto(into, vector)
+    return into
 
 
 def spec_digest(spec: JobSpec) -> str:
@@ -97,26 +115,33 @@ def check(path: Path, metadata: Mapping[str, str], spec: JobSpec) -> Head:
 
 
 def read(path: Path, spec: JobSpec, layout: Layout, limit_bytes: int) -> State:
-    """Raises:
-    Corrupted: it is not a checkpoint.
-    InvalidInput: it is one of a different job.
+    """Tensor by tensor: no more is in memory than what is returned.
+
+    Raises:
+        Corrupted: it is not a checkpoint.
+        InvalidInput: it is one of a different job.
+        Exhausted: it is larger than the limit.
     """
-    tensors, said = tensorfiles.load(path, limit_bytes)
-    head = check(path, said, spec)
+    parts = tensorfiles.Parts(path, limit_bytes)
+    head, shapes = check(path, parts.metadata, spec), parts.shapes
     try:
-        model = {name: tensors.pop(MODEL + name) for name in layout.parameters}
-        buffers = {name: tensors.pop(BUFFER + name) for name in layout.buffers}
-        slots = {name.removeprefix(OPTIMIZER): np.array(tensor) for name, tensor in tensors.items()}
-        weights, running = flatten(model, layout.parameters), flatten(buffers, layout.buffers)
+        weights, running = np.empty(layout.size, np.float32), np.empty(layout.buffer_size, np.float32)
+        for prefix, vector, own in ((MODEL, weights, layout.parameters), (BUFFER, running, layout.buffers)):
+            for name, place in views(vector, own).items():
+                if shapes.pop(prefix + name) != place.shape:
+                    raise ValueError(f"tensor {name} has another shape than the model's")
+                parts.read_into(place.reshape(-1), prefix + name)
+        slots = {name.removeprefix(OPTIMIZER): np.empty(prod(shape), np.float32) for name, shape in shapes.items()}
+        for name, slot in slots.items():
+            parts.read_into(slot, OPTIMIZER + name)
         return State(head.step, weights, running, slots, head.scalars)
     except (KeyError, ValueError) as error:
         raise Corrupted(f"{path.name} is an incomplete checkpoint: {error}.", fix="Use another copy of it.") from error
 
 
 class Writer:
-    """Writes checkpoints beside the training thread, which only waits for a copy in memory.
-
-    At most one is being written and one waits; a newer one takes the waiting one's place.
+    """Writes checkpoints beside the training thread, which only waits for a copy in memory. There is one copy: what is
+    submitted while it is being written is left out.
 
     Args:
         write: writes one state.
@@ -126,34 +151,53 @@ class Writer:
     def __init__(self, write: Callable[[State], None], failed: Callable[[State, str], None]) -> None:
         self._write = write
         self._failed = failed
-        self._waiting: State | None = None
-        self._closed = False
+        self._copy: State | None = None
+        self._busy = self._closed = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="checkpoints", daemon=True)
         self._thread.start()
 
-    def submit(self, state: State) -> None:
-        """Have a copy of `state` written."""
-        copy = state.copy()
+    def submit(self, state: State, *, last: bool = False) -> None:
+        """Have a copy of `state` written, unless another is being written.
+
+        Args:
+            last: wait until it is not.
+        """
         with self._changed:
-            self._waiting = copy
-            self._changed.notify()
+            if last:
+                self._changed.wait_for(lambda: not self._busy)
+            if self._busy:
+                return
+            try:
+                self._copy = state.copy(self._copy)
+            except MemoryError:
+                self._copy = None
+                self._failed(state, "there is no memory for a copy of the state")
+                return
+            self._busy = True
+            self._changed.notify_all()
 
     def close(self) -> None:
         """Wait until what was submitted is written."""
         with self._changed:
             self._closed = True
-            self._changed.notify()
+            self._changed.notify_all()
         self._thread.join()
 
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting is not None or self._closed)
-                state, self._waiting = self._waiting, None
-            if state is None:
-                return
+                self._changed.wait_for(lambda: self._busy or self._closed)
+                if not self._busy:
+                    return
+                state = self._copy
+            assert state is not None
             try:
                 self._write(state)
-            except (OSError, MemoryError) as error:
-                self._failed(state, str(error) or type(error).__name__)
+            except OSError as error:
+                self._failed(state, error.strerror or str(error))
+            except MemoryError:
+                self._failed(state, "memory has run out")
+            with self._changed:
+                self._busy = False
+                self._changed.notify_all()

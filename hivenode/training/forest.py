@@ -23,6 +23,9 @@ from hivenode.training.strategies.group import Group
 
 SCORED = 256
 """Training samples on which the loss is measured: to ask a forest about all of them takes as long as growing it."""
+GROW_SECONDS = 0.5
+"""Trees are grown in portions of about this time: the library's own preparations cost little beside it, and an order
+to stop is heard soon."""
 _LENGTHS = 1024
 """Lengths are told in multiples of this, so that float32 says them exactly."""
 
@@ -98,24 +101,35 @@ class Fitting:
                 self.threads,
             )
         self.step = 1
-        self.group.finish()
         seconds = max(time.monotonic() - began, 1e-9)
-        loss = self._loss(rows[:SCORED], labels[:SCORED])[1]
+        loss = self._judge(rows[:SCORED], labels[:SCORED])[1]
+        found = self._judge(*_all(data.test))
+        self.group.finish()
         assert loss is not None
         self._progress(1, 1, loss, len(rows) / seconds)
-        return Result(1, loss, *self._loss(*_all(data.test)), 1.0, len(rows) / seconds, None)
+        return Result(1, loss, *found, 1.0, len(rows) / seconds, None)
 
-    def _loss(self, rows: Rows, labels: Targets) -> tuple[float | None, float | None]:
-        """Accuracy, and the mean loss; None without samples."""
+    def _judge(self, rows: Rows, labels: Targets) -> tuple[float | None, float | None]:
+        """Accuracy, and the mean loss; None without samples. Each member looks at a part of them."""
         if not len(rows):
             return None, None
-        source, params = self.spec.model.source, self.spec.model.params
-        found = predictor(source, params, self.tensors, rows.shape[1], self.data.info.outputs)
-        if "centres" in self.tensors:
-            return None, float(nearest(rows, self.tensors["centres"])[1].mean())
-        task = "regression" if self.data.info.task == "regression" else "classification"
-        correct, loss = score(task, found.outputs(rows), labels)
-        return (correct / len(rows) if task == "classification" else None), loss / len(rows)
+        source, params, info = self.spec.model.source, self.spec.model.params, self.data.info
+        found = predictor(source, params, self.tensors, rows.shape[1], info.outputs)
+        vector = np.zeros(2, np.float32)
+
+        def look() -> float:
+            part = self.group.part(len(rows))
+            some, expected = rows[part.start : part.stop], labels[part.start : part.stop]
+            if "centres" in self.tensors:
+                vector[:] = 0, nearest(some, self.tensors["centres"])[1].sum()
+            else:
+                vector[:] = score(info.task, found.outputs(some), expected) if len(part) else (0, 0.0)
+            vector[:] /= max(len(part), 1)
+            return float(len(part))
+
+        self.group.agree(vector, look, 0)
+        accuracy = round(float(vector[0]) * len(rows)) / len(rows) if info.task == "classification" else None
+        return accuracy, float(vector[1])
 
     # --- forests ------------------------------------------------------------------------------------------------
 
@@ -127,13 +141,18 @@ class Fitting:
 
         def grow() -> dict[int, fitting.Grown]:
             """This member's units for the members there are; those of lost ones are grown by the others."""
-            mine = self.group.part(total)
-            for unit in mine:
-                if unit not in grown:
-                    self.group.heed()
-                    grown[unit] = fitting.grow(source, params, unit, rows, labels, outputs, seed, self.threads)
-                    speed = len(grown) * fitting.UNIT / max(time.monotonic() - began, 1e-9)
-                    self._progress(min(len(grown), len(mine)), len(mine), 0.0, speed)
+            mine, width = self.group.part(total), 1
+            left = [unit for unit in mine if unit not in grown]
+            while left:
+                self.group.heed()
+                units = _run(left, width)
+                started = time.monotonic()
+                grown.update(fitting.grow(source, params, units, rows, labels, outputs, seed, self.threads))
+                now = time.monotonic()
+                width = max(1, int(GROW_SECONDS * len(units) / max(now - started, 1e-9)))
+                left = left[len(units) :]
+                speed = len(grown) * fitting.UNIT / max(now - began, 1e-9)
+                self._progress(min(len(grown), len(mine)), len(mine), 0.0, speed)
             return {unit: grown[unit] for unit in mine}
 
         while True:
@@ -207,6 +226,12 @@ class Fitting:
 def _all(part: Samples) -> tuple[Rows, Targets]:
     inputs, labels = part.take(np.arange(len(part)))
     return flat(inputs), narrow(labels)
+
+
+def _run(units: list[int], most: int) -> range:
+    """The first of these that follow on each other."""
+    end = next((n for n in range(1, min(most, len(units))) if units[n] != units[0] + n), min(most, len(units)))
+    return range(units[0], units[0] + end)
 
 
 def _restored(mean: Floats, planned: int) -> Floats:

@@ -24,6 +24,8 @@ from hivenode.training.strategies.group import Group
 from hivenode.training.strategies.way import Advance, Course, Way
 
 PROGRESS_SECONDS = 0.5
+LOGGED_SECONDS = 10.0
+"""Between two lines on the progress of an epoch in the job's log."""
 GATE_STEPS = 10
 """Steps after which newcomers may come in (with running statistics, which differ between members, whenever these have
 been averaged)."""
@@ -130,6 +132,7 @@ class Training:
     _previous: float | None = field(init=False, default=None)
     _convergence: float | None = field(init=False, default=None)
     _patience: Patience = field(init=False)
+    _logged: float = field(init=False, default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         self._patience = Patience(self.spec)
@@ -236,7 +239,7 @@ class Training:
                 self._tell_epoch(loss, *found)
                 self._epoch = _Meter()
             if ended or time.monotonic() - self._meter.started >= PROGRESS_SECONDS:
-                self._progress(found[0] if ended and found is not None else None)
+                self._progress(*(found if ended and found is not None else (None, None)))
             if self.leads and keeps and going:
                 self.save(self.state())
             shared = ended or keeps if self.model.buffers.size else self.step // GATE_STEPS > before // GATE_STEPS
@@ -245,9 +248,12 @@ class Training:
         if found is None:  # resumed after the last step
             found = self._evaluate()
         self.group.finish()
-        speed, info = whole.samples_per_second, self.data.info
-        tokens = speed * info.features if info.vocabulary else None
-        return Result(self.step, loss, *found, self.step / per_epoch, speed, self._convergence, tokens)
+        speed = whole.samples_per_second
+        return Result(self.step, loss, *found, self.step / per_epoch, speed, self._convergence, self._tokens(speed))
+
+    def _tokens(self, samples: float) -> float | None:
+        """In so many samples, of text."""
+        return samples * self.data.info.features if self.data.info.vocabulary else None
 
     def _evaluate(self) -> tuple[float | None, float | None]:
         """Accuracy (where there are right answers) and mean loss on the held-out part. The members' counts are
@@ -298,29 +304,60 @@ class Training:
         self._previous = loss
         if self.leads:
             fields: dict[str, str | int | float | bool | None] = {
-                "epoch": -(-self.step // self.course.steps_per_epoch),
+                "step": self.step,
+                "epoch": self._epoch_number,
+                "seconds": time.monotonic() - self._epoch.started,
                 "loss": loss,
                 "accuracy": accuracy,
                 "test_loss": test_loss,
                 "convergence": self._convergence,
                 "samples_per_second": self._epoch.samples_per_second,
-                "learning_rate": learning_rate(self.spec, self.step - 1, self.course.steps),
+                "tokens_per_second": self._tokens(self._epoch.samples_per_second),
+                "learning_rate": self._rate,
             }
-            self.report(Log(level="info", event="epoch", fields=fields))
+            self._log("epoch", fields)
 
-    def _progress(self, accuracy: float | None) -> None:
+    def _log(self, event: str, fields: dict[str, str | int | float | bool | None]) -> None:
+        self._logged = time.monotonic()
+        self.report(Log(level="info", event=event, fields=fields))
+
+    @property
+    def _epoch_number(self) -> int:
+        return -(-self.step // self.course.steps_per_epoch)
+
+    @property
+    def _rate(self) -> float:
+        return learning_rate(self.spec, self.step - 1, self.course.steps)
+
+    def _progress(self, accuracy: float | None, test_loss: float | None) -> None:
         meter = self._meter
+        own = meter.samples_per_second * self.group.fraction
+        if self.leads and time.monotonic() - self._logged >= LOGGED_SECONDS:
+            self._log(
+                "progress",
+                {
+                    "step": self.step,
+                    "epoch": self._epoch_number,
+                    "loss": meter.mean_loss,
+                    "samples_per_second": meter.samples_per_second,
+                    "tokens_per_second": self._tokens(meter.samples_per_second),
+                    "learning_rate": self._rate,
+                },
+            )
         self.report(
             WorkerProgress(
                 step=self.step,
                 steps=self.course.steps,
-                epoch=-(-self.step // self.course.steps_per_epoch),
+                epoch=self._epoch_number,
                 epochs=self.spec.epochs,
                 loss=meter.mean_loss,
                 accuracy=accuracy,
-                samples_per_second=meter.samples_per_second,
+                samples_per_second=own,
                 step_seconds=meter.compute_seconds / max(meter.steps, 1),
                 members=self.group.members,
+                test_loss=test_loss,
+                convergence=self._convergence,
+                tokens_per_second=self._tokens(own),
             )
         )
         self._meter = _Meter()

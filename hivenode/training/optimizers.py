@@ -114,19 +114,32 @@ class Outer:
     """What the mean of the members' ways does to the weights they set out from: SGD with Nesterov's momentum, on the
     way back to where they came from as the gradient (DiLoCo, arXiv 2311.08105, algorithm 1; momentum as PyTorch's).
 
+    Momentum rises as in Nesterov's own method (0, 1/4, 2/5, 3/6, ...) up to what is asked for, and the learning rate
+    goes from 1 to what is asked for along with it. So the first round takes the plain mean of the members' weights:
+    early ways are long and turn soon, and a run of few rounds would spend them all on coming back from where momentum
+    threw it.
+
     Args:
-        learning_rate: 1 and no momentum give the plain mean of the members' weights.
+        learning_rate: 1 and no momentum give the plain mean in every round.
     """
 
     def __init__(self, learning_rate: float, momentum: float, size: int) -> None:
-        self._rate, self._momentum = np.float32(learning_rate), np.float32(momentum)
+        self._rate, self._momentum = learning_rate, momentum
         self.velocity = np.zeros(size if momentum > 0 else 0, np.float32)
 
-    def step(self, weights: Vector, back: Vector) -> None:
-        """One update of `weights`, those all set out from. `back` is overwritten."""
+    def step(self, weights: Vector, back: Vector, number: int, run: slice) -> None:
+        """One update of `weights[run]`, which all set out from. `back`, of that length, is overwritten.
+
+        Args:
+            number: of updates of these weights before.
+        """
+        rate = self._rate
         if self.velocity.size:
-            self.velocity *= self._momentum
-            self.velocity += back
-            back += self.velocity * self._momentum
-        back *= self._rate
-        weights -= back
+            momentum = min(self._momentum, number / (number + 3))
+            rate = 1.0 + (rate - 1.0) * (momentum / self._momentum)
+            velocity = self.velocity[run]
+            velocity *= np.float32(momentum)
+            velocity += back
+            back += velocity * np.float32(momentum)
+        back *= np.float32(rate)
+        weights[run] -= back

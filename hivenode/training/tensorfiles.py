@@ -112,15 +112,21 @@ def assemble(path: Path, plan: FileLayout, pieces: Iterable[tuple[int, bytes | m
 class Parts:
     """Parts of the tensors of a file, without the rest of it in memory.
 
+    Args:
+        limit_bytes: the largest file to take.
+
     Raises (all):
         Corrupted: it is missing or is not such a file in every detail.
+        Exhausted: it is larger than the limit.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, limit_bytes: int | None = None) -> None:
         self._path = path
         try:
             with path.open("rb") as file:
                 total = os.fstat(file.fileno()).st_size
+                if limit_bytes is not None and total > limit_bytes:
+                    raise _too_large(path, total, limit_bytes)
                 length = int.from_bytes(file.read(8), "little")
                 if not 2 <= length <= min(MAX_HEADER_BYTES, total - 8):
                     raise _wrong(path, "its header does not fit")
@@ -170,9 +176,7 @@ def load(path: Path, limit_bytes: int) -> tuple[dict[str, Tensor], dict[str, str
         with path.open("rb") as file:
             total = os.fstat(file.fileno()).st_size
             if total > limit_bytes:
-                raise Exhausted(
-                    f"{path.name} has {total} bytes; at most {limit_bytes} are read.", fix="Raise the worker's memory."
-                )
+                raise _too_large(path, total, limit_bytes)
             length = int.from_bytes(file.read(8), "little")
             if not 2 <= length <= min(MAX_HEADER_BYTES, total - 8):
                 raise _wrong(path, "its header does not fit")
@@ -203,6 +207,10 @@ def _tensors(path: Path, entries: dict[str, _Entry], data: bytes, expected: int)
     if start != len(data) or len(data) != expected:
         raise _wrong(path, "it is longer or shorter than its tensors")
     return tensors
+
+
+def _too_large(path: Path, total: int, limit: int) -> Exhausted:
+    return Exhausted(f"{path.name} has {total} bytes; at most {limit} are read.", fix="Raise the worker's memory.")
 
 
 def _wrong(path: Path, why: str) -> Corrupted:

@@ -8,7 +8,7 @@ import traceback
 
 from hivenode.net.framing import Channel
 from hivenode.net.local import Begin, Failed, Log, Predict, Trace, WorkerLimits
-from hivenode.spec.values import Engine, Strategy
+from hivenode.spec.values import Engine
 from hivenode.training.strategies.group import Cancelled
 from hivenode.worker.failures import failed, is_allocation
 from hivenode.worker.nursery import Nursery
@@ -35,7 +35,7 @@ def run(sock: socket.socket, limits: WorkerLimits) -> int:
     try:
         match first:
             case Begin():
-                if first.plan.strategy in (Strategy.model_parallel, Strategy.pipeline_parallel):
+                if first.plan.staged:
                     StagedAssignment(channel, first, limits).run()
                 else:
                     # Now, while there is one thread.

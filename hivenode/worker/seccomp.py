@@ -1,4 +1,5 @@
-"""A filter on system calls: no new process or program, no socket, no memory that escapes the limit, no kernel doors.
+"""A filter on system calls: no new process or program, no socket, no memory that escapes the limit, no kernel doors,
+and no hand on other processes, which have the same user.
 
 A classic BPF program for `prctl(PR_SET_SECCOMP)`, after seccomp(2). Threads can still be started.
 """
@@ -14,33 +15,48 @@ from typing import NamedTuple
 _PR_SET_SECCOMP, _MODE_FILTER = 22, 2
 _ALLOW, _ERRNO, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
-_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16
+_NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16
 _CLONE_THREAD = 0x10000
 _SHARED_ANONYMOUS = 0x01 | 0x20
 _X32 = 0x40000000
+_F_SETOWN, _F_SETOWN_EX, _FIOSETOWN, _SIOCSPGRP = 8, 15, 0x8901, 0x8902
+"""Name a process that is to get a signal when something can be read; unasked for, SIGIO ends it."""
 
 
 class _Table(NamedTuple):
-    """System call numbers of one architecture."""
+    """System call numbers of one architecture.
+
+    Attributes:
+        to_itself: whose first argument is a process, which has to be the caller, or 0 for it.
+        for_sockets: refused to whoever does not use the network (keys for TLS are handed over in a memfd).
+    """
 
     audit: int
     clone: int
     mmap: int
+    fcntl: int
+    ioctl: int
+    kill: int
+    to_itself: tuple[int, ...]
+    for_sockets: tuple[int, ...]
     denied: tuple[int, ...]
 
 
 _COMMON = (
     425, 426, 427,  # io_uring: sockets by another door
     428, 429, 430, 431, 432, 433, 442,  # mounts
-    434, 438, 440,  # other processes by descriptor
+    424, 434, 438, 440, 448,  # other processes by descriptor
 )  # fmt: skip
 _TABLES = {
     "x86_64": _Table(
-        0xC000003E, 56, 9,
+        0xC000003E, 56, 9, 72, 16, 62,
+        (234, 302, 203),  # tgkill, prlimit64, sched_setaffinity
+        (41, 319),  # socket, memfd_create
         (
-            41,  # socket
             57, 58, 59, 322,  # fork, vfork, execve, execveat
-            29, 319, 447,  # shmget, memfd_create, memfd_secret
+            29, 447,  # shmget, memfd_secret
+            200, 129, 297,  # tkill, rt_sigqueueinfo, rt_tgsigqueueinfo
+            141, 142, 144, 314, 251, 256, 279,  # setpriority, sched_set*, ioprio_set, migrate_pages, move_pages
             101, 310, 311, 312,  # ptrace, process_vm_readv, process_vm_writev, kcmp
             155, 161, 165, 166, 272, 308,  # pivot_root, chroot, mount, umount2, unshare, setns
             169, 175, 176, 246, 313, 320,  # reboot, modules, kexec
@@ -49,10 +65,12 @@ _TABLES = {
         ),
     ),
     "aarch64": _Table(
-        0xC00000B7, 220, 222,
+        0xC00000B7, 220, 222, 25, 29, 129,
+        (131, 261, 122),
+        (198, 279),
         (
-            198, 221, 281, 194, 279, 447, 117, 270, 271, 272, 41, 51, 40, 39, 97, 268, 142, 105, 106, 104, 273, 294,
-            217, 218, 219, 241, 280, 282, 265, *_COMMON,
+            221, 281, 194, 447, 130, 138, 240, 140, 118, 119, 274, 30, 238, 239, 117, 270, 271, 272, 41, 51, 40, 39,
+            97, 268, 142, 105, 106, 104, 273, 294, 217, 218, 219, 241, 280, 282, 265, *_COMMON,
         ),
     ),
 }  # fmt: skip
@@ -68,8 +86,11 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_uint16), ("instructions", ctypes.POINTER(_Instruction)))
 
 
-def restrict() -> list[str]:
+def restrict(*, network: bool = False) -> list[str]:
     """Filter the system calls of this thread and those it starts, for good. `no_new_privs` has to be set.
+
+    Args:
+        network: leave it sockets.
 
     Returns:
         what now holds, in words; empty on an architecture whose numbers are not known.
@@ -80,18 +101,19 @@ def restrict() -> list[str]:
     table = _TABLES.get(platform.machine())
     if table is None:
         return []
-    code = _program(table)
+    code = _program(table, os.getpid(), network=network)
     program = _Program(len(code), (_Instruction * len(code))(*code))
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_SECCOMP, ctypes.c_ulong(_MODE_FILTER), ctypes.byref(program), 0, 0) != 0:
         number = ctypes.get_errno()
         raise OSError(number, f"seccomp: {os.strerror(number)}")
-    return ["processes and programs: seccomp", "sockets: seccomp", "shared memory: seccomp"]
+    holding = ["processes and programs: seccomp", "shared memory: seccomp", "a hand on other processes: seccomp"]
+    return holding if network else [*holding, "sockets: seccomp"]
 
 
-def _program(table: _Table) -> list[_Instruction]:
+def _program(table: _Table, pid: int, *, network: bool) -> list[_Instruction]:
     """The filter. Jumps count the instructions that are skipped."""
-    refused = _Instruction(_RETURN, 0, 0, _ERRNO | errno.EPERM)
+    allowed, refused = _Instruction(_RETURN, 0, 0, _ALLOW), _Instruction(_RETURN, 0, 0, _ERRNO | errno.EPERM)
     code = [
         _Instruction(_LOAD, 0, 0, _ARCHITECTURE),
         _Instruction(_EQUAL, 1, 0, table.audit),
@@ -102,18 +124,32 @@ def _program(table: _Table) -> list[_Instruction]:
         _Instruction(_EQUAL, 0, 1, _CLONE3),
         _Instruction(_RETURN, 0, 0, _ERRNO | errno.ENOSYS),
         _Instruction(_EQUAL, 0, 4, table.clone),
-        _Instruction(_LOAD, 0, 0, _FIRST_ARGUMENT),
+        _Instruction(_LOAD, 0, 0, _ARGUMENTS),
         _Instruction(_ANY_BIT, 0, 1, _CLONE_THREAD),
-        _Instruction(_RETURN, 0, 0, _ALLOW),
+        allowed,
         refused,
         _Instruction(_EQUAL, 0, 5, table.mmap),
-        _Instruction(_LOAD, 0, 0, _FIRST_ARGUMENT + 3 * 8),
+        _Instruction(_LOAD, 0, 0, _ARGUMENTS + 3 * 8),
         _Instruction(_AND, 0, 0, _SHARED_ANONYMOUS),
         _Instruction(_EQUAL, 0, 1, _SHARED_ANONYMOUS),
         refused,
-        _Instruction(_RETURN, 0, 0, _ALLOW),
+        allowed,
     ]
-    for number in table.denied:
+    code += _by_argument(table.kill, 0, (pid,), allowed, refused)  # 0 would be its whole group
+    for number in table.to_itself:
+        code += _by_argument(number, 0, (pid, 0), allowed, refused)
+    code += _by_argument(table.fcntl, 1, (_F_SETOWN, _F_SETOWN_EX), refused, allowed)
+    code += _by_argument(table.ioctl, 1, (_FIOSETOWN, _SIOCSPGRP), refused, allowed)
+    for number in table.denied if network else table.denied + table.for_sockets:
         code += [_Instruction(_EQUAL, 0, 1, number), refused]
-    code.append(_Instruction(_RETURN, 0, 0, _ALLOW))
-    return code
+    return [*code, allowed]
+
+
+def _by_argument(
+    number: int, place: int, values: tuple[int, ...], among: _Instruction, otherwise: _Instruction
+) -> list[_Instruction]:
+    """What becomes of one system call by whether the low half of an argument is among some values."""
+    code = [_Instruction(_EQUAL, 0, 2 + 2 * len(values), number), _Instruction(_LOAD, 0, 0, _ARGUMENTS + 8 * place)]
+    for value in values:
+        code += [_Instruction(_EQUAL, 0, 1, value), among]
+    return [*code, otherwise]

@@ -5,21 +5,23 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import prod
 from pathlib import Path
 
+import msgspec
 import torch
 
-from hivenode.errors import Corrupted, InvalidInput
+from hivenode.errors import Corrupted, InvalidInput, Unavailable
 from hivenode.models.declared import describe
 from hivenode.net.framing import Channel
-from hivenode.net.local import Begin, CheckpointWritten, Finished, Log, Ready, WorkerLimits
+from hivenode.net.local import Begin, CheckpointFailed, CheckpointWritten, Finished, Peer, Ready, WorkerLimits
 from hivenode.spec.job import JobSpec
+from hivenode.spec.split import split
 from hivenode.spec.values import Share
 from hivenode.training import checkpoints, modelfile, tensorfiles
-from hivenode.training.exchange import Seat
+from hivenode.training.exchange import Seat, WorkerKey
 from hivenode.training.frameworks.model import Vector
 from hivenode.training.loop import Result
 from hivenode.training.optimizers import Optimizer
@@ -38,9 +40,13 @@ from hivenode.training.stages.gather import (
 )  # fmt: skip
 from hivenode.training.stages.line import Line
 from hivenode.training.stages.loop import Ends, StagedTraining
+from hivenode.training.stages.replicas import Replicas
 from hivenode.training.stages.schedule import small_batches
 from hivenode.training.stages.stage import Cutting, Stage
+from hivenode.training.strategies.collective import Collective
+from hivenode.training.strategies.data_parallel import Together
 from hivenode.training.strategies.group import Cancelled
+from hivenode.training.strategies.single import Alone
 from hivenode.worker.orders import Orders
 from hivenode.worker.pieces import PieceFinder, open_data
 from hivenode.worker.threads import useful_threads
@@ -59,18 +65,24 @@ class StagedAssignment:
         self._channel, self._begin, self._limits = channel, begin, limits
         self._spec = JobSpec.model_validate_json(begin.spec)
         self._directory = Path(begin.directory)
-        shares = sorted(begin.plan.shares, key=lambda share: share.rank)
-        self._number = next(place for place, share in enumerate(shares) if share.node == begin.node)
-        self._share = shares[self._number]
+        lines = begin.plan.lines()
+        self._mine = next(line for line in lines if any(share.node == begin.node for share in line))
+        self._number = next(place for place, share in enumerate(self._mine) if share.node == begin.node)
         self._pieces = PieceFinder(channel)
         self._data = open_data(self._spec.data, begin.resources, self._pieces)
         training, info = self._spec.training, self._data.info
-        self._small = -(-training.batch_size // begin.plan.micro_batches)
+        part = split(training.batch_size, [sum(share.weight for share in line) for line in lines])
+        self._small = max(1, -(-len(part[lines.index(self._mine)]) // begin.plan.micro_batches))
         torch.set_num_threads(self._threads())
         self._blueprint = blueprint(self._spec.model, info, training.seed, begin.resources)
-        self._cutting = Cutting(self._blueprint, self._example, _firsts(shares))
+        self._cutting = Cutting(self._blueprint, self._example, _firsts(lines))
         self._held, self._running = self._cutting.holdings(self._small)
         self._stage = Stage(self._cutting, self._number, self._held, self._running)
+        if len(lines) > 1 and self._stage.buffers.size:
+            raise InvalidInput(
+                "A model with running statistics is not trained by several lines of stages.",
+                fix="Use placement.strategy model_parallel or data_parallel for it.",
+            )
         self._optimizer = Optimizer(training, len(self._stage.weights))
 
     def _example(self, samples: int) -> torch.Tensor:
@@ -79,12 +91,19 @@ class StagedAssignment:
 
     def run(self) -> None:
         """Prepare, wait for the word to begin, train, leave the model."""
-        line = Line(Seat(self._begin.node, self._share.rank, self._begin.host, self._begin.ports))
-        orders = Orders(self._channel, line)
+        begin, lines, key = self._begin, self._begin.plan.lines(), WorkerKey.create()
+        line = Line(Seat(begin.node, self._number, begin.host, begin.ports), key=key)
+        number = lines.index(self._mine)
+        same = Together(Seat(begin.node, number, begin.host, begin.ports), key) if lines[1:] else Alone(begin.node)
+        orders = Orders(self._channel, Others(line, same))
         self._pieces.orders = orders
         try:
+            replicas = Replicas(
+                begin.node, lines, self._number, same, self._spec.training.codec, len(self._stage.weights),
+                self._channel.send, lambda: orders.cancelled,
+            )  # fmt: skip
             head = self._start_values()
-            self._trace_sizes()
+            self._trace_sizes(replicas)
             line.limit = self._longest_message()
             self._channel.send(
                 Ready(
@@ -93,6 +112,7 @@ class StagedAssignment:
                     certificate=line.certificate,
                     parameters=len(self._stage.weights),
                     load_seconds=time.monotonic() - self._started,
+                    group_port=same.port,
                 )
             )
             peers = orders.wait_for_peers().peers
@@ -108,16 +128,20 @@ class StagedAssignment:
                 optimizer=self._optimizer,
                 ends=Ends(self._data),
                 line=line,
+                replicas=replicas,
+                members=tuple(share.node for share in sorted(begin.plan.shares, key=lambda share: share.rank)),
                 report=self._channel.send,
                 cancelled=lambda: orders.cancelled,
-                save=lambda step: snapshots.save(step, self._vectors()),
+                save=lambda step: snapshots.save(step, self._vectors()) if number == 0 else None,
                 step=head.step,
             )
             training.restore(head.scalars)
             try:
-                line.connect(peers)
+                line.connect(_placed(peers, self._mine, begin.node))
+                replicas.connect(_placed(peers, [each[self._number] for each in lines], begin.node, group=True))
                 result = training.run()
                 snapshots.wait()
+                replicas.finish()
                 path = self._model(line, result)
                 line.finish()
             except Exception:
@@ -127,6 +151,7 @@ class StagedAssignment:
             self._finished(path, result, began)
         finally:
             line.close()
+            same.close()
 
     # --- before -------------------------------------------------------------------------------------------------
 
@@ -152,13 +177,13 @@ class StagedAssignment:
             ) from error
         return head
 
-    def _trace_sizes(self) -> None:
+    def _trace_sizes(self, replicas: Replicas) -> None:
         """Trace the model for every size of small batch that will come, so that training never waits for it."""
         size, train, test = self._spec.training.batch_size, len(self._data.train), len(self._data.test)
         for batch in {min(size, train), train % size or size}:
-            for part in small_batches(batch, self._small):
+            for part in small_batches(len(replicas.part(batch)), self._small):
                 self._stage.graph(len(part), training=True)
-        for part in small_batches(test, self._small) if test else ():
+        for part in small_batches(len(replicas.part(test)), self._small):
             self._stage.graph(len(part), training=False)
 
     def _longest_message(self) -> int:
@@ -169,7 +194,8 @@ class StagedAssignment:
 
     def _threads(self) -> int:
         cost = describe(self._spec.model, self._data.info)
-        return useful_threads(3 * cost.flops_per_sample * self._small * self._share.weight, self._limits.threads)
+        part = self._mine[self._number].weight / sum(share.weight for share in self._mine)
+        return useful_threads(3 * cost.flops_per_sample * self._small * part, self._limits.threads)
 
     # --- files --------------------------------------------------------------------------------------------------
 
@@ -191,13 +217,7 @@ class StagedAssignment:
         self._channel.send(CheckpointWritten(step=step, path=str(path)))
 
     def _not_written(self, step: int, reason: str) -> None:
-        self._channel.send(
-            Log(
-                level="error",
-                event="a checkpoint could not be written; training goes on",
-                fields={"step": step, "reason": reason},
-            )
-        )
+        self._channel.send(CheckpointFailed(step=step, reason=reason[:1000]))
 
     def _model(self, line: Line, result: Result) -> Path:
         """The whole model as a file; the same bytes at every stage."""
@@ -224,15 +244,51 @@ class StagedAssignment:
                 path=str(path),
                 seconds=time.monotonic() - began,
                 metrics=result.metrics(),
-                lead=self._number == 0,
+                lead=self._number == 0 and self._mine[0].replica == 0,
             )
         )
 
 
-def _firsts(shares: Sequence[Share]) -> list[int]:
-    """Layers with which the stages after the first begin."""
-    ranges = [share.layer_range for share in shares]
+@dataclass(frozen=True)
+class Others:
+    """All other workers of the attempt that this one is linked with; see `worker.orders.Others`."""
+
+    line: Line
+    same: Collective
+
+    def lost(self, node: str) -> None:
+        self.line.lost(node)
+        self.same.lost(node)
+
+    def admit(self, peer: Peer) -> None:
+        self.line.admit(peer)
+
+    def close(self) -> None:
+        self.line.close()
+        self.same.close()
+
+
+def _placed(peers: Sequence[Peer], shares: Sequence[Share], me: str, *, group: bool = False) -> list[Peer]:
+    """The peers that hold these shares, ranked by their place among them; at the ports for those of the same stage if
+    `group`. Raises Unavailable when one has not come to the start."""
+    places = {share.node: place for place, share in enumerate(shares)}
+    if missing := places.keys() - {me, *(peer.node for peer in peers)}:
+        raise Unavailable(
+            f"Workers are missing at the start: {', '.join(sorted(missing))}.",
+            fix="The job is planned again for the nodes that are there.",
+        )
+    return [
+        msgspec.structs.replace(peer, rank=places[peer.node], port=peer.group_port if group else peer.port)
+        for peer in peers
+        if peer.node in places
+    ]
+
+
+def _firsts(lines: Sequence[Sequence[Share]]) -> list[int]:
+    """Layers with which the stages after the first begin, in all lines alike."""
+    ranges = [share.layer_range for share in lines[0]]
     found = [span[0] for span in ranges[1:] if span is not None]
-    if None in ranges or any(low >= high for low, high in pairwise([0, *found])):
+    alike = all([share.layer_range for share in line] == ranges for line in lines)
+    if None in ranges or not alike or any(low >= high for low, high in pairwise([0, *found])):
         raise InvalidInput("The plan does not say which layers each stage holds.", fix="Submit the job again.")
     return found

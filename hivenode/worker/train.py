@@ -10,7 +10,7 @@ from pathlib import Path
 from hivenode.errors import InvalidInput
 from hivenode.models.declared import describe
 from hivenode.net.framing import Channel
-from hivenode.net.local import Begin, CheckpointWritten, Finished, Log, Ready, WorkerLimits
+from hivenode.net.local import Begin, CheckpointFailed, CheckpointWritten, Finished, Log, Ready, WorkerLimits
 from hivenode.spec.job import JobSpec
 from hivenode.spec.values import Engine, Strategy
 from hivenode.training import checkpoints, modelfile
@@ -86,7 +86,7 @@ class TrainingAssignment:
                 result = training.run()
             except Cancelled:
                 if training.leads and training.step > 0:
-                    writer.submit(training.state())
+                    writer.submit(training.state(), last=True)
                 raise
             writer.close()
             self._finish(training, result, began)
@@ -104,7 +104,8 @@ class TrainingAssignment:
             return estimating(
                 spec, group, self._data, collective, report, writer.submit, self._saved, self._limits.threads
             )
-        made = make(spec.runtime, spec.model, self._data.info, spec.training.seed, begin.resources, self._threads())
+        seed, precision = spec.training.seed, begin.plan.precision
+        made = make(spec.runtime, spec.model, self._data.info, seed, begin.resources, self._threads(), precision)
         self._declared, self._afresh, model = made.declared, made.afresh, made.model
         state = self._saved(model.layout)
         if state is not None:
@@ -115,7 +116,7 @@ class TrainingAssignment:
 
             way: Way = torch_way(
                 spec, self._data.info, model, group, course, collective, self._births, begin.resources,
-                self._threads(), report,
+                self._threads(), precision, report,
             )  # fmt: skip
         else:
             way = way_of(spec.training, group, course, model, made.vector, report)
@@ -177,13 +178,7 @@ class TrainingAssignment:
         self._channel.send(CheckpointWritten(step=state.step, path=str(path)))
 
     def _not_written(self, state: State, reason: str) -> None:
-        self._channel.send(
-            Log(
-                level="error",
-                event="a checkpoint could not be written; training goes on",
-                fields={"step": state.step, "reason": reason},
-            )
-        )
+        self._channel.send(CheckpointFailed(step=state.step, reason=reason[:1000]))
 
 
 def _collective(begin: Begin) -> Collective:

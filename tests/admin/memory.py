@@ -89,6 +89,8 @@ class MemoryNode:
     model_list: tuple[ModelSummary, ...] = ()
     member_states: dict[str, str] = dataclasses.field(default_factory=lambda: dict.fromkeys(NODES, "alive"))
     asked: list[tuple[Any, ...]] = dataclasses.field(default_factory=list)
+    log_lines: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    """Of any job, beside two that are always there."""
     fails: Exception | None = None
     """Raised by whatever is asked next."""
 
@@ -204,7 +206,8 @@ class MemoryNode:
         self._ask("logs", ref)
         job = self._find(ref)
         line = {"time": 1_700_000_000.5, "level": "info", "node": "birch", "job": job.job, "event": "started", "pid": 7}
-        return JobLogs(lines=(line, {**line, "time": 1_700_000_001.0, "event": "evil \x1b[2J"}), missing=("cedar",))
+        evil = {**line, "time": 1_700_000_001.0, "event": "evil \x1b[2J"}
+        return JobLogs(lines=(line, evil, *self.log_lines), missing=("cedar",))
 
     def models(self) -> tuple[ModelSummary, ...]:
         self._ask("models")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import aiohttp
 import pytest
 
-from hivenode.admin.auth import is_local
+from hivenode.admin.auth import Unauthorized, check, is_local
 from tests.admin.memory import MemoryNode
 
 PROTECTED = [
@@ -30,6 +30,11 @@ async def test_without_the_token_nothing_is_done(
         assert error["code"] == "refused"
         assert "admin.token" in error["fix"]
     assert node.asked == []
+
+
+def test_a_token_that_is_no_text_is_a_wrong_one() -> None:
+    with pytest.raises(Unauthorized):
+        check("GET", "/v1/jobs", host="localhost", origin=None, authorization="Bearer \udcff", token="t")
 
 
 @pytest.mark.parametrize("path", ["/health", "/v1/status", "/metrics"])

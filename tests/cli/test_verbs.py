@@ -204,6 +204,19 @@ def test_config_shows_what_is_in_force(run: Run, tmp_path: Path) -> None:
     assert (answer.code, "'nice'" in answer.err) == (2, True)
 
 
+def test_a_narrow_terminal_gets_fewer_columns_not_broken_ones(
+    busy: Endpoint, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = run("jobs").out
+    monkeypatch.setenv("COLUMNS", "80")
+    narrow = run("jobs").out
+    assert "STRATEGY" in wide
+    assert "STRATEGY" not in narrow
+    (row,) = [line.split() for line in narrow.splitlines() if JOB in line]
+    assert row[:4] == [JOB, "digits", "running", "10/100"]
+    assert all(len(line) <= 80 for line in narrow.splitlines())
+
+
 def test_names_from_other_machines_cannot_act_on_the_terminal(busy: Endpoint, run: Run) -> None:
     busy.node.job_list[JOB] = summary(name="x\x1b]0;title\x07y", submitted_by="a[red]sh\r\n", reason="z\u202e\x9b2J")
     for answer in (run("jobs"), run("jobs", JOB)):

@@ -6,6 +6,8 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.cluster.machines import Machine, found_hive
 
 ROOM = 700
@@ -46,6 +48,37 @@ async def test_a_stage_dies_and_the_layers_are_cut_again_over_those_left(tmp_pat
         assert detail["summary"]["accuracy"] > 0.9
         prediction = await hive[1].api("POST", "/v1/models/digits/predict", {"inputs": [[0.0] * 64]})
         assert len(prediction["outputs"][0]) == 10
+    finally:
+        await stop(hive)
+
+
+def lines_of(detail: Any) -> list[int]:
+    """Which line of stages each node of the latest plan belongs to."""
+    return sorted(share.get("replica", 0) for share in detail["plan"]["shares"])
+
+
+@pytest.mark.slow
+async def test_four_nodes_make_two_lines_and_lose_one(tmp_path: Path) -> None:
+    """Two layers make no more than two stages."""
+    hive = await found_hive(tmp_path, ("ash", "birch", "cedar", "dogwood"))
+    try:
+        model = {"source": "zoo:mlp", "params": {"depth": 1}}
+        wanted = job(40, model, {"checkpoint_every_steps": 20}, strategy="pipeline_parallel", min_nodes=4)
+        submitted = await hive[0].api("POST", "/v1/jobs", wanted)
+        path = f"/v1/jobs/{submitted['summary']['job']}"
+        saved = [machine.until(path, lambda d: (d["checkpoint_step"] or 0) >= 20) for machine in hive]
+        detail = (await asyncio.gather(*saved))[0]
+        assert lines_of(detail) == [0, 0, 1, 1]
+        shares = detail["plan"]["shares"]
+        assert [share["input_shape"] for share in shares[:2]] == [[1, 8, 8], shares[0]["output_shape"]]
+        assert shares[1]["output_shape"] == [10]
+        await hive[3].kill()
+        detail = await hive[0].until(path, lambda d: d["summary"]["state"] in ("finished", "failed"), 120)
+        assert [attempt["outcome"] for attempt in detail["attempts"]] == ["lost", "finished"]
+        assert [len(attempt["members"]) for attempt in detail["attempts"]] == [4, 2]
+        assert detail["attempts"][1]["resume_step"] >= 20
+        assert lines_of(detail) == [0, 0]
+        assert detail["summary"]["accuracy"] > 0.9
     finally:
         await stop(hive)
 

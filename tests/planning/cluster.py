@@ -19,6 +19,7 @@ def node(
     paused: str = "",
     offers: tuple[str, ...] = (),
     versions: dict[str, str] | None = None,
+    bf16: bool = False,
 ) -> NodeProfile:
     return NodeProfile(
         node=f"{number:02d}".ljust(32, "a"),
@@ -32,6 +33,7 @@ def node(
         name=f"node{number}",
         offers=offers,
         versions=versions or {},
+        bf16=bf16,
     )
 
 

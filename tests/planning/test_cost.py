@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -150,6 +151,49 @@ def test_a_model_too_large_for_each_is_cut_over_all() -> None:
     assert len(made.shares) == 3
     assert all(share.memory_bytes <= 3 * GIB for share in made.shares)
     assert [s.layer_range[1] - s.layer_range[0] for s in made.shares if s.layer_range] != [20]
+
+
+def test_nodes_enough_share_each_batch_in_several_lines() -> None:
+    """Each node takes half of the model; four of them make two lines, of which each has half of every batch."""
+    job = replace(workload(parameters=400_000_000, flops=1e11, optimizer="adam", layers=2), input_shape=(7,))
+    nodes = [node(i, memory_gib=6) for i in range(4)]
+    view = cluster(*nodes)
+    assert isinstance(data_parallel(job, nodes, view, 2, 8, Costs()), Masked)
+    made = estimate(pipeline_parallel(job, nodes, view, 2, 8, Costs()))
+    one = estimate(pipeline_parallel(job, nodes[:2], view, 2, 8, Costs()))
+    assert [share.replica for share in made.shares] == [0, 0, 1, 1]
+    assert [share.rank for share in made.shares] == [0, 1, 2, 3]
+    assert {share.node for share in made.shares} == {each.node for each in nodes}
+    assert [share.layer_range for share in made.shares[:2]] == [share.layer_range for share in made.shares[2:]]
+    assert math.fsum(share.weight for share in made.shares) == 1.0
+    assert "2 lines of 2 stages" in made.reason
+    assert made.shares[0].input_shape == (7,)
+    assert one.seconds / 2.2 < made.seconds < one.seconds
+    assert all(share.memory_bytes <= 6 * GIB for share in made.shares)
+
+
+def test_the_faster_line_takes_more_of_each_batch() -> None:
+    job = workload(parameters=400_000_000, flops=1e11, optimizer="adam", layers=2)
+    nodes = [
+        node(0, 100, memory_gib=6),
+        node(1, 100, memory_gib=6),
+        node(2, 100, memory_gib=6),
+        node(3, 50, memory_gib=6),
+    ]
+    made = estimate(pipeline_parallel(job, nodes, cluster(*nodes), 4, 4, Costs()))
+    parts = [math.fsum(share.weight for share in made.shares if share.replica == line) for line in (0, 1)]
+    assert parts == pytest.approx([2 / 3, 1 / 3])
+    assert [share.node for share in made.shares if share.replica == 1][-1] == node(3).node
+
+
+def test_a_checkpoint_is_written_from_a_copy() -> None:
+    job = workload(optimizer="adam")
+    without = estimate(single_node(job, [node(0)], PLAIN)).shares[0].memory_bytes
+    job = replace(job, checkpoint_every=50)
+    assert estimate(single_node(job, [node(0)], PLAIN)).shares[0].memory_bytes == without + 12 * 1_000_000
+    assert estimate(single_node(job.taking(1.5), [node(0)], PLAIN)).shares[0].memory_bytes == pytest.approx(
+        1.5 * (without + 12 * 1_000_000), rel=1e-6
+    )
 
 
 def test_a_model_too_large_for_all_is_masked_in_numbers() -> None:

@@ -55,6 +55,23 @@ def test_a_tiny_job_runs_on_one_node() -> None:
     assert "single_node on 1 node" in made.reason
 
 
+def test_precision_is_that_of_all_who_take_part() -> None:
+    able, unable = [node(0, bf16=True), node(1, bf16=True)], node(2)
+
+    def chosen(job: Workload, *nodes: NodeProfile, strategy: str = "data_parallel", asked: str = "auto") -> str:
+        made = planned(replace(job, precision=asked), cluster(*nodes), strategy=strategy, min_nodes=len(nodes))
+        assert ("bf16" in made.reason) is (made.precision == "bf16")
+        return made.precision
+
+    large, small = workload(), workload(flops=1e5, parameters=1000)
+    assert chosen(large, *able) == "bf16"
+    assert chosen(large, *able, unable) == "fp32"
+    assert chosen(small, *able) == "fp32"
+    assert chosen(large, *able, strategy="pipeline_parallel") == "fp32"
+    assert chosen(large, *able, asked="fp32") == "fp32"
+    assert chosen(small, *able, unable, asked="bf16") == "bf16"
+
+
 def test_min_nodes_is_honoured_even_where_it_is_slower() -> None:
     view = cluster(node(0), node(1, 1), node(2, 2))
     made = planned(workload(flops=1e5, parameters=1000), view, runnable=BUILT, min_nodes=3)
@@ -206,6 +223,20 @@ def test_subtasks_cover_every_sample_and_layer_once() -> None:
     assert line[0].sends_to == (line[1].node,)
     assert line[2].receives_from == (line[1].node,)
     assert line[2].sends_to == ()
+
+
+def test_subtasks_of_several_lines() -> None:
+    view = cluster(*(node(i, memory_gib=6) for i in range(4)))
+    made = planned(workload(parameters=400_000_000, flops=1e11, optimizer="adam", layers=2, samples=6401), view)
+    assert made.strategy is Strategy.pipeline_parallel
+    tasks = subtasks(made, samples=6401, batch_size=64)
+    assert [(task.line, task.stage, task.batch) for task in tasks] == [(0, 0, 32), (0, 1, 32), (1, 0, 32), (1, 1, 32)]
+    assert [i for task in tasks[::2] for i in range(*task.data_range)] == list(range(6401))
+    assert tasks[1].receives_from == (tasks[0].node, tasks[3].node)
+    assert tasks[0].sends_to == (tasks[1].node, tasks[2].node)
+    text = to_text(explain(made))
+    assert "4 nodes form 2 lines of 2 stages" in text
+    assert "line 2, layers 1 to 1" in text
 
 
 def test_the_same_seed_gives_the_same_plan() -> None:

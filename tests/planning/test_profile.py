@@ -77,6 +77,7 @@ class Numbers:
     layers: tuple[object, ...] = ()
     samples: int = 1797
     sample_bytes: int = 256
+    input_shape: tuple[int, ...] = (1, 8, 8)
 
 
 def test_a_declared_job_in_numbers() -> None:

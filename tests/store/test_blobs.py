@@ -341,3 +341,23 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
         expect_exhausted(home, filled(home, None))
     finally:
         subprocess.run(["umount", str(home)], check=True)
+
+
+@pytest.mark.parametrize("damage", ["flipped", "shorter", "gone"])
+async def test_what_is_held_can_be_checked_and_what_is_damaged_is_given_up(
+    blobs: FileBlobs, tmp_path: Path, damage: str
+) -> None:
+    ref, other = await blobs.put_bytes(DATA), await blobs.put_bytes(b"other")
+    assert await blobs.verify(ref.digest)
+    assert not await blobs.verify("0" * 64)
+    path = blobs.path(ref.digest)
+    assert path is not None
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(DATA[:-1] + b"?" if damage == "flipped" else DATA[:-1])
+    with pytest.raises(Corrupted):
+        await blobs.verify(ref.digest)
+    assert not blobs.has(ref.digest)
+    assert not await blobs.verify(ref.digest)
+    assert files(tmp_path / "blobs") == [str(Path(other.digest[:2]) / other.digest)]

@@ -128,27 +128,33 @@ def test_initial_weights_are_fixed_for_good() -> None:
     assert not weights[64 * 64 : 64 * 64 + 64].any()
 
 
-def test_the_writer_takes_what_was_submitted_not_what_became_of_it_and_skips_to_the_newest() -> None:
-    entered, go_on = threading.Event(), threading.Event()
-    written: list[State] = []
-    refused: list[int] = []
+def test_the_writer_takes_what_was_submitted_not_what_became_of_it_and_leaves_out_what_comes_meanwhile() -> None:
+    entered, go_on, refused_one = threading.Event(), threading.Event(), threading.Event()
+    written: list[tuple[int, float]] = []
+    refused: list[tuple[int, str]] = []
 
     def write(one: State) -> None:
         entered.set()
         go_on.wait()
         if one.step == 3:
             raise OSError(28, "No space left on device")
-        written.append(one)
+        written.append((one.step, float(one.weights[0])))
 
-    writer = Writer(write, lambda one, reason: refused.append(one.step))
+    def failed(one: State, reason: str) -> None:
+        refused.append((one.step, reason))
+        refused_one.set()
+
+    writer = Writer(write, failed)
     live = state(1)
+    first = float(live.weights[0])
     writer.submit(live)
     entered.wait()
-    live.weights[:] = 0
-    writer.submit(state(2))
-    writer.submit(state(3))
+    live.weights[:] = 5.0
+    writer.submit(State(2, live.weights, live.buffers, live.slots, live.scalars))
     go_on.set()
+    writer.submit(State(3, live.weights, live.buffers, live.slots, live.scalars), last=True)
+    refused_one.wait()
+    writer.submit(State(4, live.weights, live.buffers, live.slots, live.scalars), last=True)
     writer.close()
-    assert [one.step for one in written] == [1]
-    assert np.any(written[0].weights)
-    assert refused == [3]
+    assert written == [(1, first), (4, 5.0)]
+    assert refused == [(3, "No space left on device")]

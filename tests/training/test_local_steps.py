@@ -88,8 +88,10 @@ def member(node: str, lost: list[tuple[str, ...]], weights: tuple[float, ...]) -
     shares = [Share(name, rank, weights[rank], 0.1, 1) for rank, name in enumerate(NODES)]
     group = Group(node, shares, Losing(lost), lambda message: None, lambda: None)
     learner = Counting()
-    wire = Wire(group, "fp32", 1, (), lambda message: None)
-    return LocalSteps(spec, group, wire, Course(DATA, spec, group), learner, Outer(1.0, 0.0, 1)), learner, group
+    wire = Wire(group, "fp32", (1,), (), lambda message: None)
+    whole = ((slice(0, 1),),)
+    steps = LocalSteps(spec, group, wire, Course(DATA, spec, group), learner, Outer(1.0, 0.0, 1), whole)
+    return steps, learner, group
 
 
 @pytest.mark.parametrize("lost", [[], [(NODES[1],)], [(NODES[0],)], [(NODES[1], NODES[3])], [(NODES[1],), (NODES[3],)]])

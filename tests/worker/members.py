@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from hivenode.jobs.host import WorkerHandle, WorkerHost, WorkerKind
 from hivenode.net.local import Begin, Failed, Finished, FromWorker, Peer, PeersReady, Ready, WorkerLimits
 from hivenode.spec.job import DataSpec, JobSpec, ModelSpec, TrainingSpec
-from hivenode.spec.values import Engine, Plan, Share, Strategy
+from hivenode.spec.values import Engine, Plan, Precision, Share, Strategy
 
 LIMITS = WorkerLimits(threads=1, memory_bytes=1 << 30, nice=0)
 M = TypeVar("M", bound=FromWorker)
@@ -41,10 +41,10 @@ def spec(
     )
 
 
-def plan(weights: Sequence[float], engine: Engine = Engine.exchange) -> Plan:
+def plan(weights: Sequence[float], precision: Precision = "fp32", engine: Engine = Engine.exchange) -> Plan:
     strategy = Strategy.single_node if len(weights) == 1 else Strategy.data_parallel
     shares = tuple(Share(node(rank), rank, weight, 0.01, 1 << 28) for rank, weight in enumerate(weights))
-    return Plan(strategy, shares, 1.0, "as the test says", False, (0, 0, 0, 0), (), engine=engine)
+    return Plan(strategy, shares, 1.0, "as the test says", False, (0, 0, 0, 0), (), precision=precision, engine=engine)
 
 
 class Member:
@@ -143,10 +143,11 @@ async def attempt(
     directory: Path,
     resume: str | None = None,
     absent: Sequence[int] = (),
+    precision: Precision = "fp32",
     engine: Engine = Engine.exchange,
 ) -> list[Member]:
     """Workers of an attempt, all told to begin; those of the ranks in `absent` are killed before."""
-    planned = plan(weights, engine)
+    planned = plan(weights, precision, engine)
     members = [await Member.start(host, framework=job.runtime) for _ in weights]
     for rank, member in enumerate(members):
         member.handle.send(begin(job, planned, rank, directory, resume))

@@ -129,3 +129,11 @@ async def attempt_failing(host: ForkWorkers, job: JobSpec, directory: Path) -> l
     member = await Member.start(host, framework=job.runtime)
     member.handle.send(begin(job, plan([1.0]), 0, directory))
     return [member]
+
+
+@pytest.mark.parametrize("framework", ["torch", "keras"])
+async def test_in_bf16_members_learn_as_well_and_agree(host: ForkWorkers, tmp_path: Path, framework: str) -> None:
+    job = spec(framework=framework, epochs=8, learning_rate=0.02, momentum=0.9, precision="bf16")
+    finished = await finish(await attempt(host, job, [0.5, 0.5], tmp_path, precision="bf16"))
+    assert finished[0].metrics["accuracy"] > 0.93
+    assert right(await asked(host, finished[0].path, job)) > 0.93

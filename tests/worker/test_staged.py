@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,13 +30,17 @@ LAYERS = 6
 """Of zoo:cnn: two convolutions, each with its pool, and two dense layers."""
 
 
-def staged(cuts: Sequence[int], small: int, layers: int = LAYERS) -> Plan:
-    """Stages that begin at layer 0 and at each of `cuts`."""
+def staged(cuts: Sequence[int], small: int, layers: int = LAYERS, lines: Sequence[float] = (1.0,)) -> Plan:
+    """Stages that begin at layer 0 and at each of `cuts`; of several lines each with its part of every batch."""
     bounds = [0, *cuts, layers]
+    stages = len(bounds) - 1
     shares = tuple(
-        Share(node(rank), rank, 1 / (len(bounds) - 1), 0.01, 1 << 28, (bounds[rank], bounds[rank + 1]))
-        for rank in range(len(bounds) - 1)
-    )
+        Share(
+            node(rank), rank, lines[rank // stages] / stages, 0.01, 1 << 28,
+            (bounds[rank % stages], bounds[rank % stages + 1]), rank // stages,
+        )
+        for rank in range(stages * len(lines))
+    )  # fmt: skip
     strategy = Strategy.pipeline_parallel if small > 1 else Strategy.model_parallel
     return Plan(strategy, shares, 1.0, "as the test says", False, (0, 0, 0, 0), (), small)
 
@@ -47,7 +52,9 @@ async def start(
     for rank, member in enumerate(members):
         member.handle.send(begin(job, plan, rank, directory, resume))
     ready = [await member.expect(Ready) for member in members]
-    peers = tuple(Peer(node(rank), rank, "127.0.0.1", r.port, r.certificate) for rank, r in enumerate(ready))
+    peers = tuple(
+        Peer(node(rank), rank, "127.0.0.1", r.port, r.certificate, r.group_port) for rank, r in enumerate(ready)
+    )
     for member in members:
         member.handle.send(PeersReady(peers))
     return members
@@ -66,6 +73,34 @@ async def test_a_cut_model_learns_what_the_whole_one_does(
     assert difference(alone[0].path, together[0].path) <= tolerance
     assert [done.lead for done in together] == [True] + [False] * len(cuts)
     assert {done.metrics["accuracy"] for done in together} == {alone[0].metrics["accuracy"]}
+
+
+@pytest.mark.parametrize("training", [
+    {},
+    {"optimizer": "adam", "learning_rate": 0.001, "clip_norm": 0.5},
+    pytest.param({"codec": "fp16"}, marks=pytest.mark.slow),
+])  # fmt: skip
+async def test_two_lines_of_stages_learn_what_one_node_does(
+    host: ForkWorkers, tmp_path: Path, training: dict[str, object]
+) -> None:
+    job = spec(**{"epochs": 1, "max_steps": 20, "learning_rate": 0.05, "batch_size": 62, **training})
+    alone = await finish(await attempt(host, job, [1.0], tmp_path / "one"))
+    together = await finish(await start(host, job, staged((3,), 2, lines=(0.75, 0.25)), tmp_path / "four"))
+    assert len({digest(done.path) for done in together}) == 1
+    assert difference(alone[0].path, together[0].path) <= (1e-5 if "codec" not in training else 1e-2)
+    assert [done.lead for done in together] == [True, False, False, False]
+    assert together[0].metrics["accuracy"] == pytest.approx(alone[0].metrics["accuracy"], abs=0.003)
+
+
+async def test_a_tied_tensor_stays_one_in_all_lines(host: ForkWorkers, tmp_path: Path) -> None:
+    job = JobSpec(
+        name="test", model=ModelSpec(source="hf:config", config=HUB["gpt2"]),
+        data=DataSpec(source="sklearn:descriptions"), training=TrainingSpec(max_steps=4, batch_size=16),
+    )  # fmt: skip
+    alone = await finish(await attempt(host, job, [1.0], tmp_path / "one"))
+    together = await finish(await start(host, job, staged((2,), 2, layers=99, lines=(0.5, 0.5)), tmp_path / "four"))
+    assert len({digest(done.path) for done in together}) == 1
+    assert difference(alone[0].path, together[0].path) <= 1e-5
 
 
 async def test_each_stage_holds_its_own_tensors_only(host: ForkWorkers, tmp_path: Path) -> None:
@@ -106,6 +141,30 @@ async def test_the_loss_of_a_stage_ends_the_attempt_for_all_to_be_planned_again(
             assert failed.retry
             assert "is lost" in failed.message or "was closed" in failed.message
             assert await member.exit() == "exit 1"
+
+
+@pytest.mark.parametrize("victim", [0, 3])
+async def test_the_loss_of_a_stage_ends_all_lines(host: ForkWorkers, tmp_path: Path, victim: int) -> None:
+    members = await start(host, spec(epochs=1000), staged((3,), 4, lines=(0.5, 0.5)), tmp_path)
+    await asyncio.gather(*(member.expect(WorkerProgress, 2) for member in members))
+    members[victim].handle.kill()
+    for rank, member in enumerate(members):
+        if rank != victim:
+            assert (await member.expect(Failed)).retry
+            assert await member.exit() == "exit 1"
+
+
+async def test_a_checkpoint_of_one_line_goes_on_in_several(host: ForkWorkers, tmp_path: Path) -> None:
+    job = spec(epochs=1, max_steps=12, learning_rate=0.05, optimizer="adam", checkpoint_every_steps=8)
+    members = await start(host, job, staged((3,), 2, lines=(0.5, 0.5)), tmp_path / "four")
+    written = await members[0].expect(CheckpointWritten)
+    straight = await finish(members)
+    assert not any(member.all(CheckpointWritten) for member in members[1:])
+    one = await finish(await start(host, job, staged((2, 4), 2), tmp_path / "one", resume=written.path))
+    again = await finish(
+        await start(host, job, staged((4,), 2, lines=(0.5, 0.5)), tmp_path / "again", resume=written.path)
+    )
+    assert max(difference(straight[0].path, other[0].path) for other in (one, again)) < 1e-5
 
 
 async def test_a_node_given_up_by_the_failure_detector(host: ForkWorkers, tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ async def test_a_lost_child_costs_no_sample_and_no_member(host: ForkWorkers, tmp
 async def test_one_that_comes_late_takes_part(host: ForkWorkers, tmp_path: Path) -> None:
     job = spec(model="zoo:logistic", epochs=40, learning_rate=0.05)
     alone = await finish(await attempt(host, job, [1.0], tmp_path / "one"))
-    planned = plan([0.4, 0.3, 0.3], Engine.torch)
+    planned = plan([0.4, 0.3, 0.3], engine=Engine.torch)
     members = [await Member.start(host) for _ in range(3)]
     for rank, member in enumerate(members):
         member.handle.send(begin(job, planned, rank, tmp_path / "three"))
@@ -204,7 +204,7 @@ async def test_a_cancel_ends_all_of_them(host: ForkWorkers, tmp_path: Path) -> N
 
 async def test_nobody_speaks_in_plaintext_where_that_is_not_trusted(host: ForkWorkers, tmp_path: Path) -> None:
     member = await Member.start(host)
-    planned = plan([0.5, 0.5], Engine.torch)
+    planned = plan([0.5, 0.5], engine=Engine.torch)
     member.handle.send(begin(spec(), planned, 0, tmp_path, trusted=("192.0.2.0/24",)))
     failed = await member.expect(Failed)
     assert failed.code == "refused"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,9 +100,10 @@ def tokenizer_of(spec: DataSpec, everything: Callable[[], str]) -> text.Tokenize
         return text.Bytes()
     path = Path(spec.tokenizer).expanduser()
     try:
-        size = path.stat().st_size
-        if size > text.MAX_TOKENIZER_BYTES:
-            raise InvalidInput(f"{path} has {size >> 20} MiB.", fix="Give the tokenizer.json of a model.")
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode) or found.st_size > text.MAX_TOKENIZER_BYTES:
+            what = f"has {found.st_size >> 20} MiB" if stat.S_ISREG(found.st_mode) else "is no file"
+            raise InvalidInput(f"{path} {what}.", fix="Give the tokenizer.json of a model.")
         return text.Pieces(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise NotFound(f"There is no tokenizer {path}.", fix='Give "char", "byte" or a tokenizer.json.') from None

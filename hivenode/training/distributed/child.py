@@ -89,7 +89,7 @@ class _Work:
         account_for(birth.places[3])
         declared = ModelSpec.model_validate_json(birth.model)
         self._birth = birth
-        model = make(declared, birth.info, birth.seed, birth.resources, birth.threads).model
+        model = make(declared, birth.info, birth.seed, birth.resources, birth.threads, birth.precision).model
         assert isinstance(model, TorchModel)
         self._model = model
         self._shared = shared = Shared(memory, birth.places, model.layout)

@@ -13,6 +13,7 @@ import msgspec
 
 from hivenode.data.info import DataInfo
 from hivenode.net.local import Resources
+from hivenode.spec.values import Precision
 
 MAX_KEYS = 512
 MAX_VALUE = 32 * 1024
@@ -147,6 +148,7 @@ class Birth(_Message, frozen=True, tag="birth"):
     seed: int
     resources: Resources
     threads: int
+    precision: Precision
     places: tuple[int, int, int, int, int]
     codec: str
     host: str

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from hivenode.data.info import DataInfo
 from hivenode.net.local import FromWorker, Resources
 from hivenode.spec.job import JobSpec
+from hivenode.spec.values import Precision
 from hivenode.training.distributed.crew import Births, Crew
 from hivenode.training.distributed.letters import Birth
 from hivenode.training.distributed.memory import Shared, account_for, create, places
@@ -30,13 +31,14 @@ def torch_way(
     births: Births,
     resources: Resources,
     threads: int,
+    precision: Precision,
     report: Callable[[FromWorker], None],
 ) -> ByTorch:
     """The way of a torch model. Its numbers move to memory that is shared with children.
 
     Args:
         resources: what the model is made from.
-        threads: of a child.
+        threads, precision: of a child.
     """
     assert isinstance(model, TorchModel)
     spec, layout = job.training, model.layout
@@ -52,6 +54,7 @@ def torch_way(
         seed=spec.seed,
         resources=resources,
         threads=threads,
+        precision=precision,
         places=where,
         codec=spec.codec,
         host=together.seat.host,
@@ -60,5 +63,5 @@ def torch_way(
         size=1,
     )
     crew = Crew(group, together, together.board, births, birth, memory, report)
-    wire = Wire(group, "fp32", layout.size, (), report)
+    wire = Wire(group, "fp32", (layout.size,), (), report)
     return ByTorch(spec, group, wire, course, shared, Optimizer(spec, layout.size), crew)

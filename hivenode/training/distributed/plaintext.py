@@ -32,7 +32,7 @@ class InPlaintext(Together):
                 f"torch.distributed is not encrypted, and this node does not trust its own address {seat.host}.",
                 fix=UNTRUSTED,
             )
-        super().__init__(seat, board.on_view, board.on_note)
+        super().__init__(seat, on_view=board.on_view, on_note=board.on_note)
 
     def connect(self, peers: tuple[Peer, ...]) -> None:
         self._check(peers)

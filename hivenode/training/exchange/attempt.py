@@ -9,13 +9,11 @@ from itertools import pairwise
 
 import numpy as np
 
-from hivenode.training.exchange.codecs import BLOCK, Codec, Encoded
+from hivenode.training.exchange.codecs import Codec, Encoded
 from hivenode.training.exchange.messages import Fixed
-from hivenode.training.exchange.reduction import Vector, reduce_into
+from hivenode.training.exchange.reduction import Reader, reduce_into
+from hivenode.training.exchange.scratch import PIECE, Vector
 from hivenode.training.exchange.views import RankView
-
-PIECE = 4 * BLOCK
-"""Elements decoded, reduced and encoded at a time: all inputs of it stay in a cache."""
 
 
 class State(Enum):
@@ -117,14 +115,16 @@ class Attempt:
         self.result = self._take(buffers, "result", 4 * self.count)[: 4 * self.count].view(np.float32)
         if self.codec is not None:
             self._encoded = self._take(buffers, "encoded", width)
-            self.owed = np.empty(self.high - self.low, np.float32)
+            self.owed = self._take(buffers, "owed", 4 * (self.high - self.low))[: 4 * (self.high - self.low)].view(
+                np.float32
+            )
 
     def _take(self, buffers: Buffers, purpose: str, size: int) -> Encoded:
         self._memory[purpose] = memory = buffers.take(purpose, size)
         return memory
 
     def give_back(self, buffers: Buffers) -> None:
-        """The next attempt may have the memory; `result` stays valid until it is fixed."""
+        """The next attempt may have the memory; `result` and `owed` stay valid until it is fixed."""
         for purpose, memory in self._memory.items():
             buffers.give(purpose, memory)
 
@@ -169,30 +169,28 @@ class Attempt:
                 self._weights,
             )
             return tuple(self.contributors[index] for index in culprits)
-        inputs = [np.empty(min(PIECE, stop - start), np.float32) for _ in self.contributors]
         for at in range(start, stop, PIECE):
-            if culprits := self._reduce_piece(self.codec, at, min(at + PIECE, stop), inputs):
+            if culprits := self._reduce_piece(self.codec, at, min(at + PIECE, stop)):
                 return culprits
         return ()
 
-    def _reduce_piece(self, codec: Codec, start: int, stop: int, inputs: list[Vector]) -> tuple[int, ...]:
-        out = self.result[self.low + start : self.low + stop]
+    def _reduce_piece(self, codec: Codec, start: int, stop: int) -> tuple[int, ...]:
+        out, owed = self.result[self.low + start : self.low + stop], self.owed
         encoded = self.encoded(start, stop)
         assert encoded is not None
-        inputs = [values[: stop - start] for values in inputs]
-        for rank, values in zip(self.contributors, inputs, strict=True):
-            if rank == self.rank:
-                codec.encode(self.vector[self.low + start : self.low + stop], encoded)
-                codec.decode(encoded, values)
-            else:
-                codec.decode(self.part(rank, start, stop - start), values)
-        culprits = reduce_into(out, inputs, self._weights)
+        assert owed is not None
+        codec.encode(self.vector[self.low + start : self.low + stop], encoded)
+
+        def reader(rank: int) -> Reader:
+            part = encoded if rank == self.rank else self.part(rank, start, stop - start)
+            return lambda _start, _stop, into: codec.decode(part, into)
+
+        culprits = reduce_into(out, [reader(rank) for rank in self.contributors], self._weights)
         if not culprits:
-            assert self.owed is not None
             codec.encode(out, encoded)
-            self.owed[start:stop] = out
+            owed[start:stop] = out
             codec.decode(encoded, out)
-            np.subtract(self.owed[start:stop], out, out=self.owed[start:stop])
+            np.subtract(owed[start:stop], out, out=owed[start:stop])
         return tuple(self.contributors[index] for index in culprits)
 
     def all_arrived(self) -> bool:

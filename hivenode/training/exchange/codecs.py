@@ -20,7 +20,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from hivenode.training.exchange.reduction import Vector
+from hivenode.training.exchange.halves import narrow, widen
+from hivenode.training.exchange.scratch import PIECE, SCRATCH, Vector
 
 Encoded = npt.NDArray[np.uint8]
 
@@ -28,11 +29,11 @@ BLOCK = 4096
 """Elements: slices and chunks begin at multiples of it, so that every codec's blocks are the same wherever a vector is
 cut. A codec's own block divides it."""
 
-PIECE = 16 * BLOCK
-"""Elements worked on at a time, so that what is worked on stays in the cache."""
-
 _FULL, _QUIET = np.uint16(0x7F80), np.uint16(0x0040)
 """Of bfloat16: the exponent of what is not finite, and the bit that makes a NaN of it."""
+
+_LARGEST_BF16 = np.uint32(0x7F7F7FFF).view(np.float32)
+"""The largest float32 that is not rounded to infinity."""
 
 
 class Codec(Protocol):
@@ -101,17 +102,13 @@ class Fp16:
 
     def encode(self, values: Vector, out: Encoded) -> None:
         for piece, data in _pieces(values, out, self):
-            with np.errstate(over="ignore", invalid="ignore"):
-                half = piece.astype(np.float16)
-            over = np.isinf(half)
-            if over.any():
-                over &= np.isfinite(piece)
-                half[over] = np.copysign(np.float16(65504), half[over])
-            data[:] = half.view(np.uint8)
+            data[:] = narrow(piece).view(np.uint8)
 
     def decode(self, data: Encoded, out: Vector) -> None:
         for piece, part in _pieces(out, data, self):
-            piece[:] = _numbers(part, np.float16)
+            halves = SCRATCH.halves[: piece.size]
+            halves.view(np.uint8)[:] = part
+            widen(halves, piece)
 
 
 class Bf16:
@@ -124,18 +121,19 @@ class Bf16:
 
     def encode(self, values: Vector, out: Encoded) -> None:
         for piece, data in _pieces(values, out, self):
-            bits = piece.view(np.uint32)
-            rounded = bits >> np.uint32(16)
-            rounded &= np.uint32(1)
-            rounded += np.uint32(0x7FFF)
-            rounded += bits
-            rounded >>= np.uint32(16)
-            half = rounded.astype(np.uint16)
-            given = (bits & np.uint32(0x7F800000)) == np.uint32(0x7F800000)
-            full = (half & _FULL) == _FULL
-            if full.any() or given.any():
+            bits, work = piece.view(np.uint32), SCRATCH.words[: piece.size]
+            bounded = np.abs(piece, out=SCRATCH.floats[: piece.size]).max(initial=0) <= _LARGEST_BF16
+            np.right_shift(bits, np.uint32(16), out=work)
+            work &= np.uint32(1)
+            work += np.uint32(0x7FFF)
+            work += bits
+            work >>= np.uint32(16)
+            half = SCRATCH.halves[: piece.size]
+            np.copyto(half, work, casting="unsafe")
+            if not bounded:
                 upper = (bits >> np.uint32(16)).astype(np.uint16)
-                half = np.where(given, upper | _QUIET, np.where(full, upper, half))
+                full = (half & _FULL) == _FULL
+                half = np.where(np.isfinite(piece), np.where(full, upper, half), upper | _QUIET)
             data[:] = half.view(np.uint8)
 
     def decode(self, data: Encoded, out: Vector) -> None:
@@ -158,9 +156,8 @@ class Int8:
         for piece, data in _pieces(values, out, self):
             rows = piece.reshape(-1, min(piece.size, BLOCK))
             target = data.reshape(len(rows), -1)
-            scales, codes = _quantise(rows, self.levels)
+            scales = _quantise(rows, self.levels, target[:, 4:].view(np.int8))
             target[:, :4] = scales.view(np.uint8).reshape(-1, 4)
-            target[:, 4:] = codes.view(np.uint8)
 
     def decode(self, data: Encoded, out: Vector) -> None:
         for piece, part in _pieces(out, data, self):
@@ -188,7 +185,8 @@ class Int4:
             blocks = -(-width // self.block)
             padded = np.zeros((rows * blocks, self.block), np.float32)
             padded.reshape(rows, -1)[:, :width] = piece.reshape(rows, width)
-            scales, codes = _quantise(padded, self.levels)
+            codes = np.empty(padded.shape, np.int8)
+            scales = _quantise(padded, self.levels, codes)
             pairs = codes.view(np.uint8).reshape(rows, -1)[:, : width + width % 2] & np.uint8(0x0F)
             target = data.reshape(rows, -1)
             target[:, : 4 * blocks] = scales.view(np.uint8).reshape(rows, -1)
@@ -229,11 +227,11 @@ class TopK:
             magnitudes = np.abs(rows)  # a NaN sorts last, that is among the largest
             places = np.argpartition(magnitudes, width - kept, axis=1)[:, width - kept :]
             places.sort(axis=1)
-            scales, codes = _quantise(np.take_along_axis(rows, places, axis=1), self.levels)
             target = data.reshape(len(rows), -1)
+            codes = target[:, 4 + 2 * kept :].view(np.int8)
+            scales = _quantise(np.take_along_axis(rows, places, axis=1), self.levels, codes)
             target[:, :4] = scales.view(np.uint8).reshape(-1, 4)
             target[:, 4 : 4 + 2 * kept] = places.astype("<u2").view(np.uint8)
-            target[:, 4 + 2 * kept :] = codes.view(np.uint8)
 
     def decode(self, data: Encoded, out: Vector) -> None:
         out.fill(0.0)
@@ -250,17 +248,22 @@ class TopK:
             np.put_along_axis(rows, np.minimum(places, width - 1).astype(np.int64), chosen, axis=1)
 
 
-def _quantise(rows: Vector, levels: int) -> tuple[Vector, npt.NDArray[np.int8]]:
-    """A scale (rows,) for each row of (rows, width), and its signed codes; NaN for a row that is not finite."""
+def _quantise(rows: Vector, levels: int, codes: npt.NDArray[np.int8]) -> Vector:
+    """A scale (rows,) for each row of (rows, width), and into `codes` its signed codes; NaN for a row that is not
+    finite."""
+    highest = _largest_scale(levels)
     with np.errstate(invalid="ignore", under="ignore"):
         largest = np.maximum(rows.max(axis=1), -rows.min(axis=1))
-        scales = np.minimum(largest / np.float32(levels), _largest_scale(levels))
+        scales: Vector = np.minimum(largest / np.float32(levels), highest)
         scales[~np.isfinite(largest)] = np.nan
         # Not by the reciprocal: that of a scale near 0 is infinite. A row of zeros is divided by 1.
-        work = rows / np.where(scales > 0, scales, np.float32(1.0))[:, None]
+        work = SCRATCH.floats[: rows.size].reshape(rows.shape)
+        np.divide(rows, np.where(scales > 0, scales, np.float32(1.0))[:, None], out=work)
         np.rint(work, out=work)
-        np.clip(work, -levels, levels, out=work)
-        return scales, work.astype(np.int8)
+        if not (scales.min() >= np.finfo(np.float32).tiny and scales.max() < highest):
+            np.clip(work, -levels, levels, out=work)  # such a scale is not within half an ulp of what it should be
+        np.copyto(codes, work, casting="unsafe")
+        return scales
 
 
 def _scales(data: Encoded, levels: int) -> Vector:

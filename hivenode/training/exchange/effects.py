@@ -8,7 +8,7 @@ from enum import Enum, IntEnum
 from hivenode.training.exchange.attempt import Attempt
 from hivenode.training.exchange.codecs import Codec, Encoded
 from hivenode.training.exchange.messages import Accusation, Control, ViewId
-from hivenode.training.exchange.reduction import Vector
+from hivenode.training.exchange.scratch import Vector
 from hivenode.training.exchange.views import RankView
 
 

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import math
-import ssl
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from hivenode.training.exchange.channel import Channel
 from hivenode.training.exchange.clock import now
 from hivenode.training.exchange.effects import Bulk, Effect, Entered, Landing, Phase, Reduce, Send, Transfer
 from hivenode.training.exchange.group import Group
-from hivenode.training.exchange.incoming import Incoming
 from hivenode.training.exchange.link import Frame, Link, Sink
 from hivenode.training.exchange.messages import Accusation, Control, Leave, Note, Reason
 from hivenode.training.exchange.views import RankView
@@ -201,7 +200,7 @@ class Engine(Sink):
 
     # --- from links ------------------------------------------------------------------------------------------
 
-    def linked(self, rank: int, outgoing: ssl.SSLSocket, incoming: Incoming) -> None:
+    def linked(self, rank: int, outgoing: Channel, incoming: Channel) -> None:
         """Both connections to that peer stand."""
         with self.lock:
             link = Link(rank, outgoing, incoming, self, self._pace.chunk_bytes)

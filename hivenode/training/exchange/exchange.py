@@ -25,7 +25,8 @@ from hivenode.training.exchange.keys import WorkerKey
 from hivenode.training.exchange.meeting import Meeting, listen
 from hivenode.training.exchange.membership import BLAMED
 from hivenode.training.exchange.messages import Note, Reason
-from hivenode.training.exchange.reduction import Vector, digest_of
+from hivenode.training.exchange.reduction import digest_of
+from hivenode.training.exchange.scratch import Vector
 from hivenode.training.exchange.views import RankView, View
 
 _WHY = {

@@ -49,7 +49,8 @@ from hivenode.training.exchange.messages import (
     ViewId,
     Want,
 )
-from hivenode.training.exchange.reduction import Vector, cut, total_of
+from hivenode.training.exchange.reduction import cut, total_of
+from hivenode.training.exchange.scratch import Vector
 
 BEHIND_SECONDS = 10.0
 BEHIND_DEADLINES = 5.0

@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from hivenode.training.exchange.effects import Malformed
 from hivenode.training.exchange.messages import Donation, ViewId
-from hivenode.training.exchange.reduction import Vector, cut
+from hivenode.training.exchange.reduction import cut
+from hivenode.training.exchange.scratch import Vector
 
 State = Sequence[npt.NDArray[Any]]
 """C-contiguous, and as a whole the same bytes on all members."""

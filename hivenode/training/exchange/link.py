@@ -7,9 +7,6 @@ from and to the arrays themselves, in chunks, with control frames in between.
 
 from __future__ import annotations
 
-import contextlib
-import socket
-import ssl
 import struct
 import threading
 from collections import deque
@@ -18,12 +15,12 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
+from hivenode.training.exchange.channel import Channel, LinkBroken
 from hivenode.training.exchange.clock import now
-from hivenode.training.exchange.codecs import BLOCK, Encoded
+from hivenode.training.exchange.codecs import BLOCK, Codec, Encoded
 from hivenode.training.exchange.effects import Bulk, Landing, Malformed, Transfer
-from hivenode.training.exchange.incoming import Incoming
 from hivenode.training.exchange.messages import Control, ViewId, decode, encode
-from hivenode.training.exchange.reduction import Vector
+from hivenode.training.exchange.scratch import Vector
 
 HEADER = struct.Struct("<BxHIQQII")
 """Type, leader and number of the view, round, first element, elements, bytes that follow."""
@@ -47,10 +44,6 @@ MAX_QUEUED = 4096
 """Control frames waiting for one peer; it is lost when there are more."""
 
 
-class LinkBroken(Exception):
-    """The connection ended."""
-
-
 @dataclass(frozen=True, slots=True)
 class Frame:
     """A header as read."""
@@ -69,38 +62,19 @@ def write_control(message: Control) -> bytes:
     return HEADER.pack(CONTROL, 0, 0, 0, 0, 0, len(body)) + body
 
 
-Readable = ssl.SSLSocket | Incoming
-
-
-def read_exactly(connection: Readable, target: memoryview) -> None:
-    """Fill `target`. Raises LinkBroken at the end of the stream, OSError."""
-    while target:
-        count = connection.recv_into(target)
-        if count == 0:
-            raise LinkBroken
-        target = target[count:]
-
-
-def read_control(connection: Readable) -> Control:
+def read_control(channel: Channel) -> Control:
     """One control message, as the first on a connection. Raises LinkBroken, Malformed, OSError."""
     header = bytearray(HEADER.size)
-    read_exactly(connection, memoryview(header))
+    channel.fill(memoryview(header))
     kind, _, _, _, _, _, length = HEADER.unpack(header)
     if kind != CONTROL or not 0 < length <= MAX_CONTROL:
         raise Malformed("a frame before the greeting")
     body = bytearray(length)
-    read_exactly(connection, memoryview(body))
+    channel.fill(memoryview(body))
     try:
         return decode(body)
     except msgspec.MsgspecError as error:
         raise Malformed(str(error)) from error
-
-
-def sever(connection: socket.socket) -> None:
-    """End a connection that other threads are blocked in. Not `SSLSocket.shutdown`: that turns the object into a
-    plaintext socket under the feet of whoever is writing to it."""
-    with contextlib.suppress(OSError):
-        socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
 class Sink:
@@ -124,12 +98,12 @@ class Sink:
 class Link:
     """Args:
     rank: the peer's.
-    outgoing: connection this side writes to.
-    incoming: connection this side reads from.
+    outgoing: what this side writes to.
+    incoming: what this side reads from.
     chunk_bytes: numbers are sent in frames of at most this size; a control frame waits for one of them at most.
     """
 
-    def __init__(self, rank: int, outgoing: ssl.SSLSocket, incoming: Incoming, sink: Sink, chunk_bytes: int) -> None:
+    def __init__(self, rank: int, outgoing: Channel, incoming: Channel, sink: Sink, chunk_bytes: int) -> None:
         self.rank = rank
         self.heard = now()
         """When something was last read; a long frame on a slow link is not silence."""
@@ -139,7 +113,7 @@ class Link:
         self.broken_since: float | None = None
         """When writing failed. The reader, which first reads all that the peer had to say, decides what it means."""
         self._outgoing, self._incoming, self._sink = outgoing, incoming, sink
-        self._chunk = max(1, min(chunk_bytes, MAX_CHUNK) // 4 // BLOCK) * BLOCK
+        self._chunk_bytes = chunk_bytes
         self._scratch = np.empty(0, np.uint8)
         self._wake = threading.Condition()
         self._control: deque[bytes] = deque()
@@ -234,7 +208,7 @@ class Link:
 
     def _cut_now(self) -> None:
         self._cut = True
-        sever(self._outgoing)
+        self._outgoing.sever()
         self._incoming.sever()
         self._wake.notify_all()
 
@@ -255,7 +229,7 @@ class Link:
                     return HEADER.pack(HEARTBEAT, 0, 0, 0, 0, 0, 0)
                 if self._bulk:
                     transfer, done = self._bulk.popleft()
-                    step = min(transfer.values.size - done, self._chunk)
+                    step = min(transfer.values.size - done, self._step(transfer.codec))
                     if done + step < transfer.values.size:
                         self._bulk.appendleft((transfer, done + step))
                     self._bulk_busy = True
@@ -266,7 +240,7 @@ class Link:
         try:
             while (item := self._next()) is not None:
                 if isinstance(item, bytes):
-                    self._outgoing.sendall(item)
+                    self._outgoing.send(item)
                     continue
                 self._write_numbers(*item)
         except OSError:
@@ -282,17 +256,21 @@ class Link:
 
     def _write_numbers(self, transfer: Transfer, done: int) -> None:
         """One chunk, from element `done` of the transfer on."""
-        values = transfer.values[done : done + self._chunk]
+        values = transfer.values[done : done + self._step(transfer.codec)]
         piece = self._on_the_wire(transfer, done, values)
         view = transfer.view
         header = HEADER.pack(
             transfer.kind, view.leader, view.number, transfer.round, transfer.start + done, values.size, piece.nbytes
         )
         began = now()
-        self._outgoing.sendall(header)
-        self._outgoing.sendall(piece.data)
+        self._outgoing.send(header, piece.data)
         self._seconds += now() - began
         self._sent += piece.nbytes
+
+    def _step(self, codec: Codec | None) -> int:
+        """Elements in a chunk: whole blocks."""
+        block = 4 * BLOCK if codec is None else codec.encoded_size(BLOCK)
+        return max(1, min(self._chunk_bytes // block, MAX_CHUNK // (4 * BLOCK))) * BLOCK
 
     def _on_the_wire(self, transfer: Transfer, done: int, values: Vector) -> Encoded:
         codec = transfer.codec
@@ -309,26 +287,21 @@ class Link:
 
     # --- reading ---------------------------------------------------------------------------------------------
 
-    def _fill(self, target: memoryview) -> None:
-        """As `read_exactly`, and notes the time."""
-        receive = self._incoming.recv_into
-        while target:
-            count = receive(target)
-            if count == 0:
-                raise LinkBroken
-            moment = now()
-            if moment - self.heard > self._gap:
-                self._gap = moment - self.heard
-            self.heard = moment
-            target = target[count:]
+    def _note(self) -> None:
+        """Something has come."""
+        moment = now()
+        if moment - self.heard > self._gap:
+            self._gap = moment - self.heard
+        self.heard = moment
 
     def _read_all(self) -> None:
         malformed = False
         header = bytearray(HEADER.size)
         scratch = np.empty(MAX_FRAME, np.uint8)
+        fill = self._incoming.fill
         try:
             while True:
-                self._fill(memoryview(header))
+                fill(memoryview(header), self._note)
                 kind, leader, number, round_number, start, count, length = HEADER.unpack(header)
                 if kind == HEARTBEAT and length == 0:
                     self._beats += 1
@@ -337,7 +310,7 @@ class Link:
                     continue
                 if kind == CONTROL and 0 < length <= MAX_CONTROL:
                     body = bytearray(length)
-                    self._fill(memoryview(body))
+                    fill(memoryview(body), self._note)
                     self._sink.control(self.rank, decode(body))
                     continue
                 if (
@@ -349,16 +322,16 @@ class Link:
                 frame = Frame(kind, ViewId(number, leader), round_number, start, count, length)
                 landing = self._sink.landing(self.rank, frame)
                 if landing is None:
-                    self._fill(scratch[:length].data)
+                    fill(scratch[:length].data, self._note)
                     continue
                 if landing.size != length:
                     raise Malformed(f"{length} bytes where {count} elements take {landing.size}")
                 if landing.target is not None:
-                    self._fill(landing.target.data)
+                    fill(landing.target.data, self._note)
                 else:
                     assert landing.codec is not None
                     assert landing.values is not None
-                    self._fill(scratch[:length].data)
+                    fill(scratch[:length].data, self._note)
                     landing.codec.decode(scratch[:length], landing.values)
                 self._sink.landed(landing)
         except (LinkBroken, OSError):

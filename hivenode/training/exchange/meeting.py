@@ -1,7 +1,9 @@
-"""How workers get connected: the lower rank dials the higher, once for each direction."""
+"""How workers get connected, once for each direction: the lower rank dials the higher, and the higher the lower where
+that does not come through, as behind an address translation. The lower rank decides which try it is to be."""
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import socket
 import ssl
@@ -10,22 +12,21 @@ from collections.abc import Callable, Sequence
 
 from hivenode.errors import Conflict
 from hivenode.net.local import Peer
+from hivenode.training.exchange.channel import Channel, LinkBroken
 from hivenode.training.exchange.clock import now
 from hivenode.training.exchange.effects import Malformed
-from hivenode.training.exchange.incoming import Incoming
 from hivenode.training.exchange.keys import WorkerKey, der
-from hivenode.training.exchange.link import LinkBroken, read_control, sever, write_control
+from hivenode.training.exchange.link import read_control, write_control
 from hivenode.training.exchange.messages import PROTOCOL, Hello
 
 MAX_GREETING = 16
 """Connections that are being greeted at once; later ones wait in the listen queue."""
 
-UPWARD, DOWNWARD = b"\x01", b"\x00"
-"""First byte of a connection, before TLS: whether the dialling side will send on it. It only says how to read what
-follows; the greeting says it again."""
+COURTESY_SECONDS = 1.0
+"""How long a higher rank waits to be dialled before it dials as well."""
 
-Linked = Callable[[int, ssl.SSLSocket, Incoming], None]
-"""Rank, connection to write to, connection to read from."""
+Linked = Callable[[int, Channel, Channel], None]
+"""Rank, what to write to, what to read from."""
 
 
 def listen(host: str, ports: tuple[int, int]) -> socket.socket:
@@ -66,6 +67,9 @@ class Meeting:
         linked: called from internal threads, once for each peer whose connections both stand.
         deadline: by `clock.now`; no peer is dialled after it.
         greeting_seconds: for the handshake and greeting of one connection.
+
+    Raises:
+        ValueError, ssl.SSLError: a certificate cannot be read.
     """
 
     def __init__(
@@ -81,34 +85,35 @@ class Meeting:
     ) -> None:
         self._rank, self._listener, self._linked = rank, listener, linked
         self._key, self._deadline, self._greeting = key, deadline, greeting_seconds
-        self._higher = [(peer, key.dialling(peer.certificate)) for peer in peers if peer.rank > rank]
-        lower = [peer for peer in peers if peer.rank < rank]
-        self._lower = {der(peer.certificate): peer.rank for peer in lower}
-        self._accepting = key.accepting([peer.certificate for peer in lower]) if lower else None
+        self._dials = [(peer, key.dialling(peer.certificate)) for peer in peers]
+        self._ranks = {der(peer.certificate): peer.rank for peer in peers}
+        self._accepting = key.accepting([key.certificate, *(peer.certificate for peer in peers)])
         self._lock = threading.Lock()
-        self._halves: dict[int, tuple[Hello, ssl.SSLSocket | Incoming]] = {}
+        self._halves: dict[int, tuple[Hello, Channel]] = {}
         self._known: set[int] = set()
+        """Peers with which a link is made."""
         self._over = threading.Event()
         self._threads: list[threading.Thread] = []
         self._slots = threading.BoundedSemaphore(MAX_GREETING)
 
     def start(self) -> None:
-        if self._accepting is None:
-            self._listener.close()  # nobody is to dial the lowest rank
-        else:
-            self._threads.append(_spawn("exchange-accept", self._accept_all, self._accepting))
-        for peer, context in self._higher:
-            self._threads.append(_spawn(f"exchange-dial-{peer.rank}", self._dial, peer, context, self._deadline))
+        self._threads.append(_spawn("exchange-accept", self._accept_all))
+        for dial in self._dials:
+            self._threads.append(_spawn(f"exchange-dial-{dial[0].rank}", self._dial, *dial, self._deadline))
 
     def admit(self, peer: Peer, deadline: float) -> None:
-        """Dial one more, of a higher rank. Raises ValueError, ssl.SSLError when its certificate cannot be read."""
+        """One more. Raises ValueError, ssl.SSLError when its certificate cannot be read."""
         context = self._key.dialling(peer.certificate)
+        self._accepting.load_verify_locations(cadata=peer.certificate)
+        with self._lock:
+            self._ranks[der(peer.certificate)] = peer.rank
         self._threads.append(_spawn(f"exchange-dial-{peer.rank}", self._dial, peer, context, deadline))
 
     def close(self) -> None:
         """Stop listening and dialling. Links already handed over stay; a greeting under way ends by its timeout."""
         self._over.set()
-        sever(self._listener)
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         deadline = now() + 1.0
         for thread in self._threads:
@@ -116,7 +121,7 @@ class Meeting:
 
     # --- accepting -------------------------------------------------------------------------------------------
 
-    def _accept_all(self, context: ssl.SSLContext) -> None:
+    def _accept_all(self) -> None:
         while not self._over.is_set():
             self._slots.acquire()
             try:
@@ -126,35 +131,31 @@ class Meeting:
                 # Out of descriptors, or the dialler is gone again; a closed listener ends the loop.
                 self._over.wait(0.05)
                 continue
-            _spawn("exchange-greet", self._greet, context, connection)
+            _spawn("exchange-greet", self._greet, connection)
 
-    def _greet(self, context: ssl.SSLContext, raw: socket.socket) -> None:
-        connection: ssl.SSLSocket | Incoming
+    def _greet(self, raw: socket.socket) -> None:
         try:
-            raw.settimeout(self._greeting)
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if raw.recv(1) == UPWARD:
-                connection = Incoming(raw, context, server_side=True)
-            else:
-                connection = context.wrap_socket(raw, server_side=True)
+            channel = Channel(raw, self._accepting, server_side=True, until=now() + self._greeting)
         except OSError:
             raw.close()  # a stranger, or somebody who does not speak TLS 1.3
             self._slots.release()
             return
         kept = False
         try:
-            rank = self._lower.get(_certificate(connection))
-            hello = read_control(connection)
+            with self._lock:
+                rank = self._ranks.get(channel.certificate)
+            hello = read_control(channel)
             if isinstance(hello, Hello) and rank == hello.rank and hello.protocol == PROTOCOL:
-                kept = hello.upward == isinstance(connection, Incoming) and self._pair(hello, connection)
+                kept = self._pair(hello, channel)
         except (OSError, LinkBroken, Malformed):
             kept = False
         finally:
             if not kept:
-                connection.close()
+                channel.close()
             self._slots.release()
 
-    def _pair(self, hello: Hello, connection: ssl.SSLSocket | Incoming) -> bool:
+    def _pair(self, hello: Hello, channel: Channel) -> bool:
         """Keep a greeted connection until its other half is there."""
         with self._lock:
             if self._over.is_set() or hello.rank in self._known:
@@ -163,15 +164,19 @@ class Meeting:
             if waiting is None or waiting[0].token != hello.token or waiting[0].upward == hello.upward:
                 if waiting is not None:
                     waiting[1].close()
-                self._halves[hello.rank] = (hello, connection)
+                self._halves[hello.rank] = (hello, channel)
                 return True
-            self._known.add(hello.rank)
-        incoming, outgoing = (connection, waiting[1]) if hello.upward else (waiting[1], connection)
-        assert isinstance(incoming, Incoming)
-        assert isinstance(outgoing, ssl.SSLSocket)
+        incoming, outgoing = (channel, waiting[1]) if hello.upward else (waiting[1], channel)
         try:
-            outgoing.sendall(write_control(Hello(PROTOCOL, self._rank, upward=False, token=hello.token)))
-        except OSError:
+            # The lower rank's word is the last: here with the answer, else it is waited for.
+            if hello.rank > self._rank and not self._claim(hello.rank):
+                raise LinkBroken
+            outgoing.send(write_control(self._hello(hello.token, upward=False)))
+            if hello.rank < self._rank:
+                incoming.wait_until(max(self._deadline, now() + self._greeting))
+                if not self._confirmed(incoming, hello.rank, hello.token) or not self._claim(hello.rank):
+                    raise LinkBroken
+        except (OSError, LinkBroken, Malformed):
             waiting[1].close()
             return False
         self._hand_over(hello.rank, outgoing, incoming)
@@ -181,52 +186,63 @@ class Meeting:
 
     def _dial(self, peer: Peer, context: ssl.SSLContext, deadline: float) -> None:
         pause = 0.05
-        while not self._over.is_set() and now() < deadline:
-            connections: list[ssl.SSLSocket | Incoming] = []
+        if peer.rank < self._rank:
+            self._over.wait(COURTESY_SECONDS)
+        while not self._over.is_set() and peer.rank not in self._known and now() < deadline:
+            channels: list[Channel] = []
             try:
                 token = secrets.randbits(63)
-                outgoing = context.wrap_socket(self._connect(peer, UPWARD, deadline))
-                connections.append(outgoing)
-                incoming = Incoming(self._connect(peer, DOWNWARD, deadline), context, server_side=False)
-                connections.append(incoming)
-                for connection, upward in ((outgoing, True), (incoming, False)):
-                    if _certificate(connection) != der(peer.certificate):
+                for upward in (True, False):
+                    channels.append(self._connect(peer, context, deadline))
+                    if channels[-1].certificate != der(peer.certificate):
                         raise Malformed("another certificate than the one given")
-                    connection.sendall(write_control(Hello(PROTOCOL, self._rank, upward, token)))
-                # From here on the other side counts the link as made: wait for it as long as there is time.
-                incoming.settimeout(max(0.1, deadline - now()))
-                answer = read_control(incoming)
-                if isinstance(answer, Hello) and answer.token == token and answer.rank == peer.rank:
+                    channels[-1].send(write_control(self._hello(token, upward=upward)))
+                outgoing, incoming = channels
+                incoming.wait_until(deadline)
+                if self._confirmed(incoming, peer.rank, token) and self._claim(peer.rank):
+                    if peer.rank > self._rank:
+                        outgoing.send(write_control(self._hello(token, upward=True)))
                     self._hand_over(peer.rank, outgoing, incoming)
                     return
             except (OSError, LinkBroken, Malformed):
                 pass  # not there yet, or not the one: the loop tries again until the deadline
-            for connection in connections:
-                connection.close()
+            for channel in channels:
+                channel.close()
             self._over.wait(pause)
             pause = min(1.0, pause * 2)
 
-    def _connect(self, peer: Peer, direction: bytes, deadline: float) -> socket.socket:
-        seconds = max(0.1, min(self._greeting, deadline - now()))
-        raw = socket.create_connection((peer.host, peer.port), seconds)
+    def _connect(self, peer: Peer, context: ssl.SSLContext, deadline: float) -> Channel:
+        until = min(now() + self._greeting, deadline)
+        raw = socket.create_connection((peer.host, peer.port), max(0.1, until - now()))
         try:
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            raw.sendall(direction)
         except OSError:
             raw.close()
             raise
-        return raw
+        return Channel(raw, context, server_side=False, until=until)
 
-    def _hand_over(self, rank: int, outgoing: ssl.SSLSocket, incoming: Incoming) -> None:
-        outgoing.settimeout(None)
-        incoming.settimeout(None)
+    # --- both ------------------------------------------------------------------------------------------------
+
+    def _hello(self, token: int, *, upward: bool) -> Hello:
+        return Hello(PROTOCOL, self._rank, upward, token)
+
+    def _claim(self, rank: int) -> bool:
+        """Whether the link that is about to stand is the first with that peer."""
+        with self._lock:
+            if rank in self._known or self._over.is_set():
+                return False
+            self._known.add(rank)
+            return True
+
+    @staticmethod
+    def _confirmed(channel: Channel, rank: int, token: int) -> bool:
+        answer = read_control(channel)
+        return isinstance(answer, Hello) and (answer.rank, answer.token) == (rank, token)
+
+    def _hand_over(self, rank: int, outgoing: Channel, incoming: Channel) -> None:
+        outgoing.wait_until(float("inf"))
+        incoming.wait_until(float("inf"))
         self._linked(rank, outgoing, incoming)
-
-
-def _certificate(connection: ssl.SSLSocket | Incoming) -> bytes:
-    if isinstance(connection, Incoming):
-        return connection.getpeercert()
-    return connection.getpeercert(binary_form=True) or b""
 
 
 def _spawn(name: str, target: Callable[..., None], *args: object) -> threading.Thread:

@@ -64,7 +64,8 @@ class _Control(msgspec.Struct, frozen=True, tag_field="t"):
 
 
 class Hello(_Control, frozen=True, tag="hello"):
-    """First on each connection. `upward`: the dialling side sends on this one, else the accepting side does."""
+    """First on each connection, the answer, and the lower rank's last word where it has dialled. `upward`: the dialling
+    side sends on this one, else the accepting side does."""
 
     protocol: int
     rank: Rank

@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-Vector = npt.NDArray[np.float32]
-
-BLOCK = 64 * 1024
-"""Elements reduced at a time: accumulator, scratch and input stay in a 1 MiB cache."""
+from hivenode.training.exchange.scratch import PIECE, SCRATCH, Vector
 
 
 def cut(count: int, ranks: Sequence[int], shares: Mapping[int, float] | None = None, step: int = 1) -> tuple[int, ...]:
@@ -46,7 +42,11 @@ def total_of(weights: Sequence[float]) -> np.float32:
     return total
 
 
-def reduce_into(out: Vector, inputs: Sequence[Vector], weights: Sequence[float]) -> tuple[int, ...]:
+Reader = Callable[[int, int, Vector], None]
+"""Writes the elements of a contribution from the first to before the second."""
+
+
+def reduce_into(out: Vector, inputs: Sequence[Vector | Reader], weights: Sequence[float]) -> tuple[int, ...]:
     """Write the weighted mean of the inputs to `out`: float32 throughout, added in the order given.
 
     `out[k] = (((w0 * x0[k]) + w1 * x1[k]) + ...) / (((0 + w0) + w1) + ...)`; zeros when all weights are zero.
@@ -57,18 +57,19 @@ def reduce_into(out: Vector, inputs: Sequence[Vector], weights: Sequence[float])
     """
     scales = [np.float32(weight) for weight in weights]
     total = total_of(weights)
-    scratch = np.empty(min(BLOCK, max(1, out.size)), np.float32)
     with np.errstate(all="ignore"):
-        for start in range(0, out.size, BLOCK):
-            stop = min(start + BLOCK, out.size)
-            block, product = out[start:stop], scratch[: stop - start]
-            np.multiply(inputs[0][start:stop], scales[0], out=block)
+        for start in range(0, out.size, PIECE):
+            stop = min(start + PIECE, out.size)
+            block, scratch = out[start:stop], SCRATCH.sums[: stop - start]
+            np.multiply(_read(inputs[0], start, stop, scratch), scales[0], out=block)
             for values, scale in zip(inputs[1:], scales[1:], strict=True):
-                np.multiply(values[start:stop], scale, out=product)
-                np.add(block, product, out=block)
+                np.multiply(_read(values, start, stop, scratch), scale, out=scratch)
+                np.add(block, scratch, out=block)
             if not np.isfinite(block).all():
                 culprits = tuple(
-                    index for index, values in enumerate(inputs) if not np.isfinite(values[start:stop]).all()
+                    index
+                    for index, values in enumerate(inputs)
+                    if not np.isfinite(_read(values, start, stop, scratch)).all()
                 )
                 if culprits:
                     return culprits
@@ -79,14 +80,21 @@ def reduce_into(out: Vector, inputs: Sequence[Vector], weights: Sequence[float])
     return ()
 
 
+def _read(values: Vector | Reader, start: int, stop: int, scratch: Vector) -> Vector:
+    if isinstance(values, np.ndarray):
+        return values[start:stop]
+    values(start, stop, scratch)
+    return scratch
+
+
 def digest_of(values: Vector, copy_to: Vector | None = None) -> int:
     """A 63-bit summary of the exact bits, to notice accidents (not malice) at memory speed: BLAKE2b over the
     wrapping 64-bit sums of blocks. Copies the values on the way when asked, while they are in the cache."""
     summary = hashlib.blake2b(digest_size=8)
-    for start in range(0, values.size, BLOCK):
-        block = values[start : start + BLOCK]
+    for start in range(0, values.size, PIECE):
+        block = values[start : start + PIECE]
         if copy_to is not None:
-            copy_to[start : start + BLOCK] = block
+            copy_to[start : start + PIECE] = block
         bits = block.view(np.uint32)
         even = bits.size & ~1
         sums = np.add.reduceat(bits[:even].view(np.uint64), np.arange(0, even // 2, 512)) if even else bits[:0]

@@ -26,6 +26,7 @@ from hivenode.models.declared import layers_of
 from hivenode.models.layers import Layer, buffers, tensors
 from hivenode.spec.data import Task
 from hivenode.spec.model import ModelSpec
+from hivenode.spec.values import Precision
 from hivenode.training.frameworks.making import Made
 from hivenode.training.frameworks.model import Floats, Inputs, Labels, Layout, Vector, initial_weights, views
 
@@ -49,7 +50,7 @@ class Place:
     back: Callable[[Array], Array]
 
 
-def make(model: ModelSpec, info: DataInfo, seed: int, threads: int) -> Made:
+def make(model: ModelSpec, info: DataInfo, seed: int, threads: int, precision: Precision) -> Made:
     """See `making.make`."""
     if keras.backend.backend() == "torch":
         import torch
@@ -66,6 +67,7 @@ def make(model: ModelSpec, info: DataInfo, seed: int, threads: int) -> Made:
             f"keras cannot build {model.source}{' with weights given' if model.weights else ''}.",
             fix='Use framework = "torch", or a zoo: or layers: model without weights.',
         )
+    keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bf16" else "float32")
     made = KerasModel(layers, info.task, seed)
     return Made(made, made.vector, model)
 
@@ -130,7 +132,7 @@ class KerasModel:
             expected = labels[part]
             total += float(keras.ops.convert_to_numpy(_losses(self._task, outputs, expected))) * len(expected)
             if self._task in ("classification", "language"):
-                correct += int((keras.ops.convert_to_numpy(outputs).argmax(-1) == expected).sum())
+                correct += int((keras.ops.convert_to_numpy(keras.ops.argmax(outputs, -1)) == expected).sum())
         return correct, total
 
     def predict(self, inputs: Inputs) -> Floats:
@@ -140,7 +142,7 @@ class KerasModel:
                 outputs = outputs[:, -1]
             if self._task in ("classification", "language"):
                 outputs = keras.ops.softmax(outputs, axis=-1)
-            array = keras.ops.convert_to_numpy(outputs)
+            array = keras.ops.convert_to_numpy(keras.ops.cast(outputs, "float32"))
             found.append(array.reshape(len(array), -1).astype(np.float32))
         return np.concatenate(found)
 
@@ -167,6 +169,7 @@ Step = Callable[[Inputs, Labels], tuple[float, list[Array]]]
 
 def _losses(task: Task, outputs: Any, labels: Any) -> Any:
     """Mean over the samples."""
+    outputs = keras.ops.cast(outputs, "float32")
     if task in ("classification", "language"):
         return keras.ops.mean(keras.losses.sparse_categorical_crossentropy(labels, outputs, from_logits=True))
     return keras.ops.mean(keras.ops.square(outputs - keras.ops.reshape(labels, keras.ops.shape(outputs))))

@@ -9,6 +9,7 @@ from hivenode.data.info import DataInfo
 from hivenode.errors import Unavailable
 from hivenode.net.local import Resources
 from hivenode.spec.model import ModelSpec
+from hivenode.spec.values import Precision
 from hivenode.training.frameworks.model import Model, Vector
 
 TORCH = ("torch", "transformers")
@@ -30,8 +31,19 @@ class Made:
     afresh: tuple[str, ...] = ()
 
 
-def make(framework: str, model: ModelSpec, info: DataInfo, seed: int, resources: Resources, threads: int) -> Made:
+def make(
+    framework: str,
+    model: ModelSpec,
+    info: DataInfo,
+    seed: int,
+    resources: Resources,
+    threads: int,
+    precision: Precision = "fp32",
+) -> Made:
     """Build a model; the same bits on every machine.
+
+    Args:
+        precision: what it computes in while it trains.
 
     Raises:
         InvalidInput: the declaration is wrong, or does not fit the data.
@@ -40,11 +52,11 @@ def make(framework: str, model: ModelSpec, info: DataInfo, seed: int, resources:
     if framework in TORCH:
         from hivenode.training.frameworks.torch_building import make as make_torch
 
-        return make_torch(model, info, seed, resources, threads)
+        return make_torch(model, info, seed, resources, threads, precision)
     if framework == "keras":
         from hivenode.training.frameworks.keras_framework import make as make_keras
 
-        return make_keras(model, info, seed, threads)
+        return make_keras(model, info, seed, threads, precision)
     raise Unavailable(f"No {framework} model can be built here.", fix=f"Install {framework} on that node.")
 
 

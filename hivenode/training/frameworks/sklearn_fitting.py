@@ -10,7 +10,6 @@ import joblib
 import numpy as np
 import numpy.typing as npt
 
-from hivenode.data.partition import random_words
 from hivenode.errors import Exhausted
 from hivenode.models.estimators import arguments, estimator
 from hivenode.spec.section import Scalar
@@ -18,9 +17,7 @@ from hivenode.training.frameworks.predictors import MAX_NODES, Floats
 from hivenode.training.frameworks.sklearn_learners import Rows, Targets, build
 
 UNIT = 10
-"""Trees grown by one call: few enough to divide, enough that the call itself costs nothing."""
-_GROW = 8
-"""Purpose of the random numbers that trees are grown by."""
+"""Trees that are grown by the same member."""
 _TREE_ARRAYS = ("feature", "threshold", "left", "right", "value")
 
 Grown = dict[str, Floats]
@@ -50,27 +47,33 @@ def fit(
 
 
 def units_of(params: Mapping[str, Scalar], source: str) -> int:
-    """Calls of `grow` that a forest takes."""
+    """Into how many units a forest is divided."""
     return -(-int(arguments(source, params)["n_estimators"]) // UNIT)
 
 
 def grow(
     source: str,
     params: Mapping[str, Scalar],
-    unit: int,
+    units: range,
     rows: Rows,
     labels: Targets,
     outputs: int,
     seed: int,
     threads: int,
-) -> Grown:
-    """The trees of one unit of a forest: the same wherever and whenever they are grown."""
+) -> dict[int, Grown]:
+    """The trees of these units of a forest: the same wherever and whenever they are grown, and those that scikit-learn
+    grows by itself from that seed."""
     values = arguments(source, params)
-    trees = int(values["n_estimators"])
-    own = int(random_words(1, seed, _GROW, unit)[0] >> np.uint64(33))
-    fitted = build(source, values, seed, n_estimators=min(UNIT, trees - unit * UNIT), random_state=own, n_jobs=threads)
-    fitted.fit(rows, labels)
-    return _line([tree.tree_ for tree in fitted.estimators_], _columns(fitted, outputs), outputs)
+    first, stop = units.start * UNIT, min(units.stop * UNIT, int(values["n_estimators"]))
+    fitted = build(source, values, seed, n_estimators=stop - first, n_jobs=threads)
+    stream = np.random.RandomState(fitted.random_state)
+    stream.randint(np.iinfo(np.int32).max, size=first)  # one number for each tree before
+    fitted.set_params(random_state=stream).fit(rows, labels)
+    columns, trees = _columns(fitted, outputs), [tree.tree_ for tree in fitted.estimators_]
+    return {
+        unit: _line(trees[at : at + UNIT], columns, outputs)
+        for unit, at in zip(units, range(0, len(trees), UNIT), strict=True)
+    }
 
 
 def together(units: Sequence[Grown], outputs: int) -> dict[str, Floats]:

@@ -17,17 +17,18 @@ from hivenode.models.declared import layers_of
 from hivenode.net.local import Resources
 from hivenode.spec.model import ModelSpec
 from hivenode.spec.shapes import spelled
+from hivenode.spec.values import Precision
 from hivenode.training.frameworks.making import Made
 from hivenode.training.frameworks.model import Floats, views
 from hivenode.training.frameworks.torch_framework import Built, TorchModel, from_layers
 
 
-def make(model: ModelSpec, info: DataInfo, seed: int, resources: Resources, threads: int) -> Made:
+def make(model: ModelSpec, info: DataInfo, seed: int, resources: Resources, threads: int, precision: Precision) -> Made:
     """See `making.make`."""
     torch.set_num_threads(threads)
     built, declared = build(model, info, seed, resources)
     vector = np.zeros(built.layout.size + 1, np.float32)
-    made = TorchModel(built, info.task, built.start, built.buffers, vector[:-1], threads)
+    made = TorchModel(built, info.task, built.start, built.buffers, vector[:-1], threads, precision)
     afresh: tuple[str, ...] = ()
     if model.weights:
         places = views(made.weights, built.layout.parameters) | views(made.buffers, built.layout.buffers)

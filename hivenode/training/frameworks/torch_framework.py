@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from hivenode.models.layers import Layer, buffers, tensors
 from hivenode.spec.data import Task
+from hivenode.spec.values import Precision
 from hivenode.training.frameworks.model import Floats, Inputs, Labels, Layout, Vector, initial_weights, views
 from hivenode.training.frameworks.torch_models import build
 
@@ -56,18 +57,27 @@ class TorchModel:
         weights: initial values, (layout.size,); taken over, not copied. Likewise `buffers`.
         gradient: (layout.size,); where gradients go.
         threads: for the operations of one step.
+        precision: that `backward` computes in, but for the loss.
 
     Attributes:
         module, forward: as `Built` has them.
     """
 
     def __init__(
-        self, built: Built, task: Task, weights: Vector, buffers: Vector, gradient: Vector, threads: int
+        self,
+        built: Built,
+        task: Task,
+        weights: Vector,
+        buffers: Vector,
+        gradient: Vector,
+        threads: int,
+        precision: Precision = "fp32",
     ) -> None:
         torch.set_num_threads(threads)
         self.module = built.module
         self.forward = built.forward or built.module
         self._task = task
+        self._bf16 = precision == "bf16"
         self._layout = built.layout
         self._constants = built.constants
         self._draws = any(isinstance(module, DRAWING) and module.p > 0 for module in built.module.modules())
@@ -117,11 +127,13 @@ class TorchModel:
         Args:
             forward: `self.forward`, or what is wrapped around it.
         """
-        self.module.train()
+        if not self.module.training:  # to say it to every part takes longer than a small step should
+            self.module.train()
         if self._draws:
             torch.manual_seed(draw)
-        outputs = forward(torch.from_numpy(inputs))
-        return losses(self._task, outputs, torch.from_numpy(labels)).mean()
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._bf16):
+            outputs = forward(torch.from_numpy(inputs))
+        return losses(self._task, outputs.float(), torch.from_numpy(labels)).mean()
 
     def evaluate(self, inputs: Inputs, labels: Labels) -> tuple[int, float]:
         correct, total = 0, 0.0

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hivenode.errors import Exhausted, HiveError
+from hivenode.errors import HiveError
 from hivenode.training import tensorfiles
 from hivenode.training.frameworks.model import Vector
 from hivenode.training.stages.holdings import Holdings, Segment, scatter
@@ -25,8 +25,9 @@ from hivenode.training.tensorfiles import FileLayout
 
 PIECE = 256 * 1024
 """Elements of a piece: 1 MiB."""
-FILE, VECTORS = 0x4000, 0x8000
-"""Places of messages about the finished file, and about vectors."""
+READY, FILE, VECTORS = 0x2000, 0x4000, 0x8000
+"""Places of messages about who has its part, about the finished file, and about vectors."""
+YES, NO = b"\1", b"\0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +123,14 @@ def copy(line: Line, step: int, path: Path, size: int) -> None:
 
 class Snapshots:
     """Checkpoints beside training: this stage's vectors are put in a file of its own, where they take no memory, and
-    gathered from there by a thread.
+    gathered from there by a thread. Where a stage has no room for its part, there is no checkpoint of that step, and
+    training goes on.
 
     Args:
         directory: for that file.
         wanted: the file to be made of a step; asked at the first stage only.
-        written, failed: told of the first stage's success, or of why not, in that thread.
+        written: told of the first stage's success, in that thread.
+        failed: told of the step and why there is no checkpoint of it, at the stage that is the cause.
     """
 
     def __init__(
@@ -144,23 +147,19 @@ class Snapshots:
         self._thread: threading.Thread | None = None
 
     def save(self, step: int, vectors: Sequence[Vector]) -> None:
-        """Begin to gather the state of a step. Waits for the one before it: all stages take part in all of them.
-
-        Raises:
-            Exhausted: there is no room for this stage's part.
-        """
+        """Begin to gather the state of a step. Waits for the one before it: all stages take part in all of them."""
         self.wait()
+        here = True
         try:
             with self._file.open("wb") as file:
                 for vector in vectors:
                     file.write(vector.view(np.uint8).data)
         except OSError as error:
-            raise Exhausted(
-                f"Stage {self._number} cannot keep its part of a checkpoint: {error.strerror}.",
-                fix="Make room on the disk of its node.",
-            ) from error
+            here = False
+            self._file.unlink(missing_ok=True)
+            self._failed(step, f"no room for the part of stage {self._number}: {error.strerror}")
         sizes = [vector.size for vector in vectors]
-        self._thread = threading.Thread(target=self._gather, args=(step, sizes), name="checkpoint", daemon=True)
+        self._thread = threading.Thread(target=self._gather, args=(step, sizes, here), name="checkpoint", daemon=True)
         self._thread.start()
 
     def wait(self) -> None:
@@ -168,8 +167,10 @@ class Snapshots:
         if self._thread is not None:
             self._thread.join()
 
-    def _gather(self, step: int, sizes: Sequence[int]) -> None:
+    def _gather(self, step: int, sizes: Sequence[int], here: bool) -> None:
         try:
+            if not self._all_have(step, here):
+                return
             with self._file.open("rb") as file:
 
                 def read(base: int, first: int, count: int) -> Vector:
@@ -182,10 +183,25 @@ class Snapshots:
                     return
                 wanted = self._wanted(step)
                 take(self._line, step, own, wanted)
-        except (OSError, HiveError) as error:
-            self._failed(step, str(error) or type(error).__name__)
+        except OSError as error:
+            self._failed(step, error.strerror or str(error))
+            return
+        except HiveError as error:
+            self._failed(step, str(error))
             return
         self._written(step, wanted.path)
+
+    def _all_have(self, step: int, here: bool) -> bool:
+        """Whether every stage has kept its part; the same at all of them. Raises Unavailable."""
+        line, number = self._line, self._number
+        if number > 0:
+            line.send(0, Tag(Subject.ask, step, number, READY), YES if here else NO)
+            return bytes(line.receive(0, Tag(Subject.ask, step, 0, READY), 1)) == YES
+        told = [bytes(line.receive(rank, Tag(Subject.ask, step, rank, READY), 1)) for rank in line.ranks[1:]]
+        everyone = here and all(answer == YES for answer in told)
+        for rank in line.ranks[1:]:
+            line.send(rank, Tag(Subject.ask, step, 0, READY), YES if everyone else NO)
+        return everyone
 
 
 def read_named(parts: tensorfiles.Parts, holdings: Holdings, stage: int, prefix: str, target: Vector) -> None:

@@ -7,10 +7,7 @@ the loss of one is the end for all: each says so at once, and the job is planned
 
 from __future__ import annotations
 
-import contextlib
 import queue
-import socket
-import ssl
 import struct
 import threading
 from collections.abc import Sequence
@@ -20,12 +17,11 @@ from typing import NamedTuple
 
 from hivenode.errors import Conflict, HiveError, InvalidInput, Unavailable
 from hivenode.net.local import Peer
+from hivenode.training.exchange.channel import Channel, LinkBroken
 from hivenode.training.exchange.clock import now
 from hivenode.training.exchange.effects import Malformed
 from hivenode.training.exchange.exchange import Seat
-from hivenode.training.exchange.incoming import Incoming
 from hivenode.training.exchange.keys import WorkerKey
-from hivenode.training.exchange.link import LinkBroken, sever
 from hivenode.training.exchange.meeting import Meeting, listen
 
 HEADER = struct.Struct("<BHIII")
@@ -76,7 +72,7 @@ class Pace:
 class _Link:
     """Both connections to one peer, and a thread for each. Messages wait in `inbox` until they are asked for."""
 
-    def __init__(self, line: Line, rank: int, outgoing: ssl.SSLSocket, incoming: Incoming) -> None:
+    def __init__(self, line: Line, rank: int, outgoing: Channel, incoming: Channel) -> None:
         self._line, self.rank, self._outgoing, self._incoming = line, rank, outgoing, incoming
         self.inbox: dict[Tag, bytearray] = {}
         self.heard = now()
@@ -100,7 +96,7 @@ class _Link:
 
     def join(self, seconds: float) -> None:
         self._threads[1].join(max(0.0, seconds))
-        sever(self._outgoing)
+        self._outgoing.sever()
         self._incoming.sever()
         for thread in self._threads:
             if thread is not threading.current_thread():
@@ -109,36 +105,27 @@ class _Link:
     def _write(self) -> None:
         try:
             while (item := self.queue.get()) is not None:
-                header, data = item
-                self._outgoing.sendall(header)
-                for start in range(0, len(data), SEND_BYTES):
-                    self._outgoing.sendall(data[start : start + SEND_BYTES])
+                self._outgoing.send(*item)
         except OSError:
             self._line.broken(self.rank, "its connection broke")
         finally:
-            with contextlib.suppress(OSError):
-                socket.socket.shutdown(self._outgoing, socket.SHUT_WR)
+            self._outgoing.finish()
 
-    def _fill(self, target: memoryview) -> None:
-        while target:
-            count = self._incoming.recv_into(target)
-            if count == 0:
-                raise LinkBroken
-            self.heard = now()
-            target = target[count:]
+    def _note(self) -> None:
+        self.heard = now()
 
     def _read(self) -> None:
         header = bytearray(HEADER.size)
         try:
             while True:
-                self._fill(memoryview(header))
+                self._incoming.fill(memoryview(header), self._note)
                 subject, place, step, number, length = HEADER.unpack(header)
                 if subject == Subject.alive and length == 0:
                     continue
                 if subject not in Subject._value2member_map_ or length > self._line.limit:
                     raise Malformed(f"a message about {subject} of {length} bytes")
                 body = bytearray(length)
-                self._fill(memoryview(body))
+                self._incoming.fill(memoryview(body), self._note)
                 self._line.arrived(self, Tag(Subject(subject), step, number, place), body)
         except (LinkBroken, OSError):
             self._line.broken(self.rank, "its connection broke")
@@ -155,6 +142,7 @@ class Line:
     Args:
         seat: this worker's node, rank and address.
         pace: how it tells that a peer is gone.
+        key: its key; a new one if None.
 
     Attributes:
         limit: bytes of the longest message that may come; set it before `connect`.
@@ -163,9 +151,9 @@ class Line:
         Conflict: there is no port to listen on.
     """
 
-    def __init__(self, seat: Seat, pace: Pace | None = None) -> None:
+    def __init__(self, seat: Seat, pace: Pace | None = None, key: WorkerKey | None = None) -> None:
         self._me, self._pace = seat, pace or Pace()
-        self._key = WorkerKey.create()
+        self._key = key or WorkerKey.create()
         self._listener = listen(seat.host, seat.ports)
         self.port: int = self._listener.getsockname()[1]
         self.certificate: str = self._key.certificate
@@ -280,7 +268,7 @@ class Line:
 
     # --- from links ---------------------------------------------------------------------------------------------
 
-    def _linked(self, rank: int, outgoing: ssl.SSLSocket, incoming: Incoming) -> None:
+    def _linked(self, rank: int, outgoing: Channel, incoming: Channel) -> None:
         link = _Link(self, rank, outgoing, incoming)
         with self._changed:
             self._links[rank] = link

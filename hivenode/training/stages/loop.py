@@ -2,7 +2,8 @@
 
 Every stage runs this loop over the same batches in the same order. A batch is cut into small ones which pass through
 the line forward and back (1F1B); the gradient of the whole batch is in each stage's vector at the end of the step, and
-each updates its own tensors. With one small batch a step this is model parallelism, with more a pipeline.
+each updates its own tensors. With one small batch a step this is model parallelism, with more a pipeline. Several lines
+may share every batch; then the gradient is the mean of theirs.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from hivenode.training.patience import Patience
 from hivenode.training.schedules import learning_rate, sum_of_squares
 from hivenode.training.stages.graph import Value
 from hivenode.training.stages.line import Line, Subject, Tag
+from hivenode.training.stages.replicas import Replicas
 from hivenode.training.stages.schedule import Pass, one_forward_one_backward, small_batches
 from hivenode.training.stages.stage import Stage, as_bytes, as_tensor
 from hivenode.training.strategies.group import Cancelled
@@ -36,7 +38,7 @@ WINDOW = 4
 """Small batches that a stage may be ahead of the next one while evaluating."""
 EVALUATION = 1 << 20
 """Added to the number of small batches that are evaluated, to tell them from those of training."""
-LOSS, JUDGED, SQUARES, NORM = 0, 1, 2, 3
+LOSS, MEAN, JUDGED, SQUARES, NORM = 0, 1, 2, 3, 4
 """Places of `Subject.numbers`."""
 
 Tensors = Sequence[torch.Tensor]
@@ -69,6 +71,8 @@ class StagedTraining:
     Args:
         number: place of the stage, 0 first; the rank in the line.
         small: samples of a small batch at most.
+        replicas: those who hold the same stage of other lines.
+        members: all nodes of the attempt.
         save: called with the step, on every stage, when its state is to be kept.
         step: finished steps; above 0 when resuming.
     """
@@ -80,6 +84,8 @@ class StagedTraining:
     optimizer: Optimizer
     ends: Ends
     line: Line
+    replicas: Replicas
+    members: tuple[str, ...]
     report: Callable[[FromWorker], None]
     cancelled: Callable[[], str | None]
     save: Callable[[int], None]
@@ -164,6 +170,10 @@ class StagedTraining:
         if self._previous is not None and self._previous > 0:
             self._convergence = (self._previous - loss) / self._previous
         self._previous = loss
+        if self.number == 0:
+            epoch = -(-self.step // self._batches.steps_per_epoch)
+            told = {"step": self.step, "epoch": epoch, "loss": loss, "accuracy": found[0], "test_loss": found[1]}
+            self.report(Log(level="info", event="epoch", fields={**told, "convergence": self._convergence}))
         if self.number == 0 and not self._patience.going:
             self.report(Log(level="info", event=str(self._patience), fields={"step": self.step}))
         return found
@@ -171,29 +181,24 @@ class StagedTraining:
     # --- a step -------------------------------------------------------------------------------------------------
 
     def _train_step(self, batch: Indices) -> None:
-        parts = small_batches(len(batch), self.small)
-        self.stage.begin_step()
-        losses: list[float] = []
-        for what, number in one_forward_one_backward(self.number, self._last + 1, len(parts)):
-            part = parts[number]
-            mine = batch[part.start : part.stop]
-            if what is Pass.forward:
-                received = self._received(number, mine, training=True)
-                started = time.monotonic()
-                outputs = self.stage.forward(number, len(mine), received, self._draw(number))
-                if self.number == self._last:
-                    share = len(mine) / len(batch)
-                    losses.append(
-                        self.stage.loss(number, lambda sent, mine=mine: self.ends.loss(sent, mine), share)  # type: ignore[misc]
-                    )
-                self._busy += time.monotonic() - started
-                self._pass_on(number, outputs)
-            else:
-                self._backward(number, len(mine))
-        self._sum_shared()
-        loss = self._agree_on_loss(losses)
+        part = self.replicas.part(len(batch))
+        own = batch[part.start : part.stop]
+
         rate = learning_rate(self.spec, self.step, self.steps)
-        check_loss(self.spec, loss, self.step, self._batches.steps_per_epoch, rate)
+        loss = 0.0
+
+        def compute() -> float:
+            nonlocal loss
+            (loss,) = self._from_last(LOSS, [self._passes(own)])
+            check_loss(self.spec, loss, self.step, self._batches.steps_per_epoch, rate)
+            self._sum_shared()
+            self.stage.vector[-1] = loss
+            return float(len(own))
+
+        self.replicas.agree(self.stage.vector, compute, self.step)
+        self._spread_shared()
+        if self.replicas.several:
+            (loss,) = self._from_last(MEAN, [float(self.stage.vector[-1])])
         if self.spec.clip_norm is not None:
             self._clip(self.spec.clip_norm)
         self.optimizer.step(self.stage.weights, self.stage.gradient, rate)
@@ -202,6 +207,29 @@ class StagedTraining:
         self._steps_since += 1
         self._samples_since += len(batch)
         self._loss_since += loss
+
+    def _passes(self, own: Indices) -> float:
+        """Pass this line's part of a batch through the line and back; at the last stage its mean loss."""
+        parts = small_batches(len(own), self.small)
+        self.stage.begin_step()
+        losses: list[float] = []
+        for what, number in one_forward_one_backward(self.number, self._last + 1, len(parts)):
+            part = parts[number]
+            mine = own[part.start : part.stop]
+            if what is Pass.forward:
+                received = self._received(number, mine, training=True)
+                started = time.monotonic()
+                outputs = self.stage.forward(number, len(mine), received, self._draw(number))
+                if self.number == self._last:
+                    share = len(mine) / len(own)
+                    losses.append(
+                        self.stage.loss(number, lambda sent, mine=mine: self.ends.loss(sent, mine), share)  # type: ignore[misc]
+                    )
+                self._busy += time.monotonic() - started
+                self._pass_on(number, outputs)
+            else:
+                self._backward(number, len(mine))
+        return math.fsum(losses)
 
     def _received(self, number: int, mine: Indices, *, training: bool) -> Tensors:
         if self.number == 0:
@@ -243,8 +271,21 @@ class StagedTraining:
             self._send(self.number - 1, Subject.gradient, number, known)
 
     def _sum_shared(self) -> None:
-        """A tensor that several stages hold has one gradient: its first holder adds them up, in order of the line, and
-        all apply the same update to the same values."""
+        """A tensor that several stages hold has one gradient: its first holder adds them up, in order of the line."""
+        for index, (name, (first, *others)) in enumerate(self.stage.shared.items()):
+            if self.number not in (first, *others):
+                continue
+            part = self.stage.gradient[self.stage.part(name)]
+            if self.number == first:
+                for other in others:
+                    there = self.line.receive(other, Tag(Subject.shared, self.step, other, index), part.nbytes)
+                    part += np.frombuffer(there, np.float32)
+            else:
+                self.line.send(first, Tag(Subject.shared, self.step, self.number, index), part.tobytes())
+
+    def _spread_shared(self) -> None:
+        """What the first holder of a tensor has come to goes to the others: all apply the same update to the same
+        values."""
         for index, (name, (first, *others)) in enumerate(self.stage.shared.items()):
             if self.number not in (first, *others):
                 continue
@@ -252,12 +293,8 @@ class StagedTraining:
             back = Tag(Subject.shared, self.step, 0, index)
             if self.number == first:
                 for other in others:
-                    there = self.line.receive(other, Tag(Subject.shared, self.step, other, index), part.nbytes)
-                    part += np.frombuffer(there, np.float32)
-                for other in others:
                     self.line.send(other, back, part.tobytes())
             else:
-                self.line.send(first, Tag(Subject.shared, self.step, self.number, index), part.tobytes())
                 part[:] = np.frombuffer(self.line.receive(first, back, part.nbytes), np.float32)
 
     def _clip(self, longest: float) -> None:
@@ -278,10 +315,6 @@ class StagedTraining:
         if norm > longest:
             self.stage.gradient *= np.float32(longest / norm)
 
-    def _agree_on_loss(self, losses: Sequence[float]) -> float:
-        (loss,) = self._from_last(LOSS, [math.fsum(losses)])
-        return loss
-
     def _from_last(self, index: int, values: Sequence[float]) -> tuple[float, ...]:
         """What the last stage knows, for all."""
         tag = Tag(Subject.numbers, self.step, 0, index)
@@ -293,8 +326,10 @@ class StagedTraining:
         return tuple(np.frombuffer(self.line.receive(self._last, tag, 8 * len(values)), np.float64).tolist())
 
     def _draw(self, number: int) -> int:
-        """Seed of what the model draws itself: a function of the job, the step, the small batch and the stage."""
-        return ((self.spec.seed * 1_000_003 + self.step) * 4099 + number * 64 + self.number) % 2**63
+        """Seed of what the model draws itself: a function of the job, the step, the line, the small batch and the
+        stage."""
+        line = self.replicas.number * 524_287
+        return ((self.spec.seed * 1_000_003 + self.step) * 4099 + line + number * 64 + self.number) % 2**63
 
     # --- evaluation ---------------------------------------------------------------------------------------------
 
@@ -304,9 +339,10 @@ class StagedTraining:
         if total == 0:
             return None, None
         correct, loss = 0, 0.0
-        parts = small_batches(total, self.small)
+        whole = self.replicas.part(total)
+        parts = small_batches(len(whole), self.small)
         for number, part in enumerate(parts):
-            mine = np.arange(part.start, part.stop, dtype=np.int64)
+            mine = np.arange(whole.start + part.start, whole.start + part.stop, dtype=np.int64)
             outputs = self.stage.evaluate(len(mine), self._received(number, mine, training=False))
             if self.number == self._last:
                 right, some = self.ends.judge(outputs, mine)
@@ -317,10 +353,14 @@ class StagedTraining:
                 self._pass_on(EVALUATION + number, outputs)
             if self.number > 0 and number < len(parts) - WINDOW:
                 self.line.send(self.number - 1, Tag(Subject.ask, self.step, number), memoryview(b""))
-        found = self._from_last(JUDGED, [float(correct), loss])
+        told = [0.0, 0.0]
+        if self.number == self._last:
+            count = max(len(whole), 1)
+            told = self.replicas.mean([correct / count, loss / count], len(whole), self.step)
+        found = self._from_last(JUDGED, told)
         info = self.ends.data.info
         answers = total * (info.features if info.task == "language" else 1)
-        return found[0] / answers if info.task in SCORED else None, found[1] / total
+        return round(found[0] * total) / answers if info.task in SCORED else None, found[1]
 
     # --- around it ----------------------------------------------------------------------------------------------
 
@@ -344,9 +384,9 @@ class StagedTraining:
                 epochs=self.spec.epochs,
                 loss=self._loss_since / steps,
                 accuracy=accuracy,
-                samples_per_second=self._samples_since / seconds,
+                samples_per_second=self._samples_since / seconds / len(self.line.members),  # all work on each
                 step_seconds=self._busy / steps,
-                members=self.line.members,
+                members=self.members,
             )
         )
         self._reset()

@@ -37,4 +37,4 @@ def small_batches(samples: int, size: int) -> tuple[range, ...]:
     """A batch of `samples` in as few parts of at most `size` as there can be, as even as can be: no more than two
     sizes, since the model is traced once for each."""
     parts = -(-samples // size)
-    return tuple(split(samples, [1.0] * parts))
+    return split(samples, [1.0] * parts) if parts else ()

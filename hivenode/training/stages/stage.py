@@ -72,6 +72,7 @@ class Stage:
 
     Attributes:
         weights, gradient: values and gradients of its trained tensors, flat, in the order of the layout.
+        vector: the gradient and one more element, for a loss that travels with it.
         buffers: its running statistics, likewise.
         shared: trained tensors that several stages hold -> those stages, ascending.
     """
@@ -79,7 +80,8 @@ class Stage:
     def __init__(self, cutting: Cutting, number: int, held: Holdings, running: Holdings) -> None:
         self._cutting, self._number = cutting, number
         self.weights: Vector = np.zeros(held.size(number), np.float32)
-        self.gradient: Vector = np.zeros(held.size(number), np.float32)
+        self.vector: Vector = np.zeros(held.size(number) + 1, np.float32)
+        self.gradient = self.vector[:-1]
         self.buffers: Vector = np.zeros(running.size(number), np.float32)
         self._parts = held.parts(number)
         self._tensors: dict[str, torch.Tensor] = dict(_plain_items(cutting.blueprint.module.named_buffers()))

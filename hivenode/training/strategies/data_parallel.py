@@ -19,6 +19,7 @@ class Together:
 
     Args:
         seat: this worker's node, rank and address.
+        key: its key; a new one if None.
         on_view, on_note: as of `Exchange`.
 
     Raises:
@@ -28,10 +29,11 @@ class Together:
     def __init__(
         self,
         seat: Seat,
+        key: WorkerKey | None = None,
         on_view: Callable[[View], None] | None = None,
         on_note: Callable[[str, bytes], Sequence[tuple[str, bytes]]] | None = None,
     ) -> None:
-        self._exchange = Exchange(seat, WorkerKey.create(), on_view=on_view, on_note=on_note)
+        self._exchange = Exchange(seat, key or WorkerKey.create(), on_view=on_view, on_note=on_note)
 
     @property
     def port(self) -> int:

@@ -58,6 +58,11 @@ class Group:
         """Whether this is the lowest rank of the view."""
         return self.members[0] == self.me
 
+    @property
+    def fraction(self) -> float:
+        """Of the work, that is this member's."""
+        return self.weights[self.me] / sum(self.weights[member] for member in self.members)
+
     def part(self, total: int, member: str | None = None) -> range:
         """A member's (this one's) part of `range(total)`; the members' parts cover it exactly."""
         return member_range(total, self.members, self.weights, member or self.me)

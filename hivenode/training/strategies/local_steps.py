@@ -1,31 +1,38 @@
-"""Many steps by each member for itself, then one exchange of how far it has come.
+"""Many steps by each member for itself, then an exchange of how far it has come.
 
 A round takes the samples of `sync_every` global batches, each trained on by one member: a member's share follows its
 speed, so the faster makes more steps and all arrive together (DyLU, arXiv 2401.09135). The mean of the ways they have
 come, weighted by samples, is the gradient of an outer optimizer (DiLoCo, arXiv 2311.08105). When members are lost
 before the round is done, the others go on from where they are with what those had to do; the outer step follows once.
+
+With fragments and overlap (Streaming DiLoCo, arXiv 2501.18512, algorithm 2) a part of the model is exchanged at a time,
+each part once in a round, and steps go on meanwhile; then what all came to is mixed with where a member is. What
+members have in common is what they last agreed on, part by part. Between two calls of `advance` the model holds that,
+so that it is judged, kept and handed over like any other; the member's own weights are put aside.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from hivenode.data.partition import Indices
-from hivenode.spec.split import split
 from hivenode.spec.training import TrainingSpec
 from hivenode.training.frameworks.learner import Learner
 from hivenode.training.frameworks.model import Vector
 from hivenode.training.optimizers import Outer
-from hivenode.training.schedules import learning_rate
+from hivenode.training.strategies.background import begin
+from hivenode.training.strategies.collective import Mean
+from hivenode.training.strategies.fragments import Fragment, Timetable, size_of
 from hivenode.training.strategies.group import Group
+from hivenode.training.strategies.leg import Done, Leg
 from hivenode.training.strategies.way import Advance, Course
 from hivenode.training.strategies.wire import Wire
 
-OUTER = "outer"
-"""Slot of the outer optimizer's momentum."""
+OUTER, OWN = "outer", "own"
+"""Slots: the outer optimizer's momentum, and a member's own weights."""
+UNSAID, LOSSES = "unsaid", "losses"
+"""Scalars: samples since each fragment was last sent, and losses not told yet with their samples."""
 
 
 class LocalSteps:
@@ -34,6 +41,8 @@ class LocalSteps:
     Exchanges after every step where the job does not ask for local ones.
 
     Args:
+        wire: of as many parts as there are fragments.
+        fragments: of the weights, covering them.
         equal: every member counts the same in the mean, however many samples it had: for weights that are sums.
     """
 
@@ -45,15 +54,26 @@ class LocalSteps:
         course: Course,
         learner: Learner,
         outer: Outer,
+        fragments: tuple[Fragment, ...],
         *,
         equal: bool = False,
     ) -> None:
         self._spec, self._group, self._wire, self._course = spec, group, wire, course
-        self._learner, self._outer = learner, outer
+        self._learner, self._outer, self._fragments = learner, outer, fragments
         self._equal = equal
-        self._every = spec.sync_every if spec.sync == "local" else 1
+        every = spec.sync_every if spec.sync == "local" else 1
+        self._timetable = Timetable(every, len(fragments), spec.overlap)
         self._base = learner.weights.copy()
-        self._back = np.zeros_like(self._base)
+        self._streams = len(fragments) > 1 or spec.overlap > 0
+        self._own = self._base.copy() if self._streams else self._base
+        largest = max(map(size_of, fragments))
+        self._back = np.zeros(largest, np.float32)
+        self._sent = np.zeros(largest if spec.overlap else 0, np.float32)
+        self._unsaid = [0] * len(fragments)
+        self._unheard = list[Leg]()
+        """Legs of which nothing has been said yet."""
+        self._done = Done()
+        self._taken = 0.0
         self._width = max(1, spec.batch_size // len(group.planned))
 
     @property
@@ -65,87 +85,168 @@ class LocalSteps:
         return self._wire
 
     def shared(self) -> tuple[Mapping[str, Vector], dict[str, str]]:
-        return {OUTER: self._outer.velocity} if self._outer.velocity.size else {}, {}
+        return self._momentum(), {}
 
     def inherit(self, weights: Vector, slots: Mapping[str, Vector], scalars: dict[str, str]) -> None:
         self._base[:] = weights
+        self._own[:] = weights
+        self._unsaid, self._unheard, self._done = [0] * len(self._fragments), [], Done()
         self._learner.adopt(self._base)
-        if self._outer.velocity.size:
-            self._outer.velocity[:] = slots[OUTER]
+        for name, vector in self._momentum().items():
+            vector[:] = slots[name]
 
     def advance(self, step: int, stop: int) -> Advance:
-        stop = min(stop, step + self._every)
-        parts = {member: self._course.part(step, stop, member)[0] for member in self._group.members}
-        total = sum(map(len, parts.values()))
-        due = parts[self._group.me]
-        losses, count, taken = 0.0, 0, 0.0
+        """To when the next fragment is taken in; at `stop` all members have everything in common."""
+        if self._streams:
+            self._learner.adopt(self._own)
+        due, fragment = self._timetable.following(step)
+        due = min(max(due, step), stop)
+        until = min(due + self._spec.overlap, stop)
+        self._taken = 0.0
+        self._unheard.append(self._leg(step, due))
+        total, told = self._unheard[-1].total, list[tuple[float, float]]()
+        if due < until:
+            told.append(self._overlap(fragment, due, until))
+            total += self._unheard[-1].total
+        elif due < stop:
+            self._exchange(fragment, step, due)
+        if until == stop:
+            for fragment in range(len(self._fragments)):
+                self._exchange(fragment, step, until)
+        if until in (due, stop):
+            done, self._done = self._done, Done()
+            told.append(self._tell(done, until))
+        if self._streams:
+            self._own[:] = self._learner.weights
+            self._learner.adopt(self._base)
+        return Advance(until, _mean(told), total, self._taken)
+
+    def _leg(self, start: int, stop: int) -> Leg:
+        return Leg(self._spec, self._group, self._course, self._learner, start, stop, self._width)
+
+    def _learn(self, leg: Leg) -> None:
+        before = self._done.seconds
+        count = leg.learn(self._done)
+        self._unsaid = [unsaid + count for unsaid in self._unsaid]
+        self._taken += self._done.seconds - before
+
+    def _exchange(self, fragment: int, step: int, due: int) -> None:
+        """Finish the legs, and take in where all have come to with that fragment."""
+        back = self._back[: size_of(self._fragments[fragment])]
 
         def compute() -> float:
-            nonlocal due, losses, count, taken
-            if any(member not in self._group.members for member in parts):
-                due = np.concatenate([due, self._inherit(parts)])
-            began = time.monotonic()
-            losses += self._learn(due, step, stop)
-            taken += time.monotonic() - began
-            count += len(due)
-            due = due[:0]
-            np.subtract(self._base, self._learner.weights, out=self._back)
-            return float(min(count, 1) if self._equal else count)
+            for leg in self._unheard:
+                leg.inherit(self._group.members)
+                self._learn(leg)
+            self._way_back(fragment, back)
+            return self._weight(fragment)
 
-        self._wire.agree(self._back, compute, step)
-        self._outer.step(self._base, self._back)
-        self._learner.adopt(self._base)
-        loss = self._agree_on_loss(losses, count, stop)
-        self._course.check(loss, stop - 1, self._spec.learning_rate)
-        if self._course.movable:
-            self._group.share_speeds(count, taken, stop)
-        return Advance(stop, loss, total, taken)
+        self._wire.agree(back, compute, step, fragment)
+        self._unsaid[fragment], self._unheard = 0, []
+        self._take_in(fragment, back, due, 0.0)
 
-    def _inherit(self, parts: dict[str, Indices]) -> Indices:
-        """Divide what lost members had to do among those who are left; returns this one's part of it. Nothing, where
-        samples lie with those who train on them."""
-        lost = [member for member in parts if member not in self._group.members]
-        left = np.concatenate([parts.pop(member) for member in lost])
-        if not self._course.movable:
-            left = left[:0]
-        ranges = split(len(left), [1.0] * len(self._group.members))
-        for member, part in zip(self._group.members, ranges, strict=True):
-            parts[member] = np.concatenate([parts[member], left[part.start : part.stop]])
-        mine = ranges[self._group.members.index(self._group.me)]
-        return left[mine.start : mine.stop]
+    def _overlap(self, fragment: int, due: int, until: int) -> tuple[float, float]:
+        """The same at `due`, while steps go on until `until`; returns what `_tell` does."""
+        legs, ahead = self._unheard, self._leg(due, until)
+        self._learn(legs[-1])
+        sent, back = (vector[: size_of(self._fragments[fragment])] for vector in (self._sent, self._back))
+        self._way_back(fragment, sent)
+        weight, self._unsaid[fragment] = self._weight(fragment), 0
+        done, self._done = self._done, Done()
+        heard, self._unheard = self._group.members, [ahead]
 
-    def _learn(self, mine: Indices, step: int, stop: int) -> float:
-        """Local steps over these samples; returns the sum of their losses."""
-        if not len(mine):
-            return 0.0
-        total, steps = 0.0, max(1, int(len(mine) / self._width + 0.25))
-        for turn, batch in enumerate(np.array_split(mine, steps)):
-            self._group.heed()
-            at = step + (stop - step) * turn // steps
-            rate = learning_rate(self._spec, at, self._course.steps)
-            loss = self._learner.learn(*self._course.take(batch), rate, self._course.draw(step, turn))
-            self._course.check(loss, at, rate)
-            total += loss * len(batch)
-        return total
+        def give() -> float:
+            nonlocal heard
+            heard = self._group.members
+            np.copyto(back, sent)
+            return weight
 
-    def _agree_on_loss(self, losses: float, count: int, step: int) -> float:
+        def exchange() -> tuple[Mean, tuple[float, float]]:
+            return self._wire.agree(back, give, due, fragment), self._tell(done, due)
+
+        exchanged = begin(exchange)
+        self._learn(ahead)
+        mean, told = exchanged.result()
+        # What came too late is said again with the next: it must not also stay in this member's weights.
+        self._take_in(fragment, back, due, self._spec.mixing if mean.late is None else 0.0)
+        for leg, members in (*((leg, heard) for leg in legs), (ahead, self._group.members)):
+            leg.inherit(members)
+            self._learn(leg)
+        return told
+
+    def _way_back(self, fragment: int, out: Vector) -> None:
+        """From this member's weights to those that all set out from."""
+        for run, part in _runs(self._fragments[fragment], out):
+            np.subtract(self._base[run], self._learner.weights[run], out=part)
+
+    def _weight(self, fragment: int) -> float:
+        count = self._unsaid[fragment]
+        return float(min(count, 1) if self._equal else count)
+
+    def _take_in(self, fragment: int, back: Vector, due: int, kept: float) -> None:
+        """The outer step, and from there on; `kept` of this member's own weights."""
+        own, number = self._learner.weights, self._timetable.round(due)
+        for run, part in _runs(self._fragments[fragment], back):
+            self._outer.step(self._base, part, number, run)
+            if kept:
+                own[run] *= np.float32(kept)
+                own[run] += self._base[run] * np.float32(1.0 - kept)
+            else:
+                own[run] = self._base[run]
+        self._learner.adopt(own)
+
+    def _tell(self, done: Done, step: int) -> tuple[float, float]:
+        """Mean loss over what all have done, and its weight; then shares follow speed."""
         loss = np.zeros(1, np.float32)
 
         def tell() -> float:
-            loss[0] = losses / max(count, 1)
-            return float(count)
+            loss[0] = done.losses / max(done.samples, 1)
+            return float(done.samples)
 
-        self._group.agree(loss, tell, step)
-        return float(loss[0])
+        weight = self._group.agree(loss, tell, step).total_weight
+        self._course.check(float(loss[0]), step - 1, self._spec.learning_rate)
+        if self._course.movable:
+            self._group.share_speeds(done.samples, done.seconds, step)
+        return float(loss[0]), weight
+
+    def _momentum(self) -> dict[str, Vector]:
+        return {OUTER: self._outer.velocity} if self._outer.velocity.size else {}
 
     def slots(self) -> Mapping[str, Vector]:
-        momentum = {OUTER: self._outer.velocity} if self._outer.velocity.size else {}
-        return {**self._learner.slots(), **momentum}
+        own = {OWN: self._own} if self._streams else {}
+        return {**self._learner.slots(), **self._momentum(), **own}
 
     def scalars(self) -> dict[str, str]:
-        return self._learner.scalars()
+        if not self._streams:
+            return self._learner.scalars()
+        unsaid = " ".join(map(str, self._unsaid))
+        losses = f"{self._done.losses.hex()} {self._done.samples}"
+        return {**self._learner.scalars(), UNSAID: unsaid, LOSSES: losses}
 
     def restore(self, slots: Mapping[str, Vector], scalars: Mapping[str, str]) -> None:
-        if self._outer.velocity.size:
-            self._outer.velocity[:] = slots[OUTER]
-        self._learner.restore({name: slot for name, slot in slots.items() if name != OUTER}, scalars)
+        for name, vector in self._momentum().items():
+            vector[:] = slots[name]
+        if self._streams:
+            self._own[:] = slots[OWN]
+            self._unsaid = [int(count) for count in scalars[UNSAID].split()]
+            losses, samples = scalars[LOSSES].split()
+            self._done = Done(float.fromhex(losses), int(samples))
+        rest = {name: slot for name, slot in slots.items() if name not in (OUTER, OWN)}
+        self._learner.restore(rest, scalars)
+
+
+def _runs(fragment: Fragment, vector: Vector) -> Iterator[tuple[slice, Vector]]:
+    """Each run of a fragment, and the part of its vector that belongs to it."""
+    start = 0
+    for run in fragment:
+        stop = start + run.stop - run.start
+        yield run, vector[start:stop]
+        start = stop
+
+
+def _mean(told: list[tuple[float, float]]) -> float:
+    """Of losses with weights."""
+    if len(told) == 1:
+        return told[0][0]
+    weight = sum(weight for _, weight in told)
+    return sum(loss * weight for loss, weight in told) / max(weight, 1.0)

@@ -10,6 +10,7 @@ from hivenode.training.frameworks.learner import GradientLearner, Learner
 from hivenode.training.frameworks.model import Model, Vector
 from hivenode.training.optimizers import Optimizer, Outer
 from hivenode.training.strategies.every_step import EveryStep
+from hivenode.training.strategies.fragments import Fragment, fragments_of, size_of
 from hivenode.training.strategies.group import Group
 from hivenode.training.strategies.local_steps import LocalSteps
 from hivenode.training.strategies.way import Course, Way
@@ -37,8 +38,8 @@ def way_of(
     optimizer = Optimizer(spec, size)
     if spec.sync == "local":
         learner = GradientLearner(spec, model, optimizer, vector[:size])
-        return local_way(spec, group, course, learner, report)
-    wire = Wire(group, spec.codec, size, EVERY_STEP, report)
+        return local_way(spec, group, course, learner, report, fragments_of(model.layout.parameters, spec.fragments))
+    wire = Wire(group, spec.codec, (size,), EVERY_STEP, report)
     return EveryStep(spec, group, wire, course, model, optimizer, vector)
 
 
@@ -48,6 +49,7 @@ def local_way(
     course: Course,
     learner: Learner,
     report: Callable[[FromWorker], None],
+    fragments: tuple[Fragment, ...] | None = None,
     *,
     plain: bool = False,
     equal: bool = False,
@@ -55,10 +57,12 @@ def local_way(
     """The way of whatever trains itself.
 
     Args:
+        fragments: of its weights; None: all at once.
         plain: the outer step is the mean of the members' weights, whatever the job says.
         equal: as in `LocalSteps`.
     """
     size = len(learner.weights)
     outer = Outer(1.0, 0.0, size) if plain else Outer(spec.outer_learning_rate, spec.outer_momentum, size)
-    wire = Wire(group, spec.codec, size, LOCAL, report)
-    return LocalSteps(spec, group, wire, course, learner, outer, equal=equal)
+    fragments = fragments or ((slice(0, size),),)
+    wire = Wire(group, spec.codec, [size_of(fragment) for fragment in fragments], LOCAL, report)
+    return LocalSteps(spec, group, wire, course, learner, outer, fragments, equal=equal)

@@ -10,6 +10,7 @@ import numpy as np
 from hivenode.net.local import FromWorker, Log
 from hivenode.training.exchange.codecs import CODECS, Codec, Feedback, Speed, choose, measure
 from hivenode.training.frameworks.model import Vector
+from hivenode.training.strategies.collective import Mean
 from hivenode.training.strategies.group import Group
 
 MEASURED = 2
@@ -17,26 +18,31 @@ MEASURED = 2
 
 
 class Wire:
-    """Averages one kind of vector among the members, with error feedback where the codec loses anything.
+    """Averages the parts of a vector among the members, with error feedback where the codec loses anything.
 
     Args:
         codec: name, or `auto`.
-        size: length of the vectors.
+        sizes: length of each part.
         automatic: names that `auto` may choose from, the most exact first.
         report: takes messages for the daemon.
     """
 
     def __init__(
-        self, group: Group, codec: str, size: int, automatic: Sequence[str], report: Callable[[FromWorker], None]
+        self,
+        group: Group,
+        codec: str,
+        sizes: Sequence[int],
+        automatic: Sequence[str],
+        report: Callable[[FromWorker], None],
     ) -> None:
         self._group = group
         self._report = report
-        self._size = size
+        self._sizes = tuple(sizes)
         self._automatic = tuple(automatic) if codec == "auto" and len(group.planned) > 1 else ()
         self._seconds: list[float] = []
         self._codec: Codec | None = None
-        self._feedback: Feedback | None = None
-        self._debt: Vector | None = None
+        self._feedback: tuple[Feedback, ...] = ()
+        self._debts: dict[int, Vector] = {}
         if codec not in ("auto", "fp32") and len(group.planned) > 1:
             self._use(CODECS[codec])
 
@@ -56,13 +62,14 @@ class Wire:
 
     def inherit(self, codec: str) -> None:
         """Of a newcomer: use what the others have settled on."""
-        self._automatic, self._codec, self._feedback = (), None, None
+        self._automatic, self._codec, self._feedback = (), None, ()
         if codec != "fp32":
             self._use(CODECS[codec])
 
-    def agree(self, vector: Vector, compute: Callable[[], float], step: int) -> None:
-        """See `Group.agree`. What has not been said before is said along with it."""
-        feedback, codec = self._feedback, self._codec
+    def agree(self, vector: Vector, compute: Callable[[], float], step: int, part: int = 0) -> Mean:
+        """See `Group.agree`. What has not been said before of that part is said along with it."""
+        codec, size = self._codec, self._sizes[part]
+        feedback = self._feedback[part] if self._feedback else None
         began = given = 0.0
 
         def give() -> float:
@@ -71,8 +78,8 @@ class Wire:
             if given > 0:
                 if feedback is not None and codec is not None:
                     feedback.add(codec, vector)
-                elif self._debt is not None:
-                    vector[: self._size] += self._debt
+                elif part in self._debts:
+                    vector[:size] += self._debts[part]
             began = time.monotonic()
             return given
 
@@ -80,22 +87,30 @@ class Wire:
         mean = self._group.agree(vector, give, step, codec, void)
         if feedback is None:
             if given > 0:
-                self._debt = None if mean.late is None else mean.late[: self._size]
+                self._debts.pop(part, None)
+                if mean.late is not None:
+                    self._debts[part] = mean.late[:size]
         elif mean.late is not None:
-            feedback.carry(mean.late)
+            if given > 0:
+                feedback.carry(mean.late)
         else:
             feedback.commit()
             if mean.owed is not None:
                 start, owed = mean.owed
                 feedback.owe(start, owed, mean.total_weight / (given or mean.total_weight))
         if self._automatic:
-            self._learn(time.monotonic() - began, step)
+            self._learn((time.monotonic() - began) / max(size, 1), step)
+        return mean
 
     def _use(self, codec: Codec) -> None:
-        self._codec, self._feedback = codec, Feedback(self._size)
+        self._codec, self._feedback = codec, tuple(map(Feedback, self._sizes))
 
     def _learn(self, seconds: float, step: int) -> None:
-        """After some exchanges, choose; by the mean of what all have measured, so that all choose alike."""
+        """After some exchanges, choose; by the mean of what all have measured, so that all choose alike.
+
+        Args:
+            seconds: that it took for each number.
+        """
         self._seconds.append(seconds)
         if len(self._seconds) < MEASURED or len(self._group.members) < 2:
             return
@@ -109,12 +124,12 @@ class Wire:
             return 1.0
 
         self._group.agree(told, tell, step)
-        moved = 2 * CODECS["fp32"].encoded_size(self._size)  # as `choose` counts it
+        moved = 2 * CODECS["fp32"].encoded_size(1)  # as `choose` counts it
         known = {
             name: Speed(1 / float(told[1 + place]), 1 / float(told[1 + len(names) + place]))
             for place, name in enumerate(names)
         }
-        choice = choose(self._size, moved / max(float(told[0]), 1e-9), known, self._automatic)
+        choice = choose(max(self._sizes), moved / max(float(told[0]), 1e-15), known, self._automatic)
         self._automatic = ()
         if choice.codec != "fp32":
             self._use(CODECS[choice.codec])

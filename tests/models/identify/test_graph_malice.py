@@ -223,6 +223,14 @@ def test_gguf_that_lies_is_refused(tmp_path: Path, data: bytes) -> None:
         "{{ '%c%c' % (95, 95) }}",
         "{%- include 'secrets' -%}",
         "{# harmless #}{{ lipsum",
+        "{{ '}}' ~ cycler.next }}",
+        "{% if '%}' ~ lipsum %}{% endif %}",
+        '{{ {"a": {}} ~ self }}',
+        "{{ 1.__class__ }}",
+        """{% raw %}{{ " {% endraw %}{{ joiner }}{# " #}""",
+        "{# never closed",
+        "{% raw %} never closed",
+        "{{ messages",
         "{{ messages }}" + " " * (1 << 20),
     ],
 )
@@ -231,6 +239,13 @@ def test_a_template_that_reaches_for_more_is_unsafe_wherever_it_is(tmp_path: Pat
     assert report.safe is False
     assert [finding.severity for finding in report.findings] == ["danger"]
     assert report.findings[0].what == "tokenizer.chat_template.tool_use"
+
+
+@pytest.mark.parametrize("part", ["{#", "{{ \"\\\\'", "{{'", "{{ '{.", "{% raw %}", "{{ (", "{%- raw -"])
+def test_a_template_made_to_take_time_is_through_at_once(tmp_path: Path, part: str) -> None:
+    """A search that begins anew at each of these would take hours: the test would not end."""
+    template = part + "\\'" * 100_000 + (part * 300_000)[:800_000]
+    assert look(tmp_path, gguf(pair("tokenizer.chat_template", 8, gguf_text(template)), 1)).safe is False
 
 
 def test_an_array_in_the_place_of_a_template_is_unsafe(tmp_path: Path) -> None:
@@ -245,6 +260,7 @@ def test_an_array_in_the_place_of_a_template_is_unsafe(tmp_path: Path) -> None:
         "{%- set ns = namespace(last=0) %}{{ '{}: {}'.format(a, b) }}{{ tools | tojson(indent=4) }}",
         "{{ raise_exception('no tools') if tools else bos_token }}",
         "{% if loop.index0 % 2 == 0 %}{{ strftime_now('%d %b %Y') }}{% endif %}",
+        "{% raw %}{{ cycler }}{% endraw %}{# cycler #}{{ {'a': {'b': 10 % 3}} }}{%- set x = [1.5][-1:] -%}",
         "plain __text__ with cycler and self, which is no program",
     ],
 )

@@ -31,6 +31,11 @@ room = Path(sys.argv[1])
 layers = set_apart(Apart((room / "given",), (room / "out",), 1 << 30, 60, 1 << 20))
 wanted = {"no new privileges", "files: Landlock", "TCP: Landlock", "processes and programs: seccomp"}
 assert wanted <= set(layers), layers
+
+def own_to_parent():
+    import fcntl, os, socket
+    one, other = socket.socketpair()
+    fcntl.fcntl(one, fcntl.F_SETOWN, os.getppid())
 """
 ATTEMPTS = {
     "write elsewhere": "open(room / 'mark', 'w')",
@@ -52,6 +57,12 @@ ATTEMPTS = {
     "memory as a file": "__import__('os').memfd_create('x')",
     "a large file": "(room / 'out' / 'large').write_bytes(bytes(2 << 20))",
     "a signal to its parent": "__import__('os').kill(__import__('os').getppid(), 0)",
+    "a signal to its group": "__import__('os').kill(0, 0)",
+    "a signal to its parent when there is something to read": "own_to_parent()",
+    "its parent's limits": "__import__('resource').prlimit(__import__('os').getppid(), 7)",
+    "its parent's processors": "__import__('os').sched_setaffinity(__import__('os').getppid(), {*range(1024)})",
+    "its parent's priority": "(o := __import__('os')).setpriority(0, o.getppid(), o.getpriority(0, o.getppid()))",
+    "its parent's class": "(o := __import__('os')).sched_setscheduler(o.getppid(), o.SCHED_OTHER, o.sched_param(0))",
     "its parent's memory": "open(f'/proc/{__import__(\"os\").getppid()}/environ', 'rb').read()",
     "new namespaces": "__import__('ctypes').CDLL(None, use_errno=True).unshare(0x10000000) and 1 / 0",
     "more than its limit": "__import__('resource').setrlimit(__import__('resource').RLIMIT_DATA, (1 << 40, 1 << 40))",

@@ -16,6 +16,7 @@ import pytest
 from hivenode.errors import Conflict, InvalidInput, Unavailable
 from hivenode.net.local import Peer
 from hivenode.training.exchange import Absurd, Exchange, Excluded, NonFinite, Seat, View, ViewChanged, WorkerKey
+from hivenode.training.exchange.channel import Channel
 from hivenode.training.exchange.clock import now
 from hivenode.training.exchange.codecs import Fp16
 from hivenode.training.exchange.meeting import Meeting, listen
@@ -134,11 +135,11 @@ def test_foreign_bytes_end_that_peer_only(crew: Crew) -> None:
     key, listener = WorkerKey.create(), listen("127.0.0.1", (0, 0))
     peers.append(Peer(name(2), 2, "127.0.0.1", listener.getsockname()[1], key.certificate))
     linked = threading.Semaphore(0)
-    outgoing: list[ssl.SSLSocket] = []
+    outgoing: list[Channel] = []
 
-    def meet(rank: int, out: ssl.SSLSocket, into: ssl.SSLSocket) -> None:
+    def meet(rank: int, out: Channel, into: Channel) -> None:
         outgoing.extend((out, into))
-        out.sendall(b"GET / HTTP/1.1\r\nHost: example\r\n\r\n")
+        out.send(b"GET / HTTP/1.1\r\nHost: example\r\n\r\n")
         linked.release()
 
     meeting = Meeting(2, key, listener, peers[:2], meet, now() + 10)

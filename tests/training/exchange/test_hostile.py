@@ -6,7 +6,6 @@ import contextlib
 import random
 import resource
 import socket
-import ssl
 import threading
 from collections.abc import Iterator
 
@@ -14,6 +13,7 @@ import pytest
 
 from hivenode.net.local import Peer
 from hivenode.training.exchange import WorkerKey
+from hivenode.training.exchange.channel import Channel
 from hivenode.training.exchange.clock import now
 from hivenode.training.exchange.link import CONTROL, HEADER, HEARTBEAT, MAX_CONTROL, MAX_FRAME
 from hivenode.training.exchange.meeting import MAX_GREETING, Meeting, listen
@@ -40,12 +40,12 @@ def test_a_peer_that_speaks_something_else_is_put_out(crew: Crew, foreign: bytes
     key, listener = WorkerKey.create(), listen("127.0.0.1", (0, 0))
     peers.append(Peer(name(2), 2, "127.0.0.1", listener.getsockname()[1], key.certificate))
     linked = threading.Semaphore(0)
-    kept: list[ssl.SSLSocket] = []
+    kept: list[Channel] = []
 
-    def meet(rank: int, out: ssl.SSLSocket, into: ssl.SSLSocket) -> None:
+    def meet(rank: int, out: Channel, into: Channel) -> None:
         kept.extend((out, into))
         with contextlib.suppress(OSError):
-            out.sendall(foreign)
+            out.send(foreign)
         linked.release()
 
     meeting = Meeting(2, key, listener, peers[:2], meet, now() + 10)
@@ -84,9 +84,9 @@ def test_dribblers_do_not_keep_the_peers_waiting_for_ever(dribblers: list[socket
         for rank, (key, listener) in enumerate(zip(keys, listeners, strict=True))
     ]
     linked, over = threading.Semaphore(0), threading.Event()
-    kept: list[ssl.SSLSocket] = []
+    kept: list[Channel] = []
 
-    def meet(rank: int, out: ssl.SSLSocket, into: ssl.SSLSocket) -> None:
+    def meet(rank: int, out: Channel, into: Channel) -> None:
         kept.extend((out, into))
         linked.release()
 

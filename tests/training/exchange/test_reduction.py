@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hivenode.training.exchange.reduction import BLOCK, cut, digest_of, reduce_into
+from hivenode.training.exchange.reduction import cut, digest_of, reduce_into
+from hivenode.training.exchange.scratch import PIECE
 
 
 @settings(deadline=None, derandomize=True, database=None)
@@ -22,7 +23,7 @@ def test_slices_cover_the_vector_in_proportion(count: int, sizes: list[float]) -
     assert np.abs(widths - count * np.array(sizes) / sum(sizes)).max() <= 2
 
 
-@pytest.mark.parametrize("size", [1, 5, BLOCK, BLOCK + 1, 3 * BLOCK - 7])
+@pytest.mark.parametrize("size", [1, 5, PIECE, PIECE + 1, 3 * PIECE - 7])
 def test_mean_is_added_up_in_the_order_given(size: int) -> None:
     rng = np.random.default_rng(size)
     inputs = [rng.standard_normal(size).astype(np.float32) * np.float32(10.0**index) for index in range(4)]
@@ -49,7 +50,7 @@ def test_culprits_are_those_with_the_bad_values_only() -> None:
     assert reduce_into(np.empty(4, np.float32), [huge, huge], [2.0, 2.0]) == ()
 
 
-@pytest.mark.parametrize("size", [0, 1, 2, 1023, BLOCK + 3])
+@pytest.mark.parametrize("size", [0, 1, 2, 1023, PIECE + 3])
 def test_digest_sees_every_single_bit_and_copies(size: int) -> None:
     values = np.random.default_rng(1).standard_normal(size).astype(np.float32)
     copy = np.zeros(size, np.float32)

@@ -19,7 +19,8 @@ from hivenode.training.exchange.codecs import BLOCK, Codec, Encoded
 from hivenode.training.exchange.effects import Effect, Entered, Landing, Phase, Reduce, Send, Transfer
 from hivenode.training.exchange.group import Group
 from hivenode.training.exchange.messages import Control, Reason, ViewId
-from hivenode.training.exchange.reduction import Vector, reduce_into
+from hivenode.training.exchange.reduction import reduce_into
+from hivenode.training.exchange.scratch import Vector
 
 CHUNK = 3
 

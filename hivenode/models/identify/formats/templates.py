@@ -13,11 +13,17 @@ from hivenode.models.identify.report import Report, Severity
 
 LONGEST = 1 << 20
 NOTICE = "A chat template is a program that runs on each request; this one only arranges the messages."
-_BLOCK = re.compile(r"\{#.*?#\}|\{([{%])(.*?)(?:\}\}|%\}|\Z)", re.DOTALL)
+UNREADABLE = "text that is no sound template"
+_OPEN = re.compile(r"\{([{%#])[-+]?")
+_RAW = re.compile(r"\{%[-+]?\s*raw\s*-?%\}")
+_END_RAW = re.compile(r"\{%[-+]?\s*endraw\s*[-+]?%\}")
+_END_COMMENT = re.compile(r"#\}")
 _TOKEN = re.compile(
-    r"""(?P<text>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')|(?P<name>[^\W\d]\w*)|(?P<number>\d[\w.]*)|(?P<mark>[^\s\w])""",
+    r"""(?P<text>"(?:[^"\\]|\\.)*(?:"|\Z)|'(?:[^'\\]|\\.)*(?:'|\Z))|(?P<name>[^\W\d]\w*)"""
+    r"""|(?P<number>\d[\d_]*(?:\.\d[\d_]*)?)|(?P<end>[-+]?[%}]\})|(?P<mark>[^\s\w])""",
     re.DOTALL,
 )
+"""A text without an end takes the rest, so that no quote is looked at twice."""
 _ROOTS = frozenset({"cycler", "joiner", "lipsum", "self", "config", "request", "environment"})
 """Names Jinja and web frameworks offer whose attributes lead to Python's modules."""
 _STATEMENTS = frozenset({"import", "include", "extends", "from"})
@@ -27,7 +33,7 @@ _ATTRIBUTES = frozenset({
     "f_globals", "f_builtins", "f_locals", "f_back", "tb_frame", "tb_next", "popen", "system",
 })  # fmt: skip
 _ESCAPE = re.compile(r"\\[xuUN0-7]")
-_FIELD = re.compile(r"\{[^{}]*[.\[][^{}]*\}")
+_FIELD = re.compile(r"\{[^{}.\[]*[.\[][^{}]*\}")
 """A field of `str.format` that looks into what it is given: {0.real}, {a[b]}."""
 
 
@@ -42,31 +48,57 @@ def judge_template(report: Report, text: str, what: str, where: str) -> None:
 
 def _reaches_for(text: str) -> str | None:
     """The first thing in a template that is not about messages; None if there is none."""
-    for block in _BLOCK.finditer(text):
-        if block[1] is None:
-            continue
-        before, earlier = "", ""
-        for place, token in enumerate(_TOKEN.finditer(block[2])):
-            word = token[0]
-            kind = token.lastgroup
-            bad = False
-            if kind == "name":
-                bad = (
-                    "__" in word
-                    or (before in (".", "|") and word.startswith("_"))
-                    or (before == "." and (word in _ATTRIBUTES or (word == "format" and not _plain(earlier))))
-                    or (before == "|" and word in _FILTERS)
-                    or (before != "." and word in _ROOTS)
-                    or (block[1] == "%" and place <= 1 and word in _STATEMENTS)
-                )
-            elif kind == "text":
-                bad = "__" in word or _ESCAPE.search(word) is not None or word[1:-1].strip() == "_"
-            elif word == "%" and before[:1] in "\"'" and before:
-                bad = True
-            if bad:
-                return word
-            earlier, before = before, word
+    at = 0
+    while (opened := _OPEN.search(text, at)) is not None:
+        if (raw := _RAW.match(text, opened.start())) is not None:
+            end = _END_RAW.search(text, raw.end())
+        elif opened[1] == "#":
+            end = _END_COMMENT.search(text, opened.end())
+        else:
+            found, end = _block(text, opened.end(), statement=opened[1] == "%")
+            if found is not None:
+                return found
+        if end is None:
+            return UNREADABLE
+        at = end.end()
     return None
+
+
+def _block(text: str, at: int, *, statement: bool) -> tuple[str | None, re.Match[str] | None]:
+    """What one statement or expression reaches for, and its end, if it has one.
+
+    It ends where Jinja has it end: not within a text, nor within brackets that are open.
+    """
+    before, earlier, closing, depth = "", "", "%}" if statement else "}}", 0
+    while (token := _TOKEN.search(text, at)) is not None:
+        word, kind, first = token[0], token.lastgroup, not before
+        if kind == "end":
+            if word.endswith(closing) and not depth:
+                return None, token
+            word, kind = word[0], "mark"
+        at = token.start() + len(word)
+        bad = False
+        if kind == "name":
+            bad = (
+                "__" in word
+                or (before in (".", "|") and word.startswith("_"))
+                or (before == "." and (word in _ATTRIBUTES or (word == "format" and not _plain(earlier))))
+                or (before == "|" and word in _FILTERS)
+                or (before != "." and word in _ROOTS)
+                or (statement and first and word in _STATEMENTS)
+            )
+        elif kind == "text":
+            bad = "__" in word or _ESCAPE.search(word) is not None or word[1:-1].strip() == "_"
+        elif word == "%" and before[:1] in "\"'" and before:
+            bad = True
+        elif word in "{[(":
+            depth += 1
+        elif word in ")]}":
+            depth -= 1
+        if bad:
+            return word, None
+        earlier, before = before, word
+    return None, None
 
 
 def _plain(word: str) -> bool:

@@ -1,0 +1,75 @@
+"""Training in bfloat16: close to float32 and not the same, for every kind of layer; what is kept stays float32."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hivenode.data.info import DataInfo
+from hivenode.errors import InvalidInput
+from hivenode.net.local import Resources
+from hivenode.spec.job import parse_job
+from hivenode.spec.model import ModelSpec
+from hivenode.training.frameworks.making import Made, make
+
+IMAGES = DataInfo("test", 100, (1, 8, 8), 3, ("a", "b", "c"), "classification")
+TEXT = DataInfo("test", 100, (9,), 11, (), "language", vocabulary=11)
+TOKENS = DataInfo("test", 100, (9,), 3, ("a", "b", "c"), "classification", vocabulary=11)
+BERT = {
+    "model_type": "bert",
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
+
+NORMALISED = ({"type": "conv", "outputs": 4}, {"type": "batch_norm"}, {"type": "flatten"}, {"type": "dense"})
+
+CASES = {
+    "cnn": ("torch", IMAGES, ModelSpec(source="zoo:cnn", params={"channels": 4})),
+    "batch norm": ("torch", IMAGES, ModelSpec(source="layers:", layers=NORMALISED)),
+    "vit": ("torch", IMAGES, ModelSpec(source="zoo:vit", params={"width": 16, "layers": 1, "heads": 2})),
+    "lstm": ("torch", TOKENS, ModelSpec(source="zoo:lstm", params={"width": 16})),
+    "gpt": ("torch", TEXT, ModelSpec(source="zoo:gpt", params={"width": 16, "layers": 1, "heads": 2})),
+    "bert": ("transformers", TOKENS, ModelSpec(source="hf:config", config=BERT)),
+    "keras cnn": ("keras", IMAGES, ModelSpec(source="zoo:cnn", params={"channels": 4})),
+}
+
+
+def batch(info: DataInfo) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    if not info.vocabulary:
+        return rng.normal(size=(16, *info.input_shape)).astype(np.float32), rng.integers(0, info.outputs, 16)
+    tokens = rng.integers(1, info.vocabulary, (16, *info.input_shape))
+    return tokens, tokens if info.task == "language" else rng.integers(0, info.outputs, 16)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradients_in_bf16_are_close_to_those_in_fp32(name: str) -> None:
+    framework, info, model = CASES[name]
+    inputs, labels = batch(info)
+
+    def learnt(precision: str) -> tuple[Made, float]:
+        made = make(framework, model, info, 1, Resources(), 1, precision)
+        return made, made.model.backward(inputs, labels)
+
+    exact, loss = learnt("fp32")
+    coarse, near = learnt("bf16")
+    assert near == pytest.approx(loss, rel=0.03)
+    one, other = exact.vector[:-1], coarse.vector[:-1]
+    assert other.dtype == np.float32
+    assert not np.array_equal(one, other)
+    assert one @ other / (np.linalg.norm(one) * np.linalg.norm(other)) > 0.98
+    assert coarse.model.weights.dtype == np.float32
+    assert np.array_equal(exact.model.weights, coarse.model.weights)
+    correct, held_out = coarse.model.evaluate(inputs, labels)
+    assert 0 <= correct <= labels.size
+    assert held_out / 16 == pytest.approx(loss, rel=0.1)
+
+
+def test_estimators_keep_to_their_own() -> None:
+    given = {"name": "x", "model": {"source": "sklearn:SGDClassifier"}, "training": {"precision": "bf16"}}
+    with pytest.raises(InvalidInput, match="estimators compute in their own"):
+        parse_job(given)
