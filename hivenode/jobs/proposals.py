@@ -151,9 +151,9 @@ class Proposer:
             name=self._name(node),
             offers=tuple(offer.name for offer in reply.offers),
             versions=reply.versions,
+            bf16=reply.bf16,
             address=reply.address,
             trusted=reply.trusted,
-            bf16=reply.bf16,
         )
 
     def _view(self, profiles: tuple[NodeProfile, ...]) -> ClusterView:

@@ -105,9 +105,9 @@ def plan(
         state=state,
         candidates=candidates,
         micro_batches=chosen.micro_batches,
+        precision=precision,
         engine=chosen.engine,
         engine_reason=chosen.engine_reason,
-        precision=precision,
     )
 
 

@@ -52,12 +52,12 @@ class NodeProfile:
     """What it has that not every node has: `private:NAME`, `hf:NAME`, `python:PACKAGE`."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Of what jobs may need and is installed there."""
+    bf16: bool = False
+    """Its processor has instructions for products of bfloat16."""
     address: str = ""
     """Where its workers listen for others'."""
     trusted: tuple[str, ...] = ()
     """Subnets on which its owner lets workers speak in plaintext."""
-    bf16: bool = False
-    """Its processor has instructions for products of bfloat16."""
 
     @property
     def label(self) -> str:

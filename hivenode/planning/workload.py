@@ -115,12 +115,12 @@ class Workload:
     """Steps between two exchanges."""
     wire: float = 1.0
     """Bytes on the wire over those of float32."""
+    precision: str = "fp32"
+    """What the person asked for: fp32, bf16 or auto."""
     engine: str = "auto"
     """What the job asks to be averaged by."""
     not_by_torch: str = ""
     """Why torch.distributed cannot do that; "" if it can."""
-    precision: str = "fp32"
-    """What the person asked for: fp32, bf16 or auto."""
     masked: Mapping[Strategy, str] = field(default_factory=dict)
     """Strategies that cannot run for this framework and model, and why."""
     input_shape: tuple[int, ...] = ()
@@ -169,11 +169,11 @@ class Workload:
             libraries=spec.libraries,
             sync_every=training.sync_every if training.sync == "local" else 1,
             wire=WIRE[training.codec],
+            precision=training.precision,
             engine=training.engine,
             not_by_torch=f"it averages torch models, and this is one of {spec.framework}"
             if spec.framework != "torch"
             else training.not_by_torch,
-            precision=training.precision,
             masked=masked or {},
             input_shape=tuple(data.input_shape),
             checkpoint_every=training.checkpoint_every_steps,

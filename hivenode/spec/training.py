@@ -31,11 +31,11 @@ class TrainingSpec(Section):
     `codec` is what the numbers are written in on the wire; lossy ones carry over what they could not say. `auto`
     measures link and codecs in the first exchanges, and then chooses.
 
-    `engine` is what nodes that train data-parallel average by: `exchange`, our own, encrypted; or `torch`, that is
-    torch.distributed, whose traffic is not: for nodes on subnets that their owners trust. `auto`: the planner chooses.
-
     `precision` is what the model computes in while it trains; weights, gradients and losses stay float32. `auto` takes
     bf16 where steps are large enough to gain by it and the processor of every node has instructions for it.
+
+    `engine` is what nodes that train data-parallel average by: `exchange`, our own, encrypted; or `torch`, that is
+    torch.distributed, whose traffic is not: for nodes on subnets that their owners trust. `auto`: the planner chooses.
     """
 
     epochs: Annotated[int, Field(strict=True, ge=1, le=100_000)] = 10
@@ -66,8 +66,8 @@ class TrainingSpec(Section):
     mixing: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.5
     """Of a node's own weights, what it keeps when a part comes back that it has gone on from; the rest is the part."""
     codec: Literal["auto"] | CodecName = "fp32"
-    engine: Literal["auto", "exchange", "torch"] = "auto"
     precision: Literal["auto"] | Precision = "fp32"
+    engine: Literal["auto", "exchange", "torch"] = "auto"
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = 0
     max_steps: Whole | None = None
     checkpoint_every_steps: Whole = 50

@@ -44,7 +44,8 @@ def spec(
 def plan(weights: Sequence[float], precision: Precision = "fp32", engine: Engine = Engine.exchange) -> Plan:
     strategy = Strategy.single_node if len(weights) == 1 else Strategy.data_parallel
     shares = tuple(Share(node(rank), rank, weight, 0.01, 1 << 28) for rank, weight in enumerate(weights))
-    return Plan(strategy, shares, 1.0, "as the test says", False, (0, 0, 0, 0), (), precision=precision, engine=engine)
+    reason = "as the test says"
+    return Plan(strategy, shares, 1.0, reason, False, (0, 0, 0, 0), (), precision=precision, engine=engine)
 
 
 class Member:

@@ -38,7 +38,8 @@ def torch_way(
 
     Args:
         resources: what the model is made from.
-        threads, precision: of a child.
+        threads: of a child.
+        precision: that a child computes gradients in, but for the loss.
     """
     assert isinstance(model, TorchModel)
     spec, layout = job.training, model.layout

@@ -58,7 +58,7 @@ class Replicas:
         ]
         self._stage, self._collective = stage, collective
         self._group = Group(me, shares, collective, self._changed, cancelled)
-        self._wire = Wire(self._group, codec, size, EVERY_STEP, report)
+        self._wire = Wire(self._group, codec, (size,), EVERY_STEP, report)
         self.number, self.several = self._group.planned.index(me), len(lines) > 1
 
     def part(self, total: int) -> range:
