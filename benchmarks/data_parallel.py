@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    task = Task(options.width, options.layers, options.batch, 0.001, options.steps)
+    task = Task(options.width, options.layers, 4, options.batch, 0.001, options.steps)
     speeds: dict[str, list[float]] = {"ddp": [], "exchange": [], "engine": []}
     parameters = 0
     with lines(options.workers, "none") as places:

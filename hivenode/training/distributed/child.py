@@ -32,16 +32,11 @@ PATIENCE = timedelta(hours=1)
 BACKEND = "hive"
 
 
-def _as_fp16(state: None, bucket: distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
-    return default_hooks.fp16_compress_hook(state, bucket)
-
-
-def _as_bf16(state: None, bucket: distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
+HOOKS = {
+    "fp16": lambda state, bucket: default_hooks.fp16_compress_hook(state, bucket),
     # Under its own name torch takes it for GPUs only, though gloo adds such numbers up as well.
-    return default_hooks.bf16_compress_hook(state, bucket)
-
-
-HOOKS = {"fp16": _as_fp16, "bf16": _as_bf16}
+    "bf16": lambda state, bucket: default_hooks.bf16_compress_hook(state, bucket),
+}
 
 
 def main(control: int, wishes: int, memory: int) -> None:

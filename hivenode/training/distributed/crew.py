@@ -13,7 +13,7 @@ from typing import Protocol
 import msgspec
 import numpy as np
 
-from hivenode.errors import Corrupted, Unavailable
+from hivenode.errors import Corrupted, HiveError, Unavailable
 from hivenode.net.local import FromWorker, Log
 from hivenode.training.distributed.agreement import Agreement, Post
 from hivenode.training.distributed.letters import Birth, Done, Formed, FromChild, Held, Pipe, Request, Step, Trouble
@@ -60,6 +60,7 @@ class Crew:
         self._child: Child | None = None
         self._trouble = ""
         """What a child last said when it failed."""
+        self._watched = False
 
     @property
     def size(self) -> int:
@@ -131,6 +132,9 @@ class Crew:
     def _form(self, step: int) -> str | None:
         """One try. Returns why nothing came of it; None if all is well."""
         self._part()
+        if not self._watched:
+            self._watched = True
+            threading.Thread(target=self._watch, name="exchange-watch", daemon=True).start()
         nothing = np.zeros(1, np.float32)
         mean = self._group.agree(nothing, lambda: 1.0, step)
         members = self._group.members
@@ -177,6 +181,13 @@ class Crew:
         while (request := child.wishes.receive()) is not None:
             self._together.tell(*self._board.wish(generation, request))
         child.wishes.close()
+
+    def _watch(self) -> None:
+        """Once the others go on without this member no view says so, and gloo may wait for them for long."""
+        try:
+            self._together.wait_for(lambda view: False)
+        except HiveError:
+            self._board.close()
 
     def _part(self) -> None:
         if (child := self._child) is not None:
