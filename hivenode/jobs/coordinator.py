@@ -218,9 +218,9 @@ class Coordinator:
         return True
 
     async def _resumable(self, job: Job) -> tuple[Checkpoint | None, str]:
-        """The furthest checkpoint that somebody really has, whole, and a clause on those that are damaged or gone. While
-        none is at hand but a node that should have one is away, waits for it a while: going on from there is worth more
-        than starting at once."""
+        """The furthest checkpoint that somebody really has, whole, and a clause on those that are damaged or gone.
+        While none is at hand but a node that should have one is away, waits for it a while: going on from there is
+        worth more than starting at once."""
         loop = asyncio.get_running_loop()
         patience = loop.time() + ABSENT_SECONDS
         damaged: dict[str, None] = {}
