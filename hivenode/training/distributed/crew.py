@@ -141,8 +141,7 @@ class Crew:
         self._tell(lambda agreement: agreement.enter(mean.round, members, step))
         trouble = "another worker failed."
         if self._board.begin():
-            child = self._child = self._born(mean.round, members)
-            self._board.employ(child)
+            child = self._born(mean.round, members)
             said = self._hear(child, FORM_SECONDS)
             if isinstance(said, Formed):
                 self._tell(lambda agreement: agreement.rest())
@@ -162,7 +161,8 @@ class Crew:
         finally:
             theirs.close()
             their_wishes.close()
-        child = Child(pidfd, Pipe(ours, FromChild), Pipe(wishes, Request))  # type: ignore[arg-type]
+        child = self._child = Child(pidfd, Pipe(ours, FromChild), Pipe(wishes, Request))  # type: ignore[arg-type]
+        self._board.employ(child)
         threading.Thread(target=self._carry, args=(child, generation), name="store", daemon=True).start()
         # Members that have not heard the same of who is there do not find each other's keys.
         heads = zlib.crc32(" ".join(members).encode())

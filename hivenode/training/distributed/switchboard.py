@@ -82,7 +82,8 @@ class Switchboard:
             if isinstance(letter, Ask):
                 return self._ask(letter.generation, (sender, letter.number), letter)
             if isinstance(letter, Told):
-                if letter.generation == self.agreement.generation and self._child is not None:
+                keeper = self.agreement.members[:1] == (sender,)
+                if keeper and letter.generation == self.agreement.generation and self._child is not None:
                     self._child.wishes.send(Reply(letter.number, letter.answer))
                 return []
             answers = self.agreement.heard(sender, letter)
