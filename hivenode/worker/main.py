@@ -5,11 +5,13 @@ from __future__ import annotations
 import socket
 import threading
 import traceback
+from pathlib import Path
 
 from hivenode.net.framing import Channel
 from hivenode.net.local import Begin, Failed, Log, Predict, Trace, WorkerLimits
 from hivenode.spec.values import Engine
 from hivenode.training.strategies.group import Cancelled
+from hivenode.worker import reach, sandbox
 from hivenode.worker.failures import failed, is_allocation
 from hivenode.worker.nursery import Nursery
 from hivenode.worker.predict import serve
@@ -18,6 +20,10 @@ from hivenode.worker.train import TrainingAssignment
 
 EXIT_FAILED = 1
 MAX_TRACEBACK = 2000
+UNWALLED = {
+    "Landlock": "this system has no Landlock: the worker can read what the daemon's user can, not only what it needs",
+    "seccomp": "this kind of processor is unknown to the filter of system calls: the worker can start programs",
+}
 THREAD_STACK_BYTES = 1024 * 1024
 """Stacks count towards the memory limit whether used or not, and an exchange has threads for each peer."""
 
@@ -35,6 +41,7 @@ def run(sock: socket.socket, limits: WorkerLimits) -> int:
     try:
         match first:
             case Begin():
+                _wall_in(channel, first)
                 if first.plan.staged:
                     StagedAssignment(channel, first, limits).run()
                 else:
@@ -46,6 +53,7 @@ def run(sock: socket.socket, limits: WorkerLimits) -> int:
             case Trace():
                 from hivenode.worker.trace import answer
 
+                sandbox.keep_to(())
                 channel.send(answer(first))
             case None:
                 pass
@@ -63,3 +71,11 @@ def run(sock: socket.socket, limits: WorkerLimits) -> int:
         return 0
     channel.send(failure)
     return EXIT_FAILED
+
+
+def _wall_in(channel: Channel, begin: Begin) -> None:
+    """Leave a training worker what its assignment needs: the job's log says so where the system cannot hold it."""
+    holding = sandbox.keep_to(reach.to_train(begin), Path(begin.directory), network=True)
+    for layer, left in UNWALLED.items():
+        if not any(layer in held for held in holding):
+            channel.send(Log(level="warning", event=left))

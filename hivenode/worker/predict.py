@@ -17,7 +17,7 @@ from hivenode.training import modelfile
 from hivenode.training.frameworks.estimator_model import EstimatorModel, labels
 from hivenode.training.frameworks.making import make, serving
 from hivenode.training.frameworks.model import Model
-from hivenode.worker import sandbox
+from hivenode.worker import reach, sandbox
 from hivenode.worker.failures import failed
 
 
@@ -133,8 +133,7 @@ def serve(channel: Channel, first: Predict, limits: WorkerLimits) -> None:
     Raises:
         HiveError: the model cannot be loaded.
     """
-    lent = first.resources
-    sandbox.keep_to(map(Path, (first.model, *lent.directories.values(), *lent.blobs.values())))
+    sandbox.keep_to(reach.to_predict(first))
     predictions = Predictions(first, limits)
     request: Predict = first
     while True:
