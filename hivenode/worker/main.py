@@ -41,12 +41,13 @@ def run(sock: socket.socket, limits: WorkerLimits) -> int:
     try:
         match first:
             case Begin():
+                births = None
+                if first.plan.engine is Engine.torch:  # now, while there is one thread, and processes can be made
+                    births = Nursery(lambda: _walls(first))
                 _wall_in(channel, first)
                 if first.plan.staged:
                     StagedAssignment(channel, first, limits).run()
                 else:
-                    # Now, while there is one thread.
-                    births = Nursery() if first.plan.engine is Engine.torch else None
                     TrainingAssignment(channel, first, limits, births).run()
             case Predict():
                 serve(channel, first, limits)
@@ -75,7 +76,11 @@ def run(sock: socket.socket, limits: WorkerLimits) -> int:
 
 def _wall_in(channel: Channel, begin: Begin) -> None:
     """Leave a training worker what its assignment needs: the job's log says so where the system cannot hold it."""
-    holding = sandbox.keep_to(reach.to_train(begin), Path(begin.directory), network=True)
+    holding = _walls(begin)
     for layer, left in UNWALLED.items():
         if not any(layer in held for held in holding):
             channel.send(Log(level="warning", event=left))
+
+
+def _walls(begin: Begin) -> list[str]:
+    return sandbox.keep_to(reach.to_train(begin), Path(begin.directory), network=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 import time
@@ -30,8 +29,8 @@ TRIES = 4
 class Births(Protocol):
     """Where child processes come from."""
 
-    def child(self, control: socket.socket, wishes: socket.socket, memory: int) -> int:
-        """A new child, which inherits these; returns its pidfd. Raises Unavailable."""
+    def child(self, control: socket.socket, wishes: socket.socket, memory: int) -> Callable[[], None]:
+        """A new child, which inherits these; returns what ends it. Raises Unavailable."""
         ...
 
 
@@ -157,11 +156,11 @@ class Crew:
         ours, theirs = socket.socketpair()
         wishes, their_wishes = socket.socketpair()
         try:
-            pidfd = self._births.child(theirs, their_wishes, self._memory)
+            end = self._births.child(theirs, their_wishes, self._memory)
         finally:
             theirs.close()
             their_wishes.close()
-        child = self._child = Child(pidfd, Pipe(ours, FromChild), Pipe(wishes, Request))  # type: ignore[arg-type]
+        child = self._child = Child(end, Pipe(ours, FromChild), Pipe(wishes, Request))  # type: ignore[arg-type]
         self._board.employ(child)
         threading.Thread(target=self._carry, args=(child, generation), name="store", daemon=True).start()
         # Members that have not heard the same of who is there do not find each other's keys.
@@ -194,7 +193,6 @@ class Crew:
             self._child = None
             self._board.employ(None)
             child.kill()
-            os.close(child.pidfd)
             child.orders.close()
 
     # --- when something fails ------------------------------------------------------------------------------------
