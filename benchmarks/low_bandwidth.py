@@ -112,6 +112,11 @@ def ours(
     rank: int, size: int, task: Task, host: str, way: Mapping[str, object], goal: float, steps: int, pipe: Connection
 ) -> None:
     """Trains until the goal or for so many steps."""
+    births = None
+    if way.get("engine") == "torch":
+        from hivenode.worker.nursery import Nursery
+
+        births = Nursery(lambda: None)  # while there is one thread
     from hivenode.training.exchange import Seat
     from hivenode.training.frameworks.making import make
     from hivenode.training.strategies.data_parallel import Together
@@ -124,11 +129,24 @@ def ours(
 
     data, spec = task.data(), task.training(**way)
     made = make("torch", task.model(), data.info, 0, Resources(), 1)
-    together = Together(Seat(name(rank), rank, host))
+    seat = Seat(name(rank), rank, host)
+    if births is not None:
+        from hivenode.spec.job import JobSpec
+        from hivenode.training.distributed.making import torch_way
+        from hivenode.training.distributed.plaintext import InPlaintext
+        from hivenode.training.distributed.switchboard import Switchboard
+
+        together: Together = InPlaintext(seat, Switchboard(name(rank)), (f"{host}/32",))
+    else:
+        together = Together(seat)
     shares = [Share(name(each), each, 1 / size, 0.1, 1) for each in range(size)]
     group = Group(name(rank), shares, together, quiet, lambda: None)
     course = Course(data, spec, group)
-    trains = way_of(spec, group, course, made.model, made.vector, quiet)
+    if births is not None:
+        job = JobSpec(name="engine", model=task.model(), training=spec)
+        trains = torch_way(job, data.info, made.model, group, course, together, births, Resources(), 1, "fp32", quiet)
+    else:
+        trains = way_of(spec, group, course, made.model, made.vector, quiet)
     pipe.send((host, together.port, together.certificate))
     together.connect(tuple(Peer(name(r), r, *endpoint) for r, endpoint in enumerate(pipe.recv()) if r != rank))
     held_out = part_of(data, rank, size)
@@ -146,6 +164,8 @@ def ours(
 
     step = samples = 0
     evaluate()
+    if births is not None:
+        trains.meet(0)
     judge = Judge(evaluate, goal)
     while step < steps:
         advance, before = trains.advance(step, steps), step

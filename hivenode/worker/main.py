@@ -42,12 +42,13 @@ def run(sock: socket.socket, limits: WorkerLimits) -> int:
     try:
         match first:
             case Begin():
+                births = None
+                if first.plan.engine is Engine.torch:  # now, while there is one thread, and processes can be made
+                    births = Nursery(lambda: _walls(first))
                 _wall_in(channel, first)
                 if _staged(first):
                     StagedAssignment(channel, first, limits).run()
                 else:
-                    # Now, while there is one thread.
-                    births = Nursery() if first.plan.engine is Engine.torch else None
                     TrainingAssignment(channel, first, limits, births).run()
             case Predict():
                 serve(channel, first, limits)
@@ -76,10 +77,7 @@ def run(sock: socket.socket, limits: WorkerLimits) -> int:
 
 def _wall_in(channel: Channel, begin: Begin) -> None:
     """Leave a training worker what its assignment needs: the job's log says so where the system cannot hold it."""
-    if begin.plan.engine is Engine.torch:  # its ranks are children, and torch may ask for more than is known here
-        channel.send(Log(level="info", event="workers of torch's engine have no walls around their files"))
-        return
-    holding = sandbox.keep_to(reach.to_train(begin), Path(begin.directory), network=True)
+    holding = _walls(begin)
     for layer, left in UNWALLED.items():
         if not any(layer in held for held in holding):
             channel.send(Log(level="warning", event=left))
@@ -88,3 +86,7 @@ def _wall_in(channel: Channel, begin: Begin) -> None:
 def _staged(begin: Begin) -> bool:
     """Whether this worker has a part of a model; an ensemble's members are whole, and divided like trees."""
     return begin.plan.staged and JobSpec.model_validate_json(begin.spec).framework != "sklearn"
+
+
+def _walls(begin: Begin) -> list[str]:
+    return sandbox.keep_to(reach.to_train(begin), Path(begin.directory), network=True)

@@ -115,26 +115,26 @@ class TorchModel:
         return self._constants
 
     def backward(self, inputs: Inputs, labels: Labels, draw: int = 0) -> float:
-        self.prepare(draw)
-        loss = self.loss(self.forward, torch.from_numpy(inputs), torch.from_numpy(labels))
+        self._gradient.fill(0.0)
+        loss = self.loss_of(inputs, labels, draw, self.forward)
         loss.backward()
         return float(loss.detach())
 
-    def prepare(self, draw: int) -> None:
-        """What comes before a forward and a backward pass, whoever runs them. See `backward`."""
-        self._gradient.fill(0.0)
+    def loss_of(
+        self, inputs: Inputs, labels: Labels, draw: int, forward: Callable[[torch.Tensor], torch.Tensor]
+    ) -> torch.Tensor:
+        """The mean loss, for a backward pass of it; see `backward`.
+
+        Args:
+            forward: `self.forward`, or what is wrapped around it.
+        """
         if not self.module.training:  # to say it to every part takes longer than a small step should
             self.module.train()
         if self._draws:
             torch.manual_seed(draw)
-
-    def loss(
-        self, forward: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor, labels: torch.Tensor
-    ) -> torch.Tensor:
-        """Mean loss of some samples, by the model as `forward` calls it, in its precision."""
         with torch.autocast("cpu", torch.bfloat16, enabled=self._bf16):
-            outputs = forward(inputs)
-        return losses(self._task, outputs.float(), labels).mean()
+            outputs = forward(torch.from_numpy(inputs))
+        return losses(self._task, outputs.float(), torch.from_numpy(labels)).mean()
 
     def evaluate(self, inputs: Inputs, labels: Labels) -> tuple[int, float]:
         correct, total = 0, 0.0
