@@ -1,10 +1,12 @@
-"""Two workers on this machine, gradients averaged after every step: samples/s over our exchange against PyTorch's DDP.
+"""Two workers on this machine, gradients averaged after every step: samples/s of PyTorch's DDP, of ours by the exchange
+and of ours by torch.distributed.
 
     python benchmarks/data_parallel.py
     python benchmarks/data_parallel.py --workers 3 --steps 60 --rounds 5 --json
 
-The same small GPT, batches, optimizer and threads as in low_bandwidth.py, over loopback: ours under TLS with fp32, DDP
-over gloo in plaintext. Each runs several times, in turns; medians, and the ratio of the medians.
+The same small GPT, batches, optimizer and threads as in low_bandwidth.py, over loopback: DDP over gloo in plaintext;
+the exchange under TLS with fp32; torch.distributed as the engine, in plaintext. Each runs several times, in turns;
+medians, and their ratios to DDP's.
 """
 
 from __future__ import annotations
@@ -28,8 +30,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    task = Task(options.width, options.layers, options.batch, 0.001, options.steps)
-    speeds: dict[str, list[float]] = {"ddp": [], "ours": []}
+    task = Task(options.width, options.layers, 4, options.batch, 0.001, options.steps)
+    speeds: dict[str, list[float]] = {"ddp": [], "exchange": [], "engine": []}
     parameters = 0
     with lines(options.workers, "none") as places:
         for _ in range(options.rounds):
@@ -37,18 +39,21 @@ def main() -> None:
                 store = os.path.join(directory, "store")
                 course, samples, parameters = together(places, ddp, task, store, options.steps, meet=False)
             speeds["ddp"].append(samples / course[-1][0])
-            course, samples, _ = together(places, ours, task, {"codec": "fp32"}, -1.0, options.steps, meet=True)
-            speeds["ours"].append(samples / course[-1][0])
+            for label, engine in (("exchange", "exchange"), ("engine", "torch")):
+                way = {"codec": "fp32", "engine": engine}
+                course, samples, _ = together(places, ours, task, way, -1.0, options.steps, meet=True)
+                speeds[label].append(samples / course[-1][0])
     medians = {label: statistics.median(found) for label, found in speeds.items()}
-    ratio = medians["ours"] / medians["ddp"]
+    ratios = {label: medians[label] / medians["ddp"] for label in medians if label != "ddp"}
     if options.json:
-        print(json.dumps({"parameters": parameters, "samples_per_second": speeds, "ratio": ratio}))
+        print(json.dumps({"parameters": parameters, "samples_per_second": speeds, "ratios": ratios}))
         return
     model = f"GPT of {parameters:,} parameters, batches of {options.batch}"
     print(f"{options.workers} workers, {model}, {os.cpu_count()} cores")
     for label, found in speeds.items():
-        print(f"{label:5} {medians[label]:8.1f} samples/s  (from {min(found):.1f} to {max(found):.1f})")
-    print(f"ratio {ratio:8.2f}")
+        times = f"  {ratios[label]:.2f} of DDP" if label in ratios else ""
+        spread = f"from {min(found):.1f} to {max(found):.1f}"
+        print(f"{label:8} {medians[label]:8.1f} samples/s  ({spread}){times}")
 
 
 if __name__ == "__main__":

@@ -112,6 +112,11 @@ def ours(
     rank: int, size: int, task: Task, host: str, way: Mapping[str, object], goal: float, steps: int, pipe: Connection
 ) -> None:
     """Trains until the goal or for so many steps."""
+    births = None
+    if way.get("engine") == "torch":
+        from hivenode.worker.nursery import Nursery
+
+        births = Nursery(lambda: None)  # while there is one thread
     from hivenode.training.exchange import Seat
     from hivenode.training.frameworks.making import make
     from hivenode.training.strategies.data_parallel import Together
@@ -124,11 +129,24 @@ def ours(
 
     data, spec = task.data(), task.training(**way)
     made = make("torch", task.model(), data.info, 0, Resources(), 1)
-    together = Together(Seat(name(rank), rank, host))
+    seat = Seat(name(rank), rank, host)
+    if births is not None:
+        from hivenode.spec.job import JobSpec
+        from hivenode.training.distributed.making import torch_way
+        from hivenode.training.distributed.plaintext import InPlaintext
+        from hivenode.training.distributed.switchboard import Switchboard
+
+        together: Together = InPlaintext(seat, Switchboard(name(rank)), (f"{host}/32",))
+    else:
+        together = Together(seat)
     shares = [Share(name(each), each, 1 / size, 0.1, 1) for each in range(size)]
     group = Group(name(rank), shares, together, quiet, lambda: None)
     course = Course(data, spec, group)
-    trains = way_of(spec, group, course, made.model, made.vector, quiet)
+    if births is not None:
+        job = JobSpec(name="engine", model=task.model(), training=spec)
+        trains = torch_way(job, data.info, made.model, group, course, together, births, Resources(), 1, "fp32", quiet)
+    else:
+        trains = way_of(spec, group, course, made.model, made.vector, quiet)
     pipe.send((host, together.port, together.certificate))
     together.connect(tuple(Peer(name(r), r, *endpoint) for r, endpoint in enumerate(pipe.recv()) if r != rank))
     held_out = part_of(data, rank, size)
@@ -146,6 +164,8 @@ def ours(
 
     step = samples = 0
     evaluate()
+    if births is not None:
+        trains.meet(0)
     judge = Judge(evaluate, goal)
     while step < steps:
         advance, before = trains.advance(step, steps), step
@@ -163,8 +183,9 @@ def ddp(rank: int, size: int, task: Task, host: str, store: str, steps: int, pip
     from torch.nn import functional
     from torch.nn.parallel import DistributedDataParallel
 
-    from hivenode.data.partition import Batches, member_range
+    from hivenode.data.partition import Batches
     from hivenode.models.declared import layers_of
+    from hivenode.spec.split import member_range
     from hivenode.training.frameworks.making import make
     from hivenode.training.frameworks.torch_models import build
 
@@ -177,8 +198,10 @@ def ddp(rank: int, size: int, task: Task, host: str, store: str, steps: int, pip
     layers = layers_of(task.model(), data.info)
     assert layers is not None
     module = build(layers)
+    held = dict(module.named_parameters())
+    parameters = [held[name] for name in made.model.layout.parameters]  # in the order of the flat weights
     start = 0
-    for parameter in module.parameters():
+    for parameter in parameters:
         count = parameter.numel()
         parameter.data = torch.from_numpy(made.model.weights[start : start + count].copy()).view(parameter.shape)
         start += count
@@ -188,7 +211,7 @@ def ddp(rank: int, size: int, task: Task, host: str, store: str, steps: int, pip
     held_out = part_of(data, rank, size)
 
     def evaluate() -> float:
-        made.model.weights[:] = torch.cat([p.detach().flatten() for p in module.parameters()]).numpy()
+        made.model.weights[:] = torch.cat([parameter.detach().flatten() for parameter in parameters]).numpy()
         loss = torch.tensor(made.model.evaluate(*held_out)[1] / len(held_out[0]))
         dist.all_reduce(loss)
         return float(loss) / size
@@ -285,7 +308,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--nodes", type=int, default=4)
     parser.add_argument("--rate", default="100mbit", help="out of each node, as tc has it; none for loopback")
-    parser.add_argument("--steps", type=int, default=24, help="of DDP")
+    parser.add_argument("--steps", type=int, default=20, help="of DDP")
     parser.add_argument("--width", type=int, default=384)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--heads", type=int, default=6)
@@ -295,7 +318,7 @@ def main() -> None:
     parser.add_argument("--overlap", type=int, default=5)
     parser.add_argument("--most", type=int, default=6, help="steps that ours may take, over those of DDP")
     parser.add_argument("--judge-every", type=int, default=4)
-    parser.add_argument("--learning-rate", type=float, default=0.001)
+    parser.add_argument("--learning-rate", type=float, default=0.0001)
     parser.add_argument("--outer-learning-rate", type=float, default=TrainingSpec().outer_learning_rate)
     parser.add_argument("--outer-momentum", type=float, default=TrainingSpec().outer_momentum)
     parser.add_argument("--keep", type=Path, help="DDP's course: is taken from there, or written there")

@@ -151,8 +151,9 @@ def events(context: typer.Context, as_json: JsonOption = False, home: HomeOption
     from hivenode.cli.client import AdminClient
     from hivenode.cli.output import console, print_json_line, styled
 
-    out = console()
-    for notice in AdminClient(home_of(context, home)).follow():
+    out, client = console(), AdminClient(home_of(context, home))
+    client.ask("GET", "/v1/status")  # a daemon that goes away is waited for; one that never was is not
+    for notice in client.follow():
         if notice is None:
             continue
         if as_json:

@@ -6,41 +6,17 @@ import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from hivenode.data.info import DataInfo
+from hivenode.data.normalisation import AS_THEY_ARE, Normalisation
 from hivenode.data.partition import train_test
 from hivenode.spec.data import DataSpec
 from hivenode.spec.shapes import spelled
 
 Floats = npt.NDArray[np.float32]
 Array = npt.NDArray[Any]
-
-
-class Normalisation(msgspec.Struct, frozen=True):
-    """`(value - mean) / scale` by feature; both empty when values are used as they are."""
-
-    mean: tuple[float, ...] = ()
-    scale: tuple[float, ...] = ()
-
-    def apply(self, rows: npt.NDArray[np.float64]) -> Floats:
-        """Rows of flattened samples to model inputs."""
-        if not self.mean:
-            return rows.astype(np.float32)
-        scaled: npt.NDArray[np.float64] = (rows - np.array(self.mean)) / np.array(self.scale)
-        return scaled.astype(np.float32)
-
-    def undo(self, rows: Floats) -> Floats:
-        """Back to what was asked for, for values that were predicted."""
-        if not self.mean:
-            return rows
-        raw: npt.NDArray[np.float64] = rows * np.array(self.scale) + np.array(self.mean)
-        return raw.astype(np.float32)
-
-
-AS_THEY_ARE = Normalisation()
 
 
 class Samples(Protocol):

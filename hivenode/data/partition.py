@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from hivenode.spec.split import split
+from hivenode.spec.split import member_range, split
 
 Indices = npt.NDArray[np.int64]
 
@@ -71,16 +71,6 @@ class Batches:
         """The global batch of a step (from 0, counted over all epochs), given its epoch's order."""
         start = step % self.steps_per_epoch * self.batch_size
         return order[start : start + self.batch_size]
-
-
-def member_range(total: int, members: Sequence[str], weights: Mapping[str, float], me: str) -> range:
-    """This member's part of `range(total)`: the members' ranges cover it exactly, in rank order.
-
-    Args:
-        members: ids in the current view, in rank order.
-        weights: share of each planned node, renormalised here over the members.
-    """
-    return split(total, [weights[member] for member in members])[members.index(me)]
 
 
 class Order(Protocol):

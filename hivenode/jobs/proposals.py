@@ -20,7 +20,7 @@ from hivenode.models.declared import layers_of
 from hivenode.models.layers import buffers
 from hivenode.net.messages import Offer, ProfileReply, ProfileRequest, Request, Response
 from hivenode.planning.engines import distrust
-from hivenode.planning.planner import plan
+from hivenode.planning.planner import plan, version
 from hivenode.planning.profile import ClusterView, NodeProfile
 from hivenode.planning.qtable import Experience
 from hivenode.planning.workload import Workload
@@ -110,11 +110,14 @@ class Proposer:
         """Whether the cost of a job follows from what some nodes have, and not from its declaration."""
         return spec.data.kind == "private" or (spec.model.kind == "hf" and spec.model.source != "hf:config")
 
-    async def newcomers(self, spec: JobSpec, nodes: Sequence[str], plaintext: Sequence[str] = ()) -> list[str]:
+    async def newcomers(
+        self, spec: JobSpec, nodes: Sequence[str], plaintext: Sequence[str] = (), beside: str = ""
+    ) -> list[str]:
         """Of these, the workers that could take part in the job and have nothing else to do.
 
         Args:
             plaintext: those that take part, where they speak in plaintext: each has to trust a newcomer, and it them.
+            beside: one that takes part: a newcomer has to have its version of the framework.
         """
         named, workers = set(spec.placement.nodes), self._workers()
         asked = [node for node in nodes if node in workers]
@@ -124,12 +127,16 @@ class Proposer:
         present = [profiles[node] for node in plaintext if node in profiles]
         if len(present) < len(plaintext):
             return []
+        member = await self._ask(beside) if beside else None
+        usual = version(member.versions.get(spec.runtime, "")) if member is not None else ()
         return [
             node
             for node, reply in zip(asked, answers, strict=False)
             if reply is not None
             and not (present and distrust([*present, profiles[node]]))
             and spec.runtime in reply.frameworks
+            and (not usual or version(reply.versions.get(spec.runtime, "")) in ((), usual))
+            and set(spec.libraries) <= reply.versions.keys()
             and not reply.paused
             and not reply.running
             and set(spec.needs) <= {offer.name for offer in reply.offers}

@@ -144,7 +144,8 @@ def places(path: Path, report: Report) -> list[Path]:
     named = {tensor.file for tensor in report.listing if tensor.file}
     found = [path, *(base / file for file in sorted(named) if not os.path.isabs(file) and ".." not in Path(file).parts)]
     if path.is_dir():
-        found += [entry for entry in path.iterdir() if entry.is_symlink()]  # a cache's folders point at its blobs
+        blobs = path.resolve().parent.parent / "blobs"  # where the links of a cache lead; others may lead anywhere
+        found += [link for link in path.iterdir() if link.is_symlink() and link.resolve().parent == blobs]
     return list(dict.fromkeys(part.resolve() for part in found if part.exists()))
 
 

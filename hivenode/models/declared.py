@@ -46,6 +46,10 @@ def describe(model: ModelSpec, info: DataInfo) -> ModelCost:
 
 
 def _fits(model: ModelSpec, info: DataInfo, layers: tuple[Layer, ...]) -> None:
+    if info.task == "text_to_text":
+        raise InvalidInput(
+            f"{model.source} does not write a text upon another.", fix='Use hf:config with model_type = "t5".'
+        )
     embeds = layers[0].kind == "embedding"
     if embeds != bool(info.vocabulary):
         raise InvalidInput(

@@ -319,7 +319,8 @@ def _averaging(workload: Workload, group: _Group, count: int, compute: float, co
     least one empty exchange."""
     whole = exchange_time(count, workload.wire_bytes, group.round_trip, group.bandwidth, costs)
     empty = exchange_time(count, 0, group.round_trip, group.bandwidth, costs)
-    ours, theirs = whole / workload.sync_every, max(empty, whole - costs.hidden * compute)
+    ours = max(0.0, whole - workload.overlap * compute) * workload.fragments / workload.sync_every
+    theirs = max(empty, whole - costs.hidden * compute)
     faster = workload.engine == Engine.torch or theirs < ours
     may = workload.engine != Engine.exchange and not engines.barred(workload, group.nodes)
     return _Averaging(ours, theirs, Engine.torch if may and faster else Engine.exchange)

@@ -113,6 +113,10 @@ class Workload:
     """What has to be installed on it besides the framework."""
     sync_every: int = 1
     """Steps between two exchanges."""
+    fragments: int = 1
+    """Parts that are exchanged one after another within these."""
+    overlap: int = 0
+    """Steps that go on while one is."""
     wire: float = 1.0
     """Bytes on the wire over those of float32."""
     private: str = ""
@@ -172,6 +176,8 @@ class Workload:
             needs=spec.needs,
             libraries=spec.libraries,
             sync_every=training.sync_every if training.sync == "local" else 1,
+            fragments=training.fragments,
+            overlap=training.overlap,
             wire=WIRE[training.codec],
             precision=training.precision,
             private=spec.data.source if spec.data.kind == "private" else "",
@@ -214,7 +220,7 @@ class Workload:
     @property
     def wire_bytes(self) -> int:
         """What is exchanged of them at a time."""
-        return int(self.gradient_bytes * self.wire)
+        return int(self.gradient_bytes * self.wire / self.fragments)
 
     @property
     def bytes_per_parameter(self) -> int:

@@ -4,7 +4,7 @@ epoch's end a look at the held-out part, progress for the daemon, states to keep
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -31,7 +31,7 @@ GATE_STEPS = 10
 been averaged)."""
 EVALUATED_SAMPLES = 4096
 """Of the held-out part, in memory at once."""
-SCORED = ("classification", "language")
+SCORED = ("classification", "language", "text_to_text")
 """Tasks with right and wrong answers."""
 
 
@@ -114,6 +114,7 @@ class Training:
     Args:
         report: takes messages for the daemon.
         save: called with the state of every step that is to be kept, on the lowest rank only.
+        owe: called with such a step, and with what this member's codec has still to say then, on every member.
         step: finished steps; above 0 when resuming.
     """
 
@@ -126,6 +127,7 @@ class Training:
     collective: Collective
     report: Callable[[FromWorker], None]
     save: Callable[[State], None]
+    owe: Callable[[int, Mapping[str, Vector]], None] = lambda step, debts: None
     step: int = 0
     _meter: _Meter = field(init=False)
     _epoch: _Meter = field(init=False, default_factory=_Meter)
@@ -245,8 +247,10 @@ class Training:
                 self._epoch = _Meter()
             if ended or time.monotonic() - self._meter.started >= PROGRESS_SECONDS:
                 self._progress(*(found if ended and found is not None else (None, None)))
-            if self.leads and keeps and going:
-                self.save(self.state())
+            if keeps and going:
+                self.owe(self.step, self.way.wire.debts())
+                if self.leads:
+                    self.save(self.state())
             shared = ended or keeps if self.model.buffers.size else self.step // GATE_STEPS > before // GATE_STEPS
             if shared and going and self.step < steps:
                 self._gate()

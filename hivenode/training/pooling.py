@@ -10,7 +10,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from hivenode.data.dataset import Array, Dataset, Normalisation, Samples
+from hivenode.data.dataset import Array, Dataset, Samples
+from hivenode.data.normalisation import Normalisation
 from hivenode.training.strategies.group import Group
 
 _DIGITS = 4096

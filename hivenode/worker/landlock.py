@@ -37,10 +37,13 @@ def version() -> int:
     return max(0, int(found))
 
 
-def restrict(reads: Iterable[Path], writes: Iterable[Path]) -> list[str]:
+def restrict(reads: Iterable[Path], writes: Iterable[Path], *, network: bool = False) -> list[str]:
     """Leave this thread, and those it starts, `reads` to read and run, `writes` to read and write, and no TCP.
 
     `no_new_privs` has to be set. Paths that do not exist are passed over.
+
+    Args:
+        network: leave it TCP.
 
     Returns:
         what now holds, in words; empty where the kernel has no Landlock.
@@ -52,7 +55,8 @@ def restrict(reads: Iterable[Path], writes: Iterable[Path]) -> list[str]:
     if abi < 1:
         return []
     handled = _OLDEST | (_REFER if abi >= 2 else 0) | (_TRUNCATE if abi >= 3 else 0) | (_IOCTL if abi >= 5 else 0)
-    rules = _Ruleset(handled, _TCP if abi >= 4 else 0, _SCOPES if abi >= 6 else 0)
+    no_tcp = abi >= 4 and not network
+    rules = _Ruleset(handled, _TCP if no_tcp else 0, _SCOPES if abi >= 6 else 0)
     size = 24 if abi >= 6 else 16 if abi >= 4 else 8
     ruleset = _call(_CREATE, ctypes.byref(rules), ctypes.c_size_t(size), ctypes.c_uint32(0))
     try:
@@ -64,7 +68,7 @@ def restrict(reads: Iterable[Path], writes: Iterable[Path]) -> list[str]:
     finally:
         os.close(ruleset)
     holding = ["files: Landlock"]
-    if abi >= 4:
+    if no_tcp:
         holding.append("TCP: Landlock")
     if abi >= 6:
         holding.append("signals to others: Landlock")

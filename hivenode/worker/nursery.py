@@ -3,12 +3,15 @@ own for the framework, so that forking stays safe and takes milliseconds."""
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
+import signal
 import socket
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from typing import NoReturn
 
 from hivenode.errors import Unavailable
@@ -16,38 +19,50 @@ from hivenode.worker import sandbox
 
 EXIT_DEFECT = 70
 """As in the forkserver."""
+BEAR = b"another"
+"""What asks for a child; any other packet is the number of one to end."""
 
 
 class Nursery:
-    """`distributed.crew.Births`. To be created while the calling process has a single thread, and has computed nothing;
-    whatever it has open is closed in children. The nursery and its children end with the calling process."""
+    """`distributed.crew.Births`. To be created while the calling process has a single thread, has computed nothing, and
+    may still start and end processes; whatever it has open is closed in children. The nursery and its children end with
+    the calling process.
 
-    def __init__(self) -> None:
+    Args:
+        wall_in: called in each child before it does anything. The nursery itself stays as it is: it only forks.
+    """
+
+    def __init__(self, wall_in: Callable[[], object]) -> None:
         if threading.active_count() > 1:
             raise RuntimeError("only a process with one thread can be forked")
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         parent = os.getpid()
         if os.fork() == 0:
-            _serve(theirs, parent)
+            _serve(theirs, parent, wall_in)
         theirs.close()
         self._control = ours
 
-    def child(self, control: socket.socket, wishes: socket.socket, memory: int) -> int:
+    def child(self, control: socket.socket, wishes: socket.socket, memory: int) -> Callable[[], None]:
         """See `Births`."""
         try:
-            socket.send_fds(self._control, [b"c"], [control.fileno(), wishes.fileno(), memory])
-            answer, descriptors, _, _ = socket.recv_fds(self._control, 256, 1)
+            socket.send_fds(self._control, [BEAR], [control.fileno(), wishes.fileno(), memory])
+            answer = self._control.recv(256).decode()
         except OSError as error:
-            answer, descriptors = str(error).encode(), []
-        if not descriptors:
+            answer = str(error)
+        if not answer.isdecimal():
             raise Unavailable(
-                f"No process could be made for torch.distributed: {answer.decode() or 'who makes them has ended'}.",
+                f"No process could be made for torch.distributed: {answer or 'who makes them has ended'}.",
                 fix="Check the machine's memory and limits, and the job's log.",
             )
-        return descriptors[0]
+
+        def end() -> None:
+            with contextlib.suppress(OSError):  # then all have ended
+                self._control.send(answer.encode())
+
+        return end
 
 
-def _serve(control: socket.socket, parent: int) -> NoReturn:
+def _serve(control: socket.socket, parent: int, wall_in: Callable[[], object]) -> NoReturn:
     """Until the worker is gone."""
     status = EXIT_DEFECT
     try:
@@ -57,13 +72,17 @@ def _serve(control: socket.socket, parent: int) -> NoReturn:
 
         gc.collect()
         gc.freeze()
+        born: set[int] = set()
         while True:
             packet, descriptors, _, _ = socket.recv_fds(own, 16, 3)
             if not packet:
                 break
-            _fork(own, descriptors)
-            while _reaped():
-                pass
+            if packet == BEAR:
+                _fork(own, descriptors, wall_in, born)
+            elif int(packet) in born:  # not reaped yet, so the number is still its own
+                os.kill(int(packet), signal.SIGKILL)
+            while pid := _reaped():
+                born.discard(pid)
         status = 0
     except BaseException:  # noqa: BLE001 - nothing may return into the worker's code
         traceback.print_exc()
@@ -72,7 +91,7 @@ def _serve(control: socket.socket, parent: int) -> NoReturn:
         os._exit(status)
 
 
-def _fork(own: socket.socket, descriptors: list[int]) -> None:
+def _fork(own: socket.socket, descriptors: list[int], wall_in: Callable[[], object], born: set[int]) -> None:
     parent = os.getpid()
     try:
         pid = os.fork()
@@ -84,19 +103,17 @@ def _fork(own: socket.socket, descriptors: list[int]) -> None:
             for descriptor in descriptors:
                 os.close(descriptor)
     if pid == 0:
-        _become_child(own, descriptors, parent)
-    handle = os.pidfd_open(pid)  # not reaped yet, so it is still there
-    try:
-        socket.send_fds(own, [b"ok"], [handle])
-    finally:
-        os.close(handle)
+        _become_child(own, descriptors, parent, wall_in)
+    born.add(pid)
+    own.send(str(pid).encode())
 
 
-def _become_child(own: socket.socket, descriptors: list[int], parent: int) -> NoReturn:
+def _become_child(own: socket.socket, descriptors: list[int], parent: int, wall_in: Callable[[], object]) -> NoReturn:
     status = EXIT_DEFECT
     try:
         sandbox.die_with_parent(parent)
         own.close()
+        wall_in()
         from hivenode.training.distributed.child import main
 
         main(*descriptors)
@@ -108,9 +125,9 @@ def _become_child(own: socket.socket, descriptors: list[int], parent: int) -> No
         os._exit(status)
 
 
-def _reaped() -> bool:
-    """Whether a child that has ended was taken note of."""
+def _reaped() -> int:
+    """Number of a child that has ended and was not known to have; 0 if there is none."""
     try:
-        return os.waitpid(-1, os.WNOHANG)[0] != 0
+        return os.waitpid(-1, os.WNOHANG)[0]
     except ChildProcessError:
-        return False
+        return 0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hivenode.data import reading, shards
 from hivenode.data.dataset import Dataset
-from hivenode.data.shards import Shard
+from hivenode.data.manifest import Shard, read_manifest
 from hivenode.errors import Corrupted, Refused, Unavailable
 from hivenode.net.framing import Channel
 from hivenode.net.local import Need, Resources
@@ -50,7 +50,7 @@ def open_data(spec: DataSpec, resources: Resources, find: PieceFinder) -> Datase
             listed = Path(path).read_bytes()
         except OSError as error:
             raise Corrupted(f"The list of the data's pieces cannot be read: {error}.", fix="Submit again.") from error
-        return shards.opened(shards.read_manifest(listed), find)
+        return shards.opened(read_manifest(listed), find)
     if spec.kind == "private":
         own = resources.private.get(spec.name)
         if own is None:

@@ -123,16 +123,23 @@ def set_apart(left: Apart) -> list[str]:
     return [*holding, *landlock.restrict((*_interpreter(), *left.reads), left.writes), *seccomp.restrict()]
 
 
-def keep_to(reads: Iterable[Path]) -> list[str]:
-    """Leave a confined process these files, Python's own, and what is open already: no others, no network, no programs.
+def keep_to(reads: Iterable[Path], own: Path | None = None, *, network: bool = False) -> list[str]:
+    """Leave a confined process these files, Python's own, and what is open already: no others, and no programs.
 
-    For workers that answer over their channel alone; those that train reach other members.
+    Args:
+        own: a folder to write in, temporary files too; None: nothing can be written.
+        network: it reaches other members; one that answers over its channel alone does not.
 
     Returns:
         the layers that hold, in words.
     """
-    tempfile.gettempdir()  # libraries ask for it when they are imported; from here on nothing can be written there
-    return [*landlock.restrict((*_interpreter(), *reads), ()), *seccomp.restrict()]
+    if own is None:
+        tempfile.gettempdir()  # libraries ask for it when they are imported; from here on nothing can be written there
+    else:
+        tempfile.tempdir = str(own)
+    writes = () if own is None else (own, Path(os.devnull))
+    holding = landlock.restrict((*_interpreter(), *reads), writes, network=network)
+    return [*holding, *seccomp.restrict(network=network)]
 
 
 def _leave_network() -> bool:
@@ -155,7 +162,8 @@ def _interpreter() -> list[Path]:
     system = (
         "/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo", "/etc/ld.so.cache", "/etc/localtime",
         "/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/proc/sys/vm/overcommit_memory",
-        "/sys/devices/system/cpu", "/sys/devices/system/node", "/dev/null", "/dev/zero", "/dev/urandom",
+        "/sys/devices/system/cpu", "/sys/devices/system/node", "/sys/fs/cgroup",
+        "/dev/null", "/dev/zero", "/dev/urandom",
     )  # fmt: skip
     return [Path(path) for path in dict.fromkeys([*own, *system]) if path and os.path.isabs(path) and path != "/"]
 

@@ -54,7 +54,8 @@ async def test_keras_gives_the_model_that_torch_gives_and_torch_serves_it(host: 
 
 
 async def test_keras_trains_by_local_steps_and_goes_on_from_a_checkpoint(host: ForkWorkers, tmp_path: Path) -> None:
-    job = spec(framework="keras", epochs=4, learning_rate=0.1, sync="local", sync_every=8, checkpoint_every_steps=40)
+    parts = {"sync": "local", "sync_every": 8, "overlap": 2}
+    job = spec(framework="keras", epochs=8, learning_rate=0.1, checkpoint_every_steps=40, **parts)
     members = await attempt(host, job, [0.5, 0.5], tmp_path / "two")
     whole = await finish(members)
     assert whole[0].metrics["accuracy"] > 0.9

@@ -20,6 +20,17 @@ MOST_FINDINGS = 200
 """A hostile file may hold millions; the verdict needs one."""
 LONGEST_FINDING = 300
 MOST_ELEMENTS = (1 << 63) - 1
+LONGEST_NAME = 1024
+"""Of a tensor, characters: what is made of names takes time by their length, and a file says one prefix for many."""
+
+
+def check_name(name: str) -> None:
+    """Raises Corrupted for one that is longer than any tensor's."""
+    if len(name) > LONGEST_NAME:
+        raise Corrupted(
+            f"The name of a tensor, {name[:40]}..., is {len(name)} characters long.",
+            fix="The file is damaged or made to waste time; fetch it from where it was made.",
+        )
 
 
 class Confidence(StrEnum):
@@ -169,9 +180,11 @@ class Report(msgspec.Struct, kw_only=True):
         """Take a listing and what follows: `tensors`, `dtypes`, `parameters` (everything but buffers, once).
 
         Raises:
-            Corrupted: there are more numbers than 63 bits count, as where one stands for many.
+            Corrupted: there are more numbers than 63 bits count, as where one stands for many, or names without end.
         """
         self.listing = list(tensors)
+        for tensor in self.listing:
+            check_name(tensor.name)
         total = sum(count(tensor.shape) for tensor in self.listing)
         if total > MOST_ELEMENTS:
             raise Corrupted(

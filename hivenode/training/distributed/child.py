@@ -23,13 +23,20 @@ from hivenode.spec.model import ModelSpec
 from hivenode.training.distributed.letters import Birth, Done, Formed, Held, Pipe, Reply, Step, ToChild, Trouble
 from hivenode.training.distributed.memory import Shared, account_for
 from hivenode.training.distributed.store import WorkerStore
+from hivenode.training.frameworks.model import views
 from hivenode.training.frameworks.torch_building import make
 from hivenode.training.frameworks.torch_framework import TorchModel
 
 PATIENCE = timedelta(hours=1)
 """Of gloo, and of a member that waits for the others' keys. Who is gone is found out elsewhere, and sooner."""
 BACKEND = "hive"
-HOOKS = {"fp16": default_hooks.fp16_compress_hook, "bf16": default_hooks.bf16_compress_hook}
+
+
+HOOKS = {
+    "fp16": lambda state, bucket: default_hooks.fp16_compress_hook(state, bucket),
+    # Under its own name torch takes it for GPUs only, though gloo adds such numbers up as well.
+    "bf16": lambda state, bucket: default_hooks.bf16_compress_hook(state, bucket),
+}
 
 
 def main(control: int, wishes: int, memory: int) -> None:
@@ -83,6 +90,11 @@ class _Work:
         self._shared = shared = Shared(memory, birth.places, model.layout)
         os.close(memory)
         model.bind(shared.weights, shared.buffers, shared.gradient)
+        parameters = dict(model.module.named_parameters())
+        self._trains = [
+            (parameters[name], torch.from_numpy(place))
+            for name, place in views(shared.gradient, model.layout.parameters).items()
+        ]
         # What others wrote may leave parameters out now and then; what is declared here does not.
         self._uncertain = declared.kind not in ("zoo", "layers")
 
@@ -106,6 +118,7 @@ class _Work:
             _Whole(self._model),
             forward_sync_buffers=False,  # statistics are averaged when the loop asks for it
             init_sync=False,  # all have the same weights
+            gradient_as_bucket_view=True,
             find_unused_parameters=self._uncertain,
         )
         if birth.codec in HOOKS:
@@ -114,14 +127,21 @@ class _Work:
     def forward(self, step: Step) -> tuple[torch.Tensor, float]:
         """Mean loss of this member's samples, and the seconds it took."""
         began = time.monotonic()
-        inputs, labels = (torch.from_numpy(array) for array in self._shared.batch((step.inputs, step.labels)))
-        self._model.prepare(step.draw)
-        return self._model.loss(self._trained, inputs, labels), time.monotonic() - began
+        inputs, labels = self._shared.batch((step.inputs, step.labels))
+        for parameter, _ in self._trains:
+            parameter.grad = None  # so that the first to come is taken and not added to zeros
+        loss = self._model.loss_of(inputs, labels, step.draw, self._trained)
+        return loss, time.monotonic() - began
 
     def backward(self, loss: torch.Tensor, step: Step) -> float:
-        """Fill the gradient with the mean over the members, who count alike: hence the scale."""
+        """Leave the mean of the gradients over the members, who count alike: hence the scale."""
         began = time.monotonic()
         (loss * step.scale).backward()
+        for parameter, place in self._trains:
+            if parameter.grad is None:
+                place.zero_()
+            else:
+                place.copy_(parameter.grad)
         return time.monotonic() - began
 
     def together(self, part: float) -> float:

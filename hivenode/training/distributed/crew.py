@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 import time
@@ -13,7 +12,7 @@ from typing import Protocol
 import msgspec
 import numpy as np
 
-from hivenode.errors import Corrupted, Unavailable
+from hivenode.errors import Corrupted, HiveError, Unavailable
 from hivenode.net.local import FromWorker, Log
 from hivenode.training.distributed.agreement import Agreement, Post
 from hivenode.training.distributed.letters import Birth, Done, Formed, FromChild, Held, Pipe, Request, Step, Trouble
@@ -30,8 +29,8 @@ TRIES = 4
 class Births(Protocol):
     """Where child processes come from."""
 
-    def child(self, control: socket.socket, wishes: socket.socket, memory: int) -> int:
-        """A new child, which inherits these; returns its pidfd. Raises Unavailable."""
+    def child(self, control: socket.socket, wishes: socket.socket, memory: int) -> Callable[[], None]:
+        """A new child, which inherits these; returns what ends it. Raises Unavailable."""
         ...
 
 
@@ -58,6 +57,9 @@ class Crew:
         self._group, self._together, self._board = group, together, board
         self._births, self._birth, self._memory, self._report = births, birth, memory, report
         self._child: Child | None = None
+        self._trouble = ""
+        """What a child last said when it failed."""
+        self._watched = False
 
     @property
     def size(self) -> int:
@@ -78,12 +80,12 @@ class Crew:
         while True:
             before = agreement.members
             trouble = self._form(step)
-            if not trouble:
+            if trouble is None:
                 break
             tries = tries + 1 if agreement.members == before else 1
             if tries >= TRIES:
                 raise Unavailable(
-                    f"torch.distributed cannot begin with {len(agreement.members)} workers: {trouble}",
+                    f"torch.distributed cannot begin with {len(agreement.members)} workers: {self._trouble or trouble}",
                     fix="gloo takes any free port: open them between trusted machines, or set training.engine to"
                     ' "exchange".',
                 )
@@ -126,26 +128,26 @@ class Crew:
 
     # --- forming -------------------------------------------------------------------------------------------------
 
-    def _form(self, step: int) -> str:
-        """One try. Returns why nothing came of it, or ""."""
+    def _form(self, step: int) -> str | None:
+        """One try. Returns why nothing came of it; None if all is well."""
         self._part()
+        if not self._watched:
+            self._watched = True
+            threading.Thread(target=self._watch, name="exchange-watch", daemon=True).start()
         nothing = np.zeros(1, np.float32)
         mean = self._group.agree(nothing, lambda: 1.0, step)
         members = self._group.members
         self._tell(lambda agreement: agreement.enter(mean.round, members, step))
-        trouble = "another worker failed"
+        trouble = "another worker failed."
         if self._board.begin():
-            child = self._child = self._born(mean.round, members)
-            self._board.employ(child)
+            child = self._born(mean.round, members)
             said = self._hear(child, FORM_SECONDS)
             if isinstance(said, Formed):
                 self._tell(lambda agreement: agreement.rest())
                 if self._board.agreement.usable:
-                    return ""
-            elif child.trouble is not None:
-                trouble = child.trouble.text
-            elif said is None:
-                trouble = f"no answer within {FORM_SECONDS:.0f} s, or it was ended since another had failed"
+                    return None
+            elif child.trouble is None and self._board.agreement.usable:
+                trouble = f"they did not reach each other within {FORM_SECONDS:.0f} s, or its process was killed."
             self._raise_own(child)
         self._settle()
         return trouble
@@ -154,11 +156,12 @@ class Crew:
         ours, theirs = socket.socketpair()
         wishes, their_wishes = socket.socketpair()
         try:
-            pidfd = self._births.child(theirs, their_wishes, self._memory)
+            end = self._births.child(theirs, their_wishes, self._memory)
         finally:
             theirs.close()
             their_wishes.close()
-        child = Child(pidfd, Pipe(ours, FromChild), Pipe(wishes, Request))  # type: ignore[arg-type]
+        child = self._child = Child(end, Pipe(ours, FromChild), Pipe(wishes, Request))  # type: ignore[arg-type]
+        self._board.employ(child)
         threading.Thread(target=self._carry, args=(child, generation), name="store", daemon=True).start()
         # Members that have not heard the same of who is there do not find each other's keys.
         heads = zlib.crc32(" ".join(members).encode())
@@ -178,12 +181,18 @@ class Crew:
             self._together.tell(*self._board.wish(generation, request))
         child.wishes.close()
 
+    def _watch(self) -> None:
+        """Once the others go on without this member no view says so, and gloo may wait for them for long."""
+        try:
+            self._together.wait_for(lambda view: False)
+        except HiveError:
+            self._board.close()
+
     def _part(self) -> None:
         if (child := self._child) is not None:
             self._child = None
             self._board.employ(None)
             child.kill()
-            os.close(child.pidfd)
             child.orders.close()
 
     # --- when something fails ------------------------------------------------------------------------------------
@@ -192,7 +201,7 @@ class Crew:
         """None at its end, or after so many seconds."""
         said = child.orders.receive(seconds)
         if isinstance(said, Trouble):
-            child.trouble = said
+            child.trouble, self._trouble = said, said.text
             return None
         return said
 

@@ -3,6 +3,7 @@ process. Typed and bounded."""
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import threading
@@ -259,7 +260,13 @@ class Pipe(Generic[T]):
         except OSError:
             return None
 
+    def hang_up(self) -> None:
+        """Make both sides' `receive` end; from any thread."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
+        """Once nobody receives."""
         self._socket.close()
 
     def _exactly(self, count: int) -> bytes:

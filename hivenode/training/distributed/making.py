@@ -65,4 +65,4 @@ def torch_way(
     )
     crew = Crew(group, together, together.board, births, birth, memory, report)
     wire = Wire(group, "fp32", (layout.size,), (), report)
-    return ByTorch(spec, group, wire, course, info, shared, Optimizer(spec, layout.size), crew)
+    return ByTorch(spec, group, wire, course, shared, Optimizer(spec, layout.size), crew)

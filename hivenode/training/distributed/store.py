@@ -85,6 +85,8 @@ class WorkerStore(Store):  # type: ignore[misc]  # torch has no types here
     def num_keys(self) -> int:
         return self._ask(Size()).number
 
+    deleteKey, getNumKeys = delete_key, num_keys
+
     def set_timeout(self, timeout: timedelta) -> None:
         self._timeout = timeout
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 import msgspec
@@ -37,21 +35,17 @@ class Child:
     """A process that computes for this worker.
 
     Attributes:
-        pidfd: ends it.
+        kill: ends it, and does nothing once it has ended.
         orders, wishes: connections to it.
         held: it has left a whole gradient.
         trouble: what it said when it failed.
     """
 
-    pidfd: int
+    kill: Callable[[], None]
     orders: Pipe[FromChild]
     wishes: Pipe[Request]
     held: bool = False
     trouble: Trouble | None = None
-
-    def kill(self) -> None:
-        with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
 
 class Switchboard:
@@ -82,7 +76,8 @@ class Switchboard:
             if isinstance(letter, Ask):
                 return self._ask(letter.generation, (sender, letter.number), letter)
             if isinstance(letter, Told):
-                if letter.generation == self.agreement.generation and self._child is not None:
+                keeper = self.agreement.members[:1] == (sender,)
+                if keeper and letter.generation == self.agreement.generation and self._child is not None:
                     self._child.wishes.send(Reply(letter.number, letter.answer))
                 return []
             answers = self.agreement.heard(sender, letter)

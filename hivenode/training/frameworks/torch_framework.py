@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from hivenode.data.text import IGNORED
 from hivenode.models.layers import Layer, buffers, tensors
 from hivenode.spec.data import Task
 from hivenode.spec.values import Precision
@@ -114,26 +115,26 @@ class TorchModel:
         return self._constants
 
     def backward(self, inputs: Inputs, labels: Labels, draw: int = 0) -> float:
-        self.prepare(draw)
-        loss = self.loss(self.forward, torch.from_numpy(inputs), torch.from_numpy(labels))
+        self._gradient.fill(0.0)
+        loss = self.loss_of(inputs, labels, draw, self.forward)
         loss.backward()
         return float(loss.detach())
 
-    def prepare(self, draw: int) -> None:
-        """What comes before a forward and a backward pass, whoever runs them. See `backward`."""
-        self._gradient.fill(0.0)
+    def loss_of(
+        self, inputs: Inputs, labels: Labels, draw: int, forward: Callable[[torch.Tensor], torch.Tensor]
+    ) -> torch.Tensor:
+        """The mean loss, for a backward pass of it; see `backward`.
+
+        Args:
+            forward: `self.forward`, or what is wrapped around it.
+        """
         if not self.module.training:  # to say it to every part takes longer than a small step should
             self.module.train()
         if self._draws:
             torch.manual_seed(draw)
-
-    def loss(
-        self, forward: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor, labels: torch.Tensor
-    ) -> torch.Tensor:
-        """Mean loss of some samples, by the model as `forward` calls it, in its precision."""
         with torch.autocast("cpu", torch.bfloat16, enabled=self._bf16):
-            outputs = forward(inputs)
-        return losses(self._task, outputs.float(), labels).mean()
+            outputs = forward(torch.from_numpy(inputs))
+        return losses(self._task, outputs.float(), torch.from_numpy(labels)).mean()
 
     def evaluate(self, inputs: Inputs, labels: Labels) -> tuple[int, float]:
         correct, total = 0, 0.0
@@ -154,7 +155,7 @@ class TorchModel:
                 outputs = self.forward(torch.from_numpy(inputs[part]))
                 if self._task == "language":
                     outputs = outputs[:, -1]
-                if self._task in ("classification", "language"):
+                if self._task in ("classification", "language", "text_to_text"):
                     outputs = torch.softmax(outputs, dim=-1)
                 found.append(outputs.flatten(1).numpy())
         return np.concatenate(found)
@@ -170,10 +171,16 @@ def losses(task: Task, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Ten
         return functional.cross_entropy(outputs, labels, reduction="none")
     if task == "language":
         return functional.cross_entropy(outputs.transpose(1, 2), labels, reduction="none").mean(dim=1)
+    if task == "text_to_text":  # over the places that count, of which each sample has one at least
+        each = functional.cross_entropy(outputs.transpose(1, 2), labels, reduction="none", ignore_index=IGNORED)
+        return each.sum(dim=1) / (labels != IGNORED).sum(dim=1)
     return (outputs.flatten(1) - labels).square().mean(dim=1)
 
 
 def judged(task: Task, outputs: torch.Tensor, labels: torch.Tensor) -> tuple[int, float]:
-    """Labels that were the likeliest output (0 where outputs are values), and the sum of the samples' losses."""
+    """Labels that were the likeliest output (0 where outputs are values; of text_to_text, texts that were wholly so),
+    and the sum of the samples' losses."""
     right = int((outputs.argmax(-1) == labels).sum()) if task in ("classification", "language") else 0
+    if task == "text_to_text":
+        right = int(((outputs.argmax(-1) == labels) | (labels == IGNORED)).all(dim=1).sum())
     return right, float(losses(task, outputs, labels).sum())

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from hivenode.data.info import DataInfo
 from hivenode.data.partition import Indices
 from hivenode.spec.training import TrainingSpec
 from hivenode.training.distributed.crew import Crew
 from hivenode.training.distributed.letters import Step
 from hivenode.training.distributed.memory import Shared
-from hivenode.training.frameworks.model import Inputs, Labels, Vector
+from hivenode.training.frameworks.model import Vector
 from hivenode.training.optimizers import Optimizer
 from hivenode.training.schedules import clip, learning_rate
 from hivenode.training.strategies.group import Group
@@ -34,13 +33,12 @@ class ByTorch:
         group: Group,
         wire: Wire,
         course: Course,
-        info: DataInfo,
         shared: Shared,
         optimizer: Optimizer,
         crew: Crew,
     ) -> None:
         self._spec, self._group, self._wire, self._course = spec, group, wire, course
-        self._info, self._shared, self._optimizer, self._crew = info, shared, optimizer, crew
+        self._shared, self._optimizer, self._crew = shared, optimizer, crew
 
     @property
     def weights(self) -> Vector:
@@ -57,12 +55,16 @@ class ByTorch:
         self._shared.weights[:] = weights
         self.restore(slots, scalars)
 
+    def meet(self, step: int) -> None:
+        """Have a group for that step, which `advance` also sees to. Raises as it does."""
+        self._crew.ready(step)
+
     def advance(self, step: int, stop: int) -> Advance:
         rate = learning_rate(self._spec, step, self._course.steps)
         try:
             done = None
             while done is None:
-                self._crew.ready(step)
+                self.meet(step)
                 mine, total = self._course.part(step, step + 1)
                 done = self._crew.compute(self._lay_out(mine, total, step))
         except Exception:
@@ -75,8 +77,9 @@ class ByTorch:
         return Advance(step + 1, done.loss, total, done.seconds)
 
     def _lay_out(self, mine: Indices, total: int, step: int) -> Step:
-        """Put this member's samples of a step where the child finds them. Who has none takes part all the same."""
-        inputs, labels = self._course.take(mine) if len(mine) else blank(self._info)
+        """Put this member's samples of a step where the child finds them. Who has none takes part with one that does
+        not count."""
+        inputs, labels = self._course.take(mine if len(mine) else np.zeros(1, np.int64))
         shapes = (inputs.shape, inputs.dtype.str), (labels.shape, labels.dtype.str)
         for place, array in zip(self._shared.batch(shapes), (inputs, labels), strict=True):
             np.copyto(place, array)
@@ -91,13 +94,3 @@ class ByTorch:
 
     def restore(self, slots: Mapping[str, Vector], scalars: Mapping[str, str]) -> None:
         self._optimizer.restore(slots, scalars)
-
-
-def blank(info: DataInfo) -> tuple[Inputs, Labels]:
-    """One sample that any model of these data takes, and that says nothing."""
-    inputs = np.zeros((1, *info.input_shape), np.int64 if info.vocabulary else np.float32)
-    if info.task == "classification":
-        return inputs, np.zeros(1, np.int64)
-    if info.task == "language":
-        return inputs, np.zeros((1, info.features), np.int64)
-    return inputs, np.zeros((1, info.outputs), np.float32)

@@ -16,6 +16,7 @@ import pytest
 from hivenode.errors import Conflict, Exhausted, JobFailed, Refused
 from hivenode.models import apart, conversion
 from hivenode.models.apart import Limits
+from hivenode.models.identify.report import Report
 from hivenode.models.loading import load
 from hivenode.worker import landlock
 
@@ -273,6 +274,17 @@ def test_estimators_are_taken_out_of_what_holds_them(tmp_path: Path) -> None:
     assert numpy.array_equal(ours.predict(numpy.eye(3)), model.predict(numpy.eye(3)))
     with pytest.raises(Conflict, match="not empty"):
         converted(tmp_path / "m.joblib", tmp_path / "out")
+
+
+def test_links_in_a_directory_lead_to_its_cache_and_nowhere_else(tmp_path: Path) -> None:
+    folder, blobs, secret = tmp_path / "hub" / "snapshots" / "1", tmp_path / "hub" / "blobs", tmp_path / "secret"
+    for made in (folder, blobs, secret):
+        made.mkdir(parents=True)
+    (blobs / "a").write_text("{}")
+    (secret / "key").write_text("key")
+    for name, target in (("config.json", "../../blobs/a"), ("keys", secret), ("key", secret / "key"), ("all", "/")):
+        (folder / name).symlink_to(target)
+    assert apart.places(folder, Report()) == [folder, blobs / "a"]
 
 
 def test_a_worker_loads_behind_the_walls() -> None:

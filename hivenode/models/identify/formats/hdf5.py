@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from hivenode.errors import Exhausted
 from hivenode.models.identify.formats import hdf5_heaps as heaps
 from hivenode.models.identify.formats.windows import Window
+from hivenode.models.identify.report import check_name
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 UNDEFINED = 0xFFFFFFFFFFFFFFFF
@@ -160,6 +161,7 @@ class _File:
                 f"{self.window.name} has more than {MOST_OBJECTS} objects, or groups deeper than {DEEPEST}.",
                 fix="It is damaged or made to waste time; fetch it from where it was made.",
             )
+        check_name(path)
         if at in self._on_path:
             raise self.window.broken(f"the group {path[:120]} contains itself")
         if at in self._seen:

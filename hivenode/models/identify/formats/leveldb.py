@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from hivenode.errors import Exhausted, InvalidInput
 from hivenode.models.identify.formats.windows import Window
+from hivenode.models.identify.report import LONGEST_NAME
 
 MAGIC = bytes.fromhex("57fb808b247547db")
 FOOTER = 48
@@ -89,7 +90,7 @@ class Table:
             self._entries += 1
             if shared > len(key) or at + own + length > end:
                 raise self.window.broken(f"an entry of the block at byte {offset} does not fit")
-            if self._entries > MOST_ENTRIES or shared + own > 1 << 16:
+            if self._entries > MOST_ENTRIES or shared + own > LONGEST_NAME:
                 raise Exhausted(f"{self.window.name} has too many or too long keys.", fix="Refuse it; no model has.")
             key = key[:shared] + raw[at : at + own]
             at += own

@@ -11,6 +11,7 @@ from hivenode.errors import Corrupted
 from hivenode.models.identify.formats.allowed import NUMPY, PLAIN
 from hivenode.models.identify.formats.pickles import Call, Global, PersistentId, Value, attributes, mapping
 from hivenode.models.identify.formats.torch_layers import LAYERS
+from hivenode.models.identify.report import check_name
 
 DTYPES = {
     "float32": 4, "float64": 8, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint8": 1,
@@ -225,6 +226,7 @@ def module_tensors(value: Value) -> tuple[list[Found], Network]:
     waiting: list[tuple[str, Value, int]] = [("", value, 0)]
     while waiting:
         prefix, node, depth = waiting.pop()
+        check_name(prefix)
         if depth > DEEPEST or len(classes) > MOST_TENSORS:
             raise _broken("its modules hold each other without end")
         classes[prefix.rstrip(".")] = node.function.path if isinstance(node.function, Global) else ""
@@ -261,6 +263,7 @@ def tensors_in(value: Value, *, skip: Callable[[str], bool] = lambda _: False) -
             open_.discard(id(node))
             done.add(id(node))
             continue
+        check_name(name)
         seen += 1
         if id(node) in open_ or depth > DEEPEST or seen > MOST_TENSORS:
             raise _broken("it holds itself, or nests without end")

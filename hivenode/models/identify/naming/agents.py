@@ -28,7 +28,10 @@ def agent(names: Names) -> Guess | None:
     if any(root in roots for root in QUALITY) or (roots & set(TARGET) and roots & set(POLICY)):
         inward, outward = _ends(names)
         found = sorted(roots & (set(QUALITY) | set(TARGET)))[0]
-        duelling = names.find(r".*(advantage|value_stream|adv_).*weight") is not None
+        duelling = any(
+            name.endswith("weight") and any(part in name[:-6] for part in ("advantage", "value_stream", "adv_"))
+            for name in names.shapes
+        )
         return Guess(
             f"{found} in its names", AGENT, "q_learning", "dqn", "DuelingDQN" if duelling else "DQN", inputs=inward,
             outputs=outward,

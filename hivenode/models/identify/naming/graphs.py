@@ -59,8 +59,10 @@ OF_WEIGHTS = frozenset(
     ("conv1d", "conv2d", "conv3d", "conv_transpose", "dense", "product", "recurrent", "embedding", "attention")
 )
 """Kinds that are better counted by weights than by operators, where functions stand in a file several times."""
-_CELL = re.compile(r"recurrent_kernel|(lstm|gru|rnn)_?cell\w*/kernel|weight_hh", re.IGNORECASE)
+_CELL = re.compile(r"recurrent_kernel|(lstm|gru|rnn)_?cell\w{0,64}/kernel|weight_hh", re.IGNORECASE)
 _QUERY = re.compile(r"(^|[/_])(query|q_proj|qkv|c_attn)(/|_)\w*(kernel|weight|w)$", re.IGNORECASE)
+_END = 200
+"""Characters of a name in which its last parts are looked for."""
 _ATTENTION = re.compile(r"(^|[/_])(query|key|value|attention_output)/kernel$")
 _KERNELS = ("kernel", "depthwise_kernel", "_kernel", "weights", "w")
 _BY_AXES = {2: "dense", 3: "conv1d", 4: "conv2d", 5: "conv3d"}
@@ -72,7 +74,7 @@ def of_weights(tensors: list[Tensor]) -> Mix:
     for tensor in (tensor for tensor in tensors if tensor.shared_with is None):
         name, axes = tensor.name.split(":")[0], len(tensor.shape)
         last = name.rsplit("/", 1)[-1].lower()
-        if _QUERY.search(name):
+        if _QUERY.search(name[-_END:]):
             mix.kinds["attention"] += 1
         elif _CELL.search(name):
             mix.kinds["recurrent"] += 1

@@ -15,11 +15,23 @@ def _stack(names: Names) -> list[tuple[str, Shape]]:
     return [(name, shape) for name, shape in names.matrices() if name.endswith("weight")]
 
 
+def _attends(name: str) -> bool:
+    """By ends and an order of parts, not by a pattern: what a pattern leaves open, it tries."""
+    if not name.endswith("weight"):
+        return False
+    before = name.removesuffix("weight")
+    after = before.partition("attention")[2]
+    return (
+        before.endswith(("self_attn.in_proj_", "attn.qkv."))
+        or "query" in after
+        or "q_proj" in after
+        or "q_proj" in before.partition("attn")[2]
+    )
+
+
 def transformer(names: Names) -> Guess | None:
     """Something with attention in it."""
-    mark = names.find(
-        r".*(self_attn\.in_proj_weight|attn\.qkv\.weight|attention.*query.*weight|(attn|attention).*q_proj.*weight)"
-    )
+    mark = next((name for name in names.shapes if _attends(name)), None)
     if mark is None:
         return None
     reads = any(_LATER.search(name) and len(shape) == 2 for name, shape in names.matrices())

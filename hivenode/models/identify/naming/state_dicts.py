@@ -15,6 +15,7 @@ from hivenode.models.identify.report import Confidence, Port, Report, Tensor
 Shape: TypeAlias = tuple[int, ...]
 WRAPPERS = ("module.", "_orig_mod.", "model._orig_mod.", "state_dict.")
 """What DataParallel, compile() and the like put before every name."""
+MOST_WRAPPERS = 16
 MOST_NAMES = 60_000
 
 
@@ -45,13 +46,11 @@ class Names:
 
     def __init__(self, shapes: Mapping[str, Shape]) -> None:
         self.shapes = dict(list(shapes.items())[:MOST_NAMES])
-        stripped = True
-        while stripped and self.shapes:
-            stripped = False
-            for wrapper in WRAPPERS:
-                if all(name.startswith(wrapper) for name in self.shapes):
-                    self.shapes = {name[len(wrapper) :]: shape for name, shape in self.shapes.items()}
-                    stripped = True
+        for _ in range(MOST_WRAPPERS):
+            wrapper = next((w for w in WRAPPERS if all(name.startswith(w) for name in self.shapes)), None)
+            if wrapper is None or not self.shapes:
+                break
+            self.shapes = {name[len(wrapper) :]: shape for name, shape in self.shapes.items()}
 
     def __contains__(self, name: str) -> bool:
         return name in self.shapes

@@ -21,6 +21,11 @@ VGG = {8: "vgg11", 10: "vgg13", 13: "vgg16", 16: "vgg19"}
 YOLO_SIZES = {16: "n", 32: "s", 48: "m", 64: "l", 80: "x", 96: "l"}
 
 
+def _in_modules(names: Names, modules: set[str]) -> bool:
+    """Whether there is a weight within a module that is called one of these, at any depth."""
+    return any(name.endswith("weight") and not modules.isdisjoint(name.split(".")[:-1]) for name in names.shapes)
+
+
 def _pictures(channels: int) -> tuple[Port, ...]:
     return (Port("input", "float32", (FREE, channels, FREE, FREE)),)
 
@@ -165,8 +170,8 @@ def known_cnn(names: Names) -> Guess | None:
         model, architecture = "swin", "transformer"
     elif names.has("repeat_1.0.conv0.conv.weight") or names.has("mixed_6a.branch0.conv.weight"):
         model, task = "inception_resnet_v1", "face_recognition"
-    elif names.find(r"(.*\.)?(inc|down1|enc1|encoder1)\..*weight") and names.find(
-        r"(.*\.)?(up1|dec1|decoder1|upconv1)\..*weight"
+    elif _in_modules(names, {"inc", "down1", "enc1", "encoder1"}) and _in_modules(
+        names, {"up1", "dec1", "decoder1", "upconv1"}
     ):
         model, task = "unet", "image_segmentation"
     if model is None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from hivenode.errors import Corrupted
 from hivenode.models.identify.naming.state_dicts import recognise
-from hivenode.models.identify.report import Confidence, Report, Tensor, count
+from hivenode.models.identify.report import Confidence, Report, Tensor, check_name, count
 from hivenode.models.identify.source import Source
 
 DEEPEST = 64
@@ -131,6 +131,7 @@ class _Walk:
                 key = self._source.read(held.start, held.size).decode("utf-8", "replace")
                 at = held.start + held.size
             name = f"{prefix}.{key}" if prefix else key
+            check_name(name)
 
     def item(self, at: int) -> Item:
         """The value at `at`."""

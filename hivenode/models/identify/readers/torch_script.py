@@ -26,8 +26,9 @@ SCRIPT = ALLOWED | {
 }  # fmt: skip
 _CLASS = re.compile(r"^class (\w+)\((\w+)\):\n((?:  .*\n)*)", re.MULTILINE)
 _NAMES = re.compile(r"^  __(parameters|buffers)__ = \[(.*)\]$", re.MULTILINE)
-_FORWARD = re.compile(r"^  def forward\((\w+): [^,)]+,?\s*(.*?)\) -> (.+?):$", re.MULTILINE | re.DOTALL)
-_ARGUMENT = re.compile(r"(\w+): ([\w.]+(?:\[[^=]*\])?)(?:=[^,]*)?(?:,|$)")
+LONGEST_SIGNATURE = 1 << 14
+_FORWARD = re.compile(r"^  def forward\(\w+: [^,)]{1,400},?\s*", re.MULTILINE)
+_ARGUMENT = re.compile(r"\b(\w+): ([\w.]+(?:\[[^=]*\])?)(?:=[^,]*)?(?:,|$)")
 _CALLED = re.compile(r"(?<![\w.])(?:torch|ops)\.[\w.]+(?=\()")
 _HARMLESS = re.compile(r"ops\.(prim|aten|quantized|torchvision|torchaudio|image)\.\w+|torch\.\w+(\.\w+)?")
 _FILES = frozenset({"torch.save", "torch.load", "torch.from_file", "ops.aten.save", "ops.aten.from_file"})
@@ -142,11 +143,14 @@ def _tensors(value: Value, classes: dict[str, Class]) -> tuple[list[Found], Netw
 
 def _ports(report: Report, body: str) -> None:
     """Arguments and results of `forward`, by the types the code gives them."""
-    signature = _FORWARD.search(body)
-    if signature is None:
+    begun = _FORWARD.search(body)
+    if begun is None:
         return
-    inputs = [Port(name, kind.lower() if kind != "Tensor" else None) for name, kind in _ARGUMENT.findall(signature[2])]
-    result = signature.group(3)
+    arguments, arrow, rest = body[begun.end() : begun.end() + LONGEST_SIGNATURE].partition(") -> ")
+    result, colon, _ = rest.partition(":\n")
+    if not arrow or not colon:
+        return
+    inputs = [Port(name, kind.lower() if kind != "Tensor" else None) for name, kind in _ARGUMENT.findall(arguments)]
     outputs = [Port(f"output_{place}") for place in range(max(1, result.count("Tensor")))]
     report.know(Confidence.read, "the signature of forward", inputs=inputs, outputs=outputs)
 
