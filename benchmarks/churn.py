@@ -37,7 +37,7 @@ START_SECONDS = 60.0
 
 
 def name(rank: int) -> str:
-    return f"worker{rank}".ljust(32, "0")
+    return f"{rank:032d}"
 
 
 def contribution(rank: int, number: int) -> np.float32:

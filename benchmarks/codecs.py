@@ -4,8 +4,9 @@
     python benchmarks/codecs.py --floats 1000000 --json
 
 Encodes and decodes standard normal numbers on one thread, median of five, and prints seconds for both together, mean
-squared error and megabytes on the wire. Beside them, where there is one, the figure of hivemind 1.1.12's codec of the
-same kind, measured once on the same kind of machine (2 cores, shared); the ratio is our time to its time.
+squared error and megabytes on the wire; half precision twice, by numpy alone and as where PyTorch is loaded. Beside
+them, where there is one, the figure of hivemind 1.1.12's codec of the same kind, measured once on the same kind of
+machine (2 cores, shared); the ratio is our time to its time.
 """
 
 from __future__ import annotations
@@ -51,17 +52,21 @@ def main() -> None:
     options = parser.parse_args()
     values = np.random.default_rng(0).standard_normal(options.floats, np.float32)
     results = {name: measure(name, values, options.tries) for name in CODECS}
+    import torch
+
+    torch.set_num_threads(1)
+    results["fp16, torch"] = measure("fp16", values, options.tries)
     if options.json:
         print(json.dumps(results))
         return
     print(f"{options.floats:,} standard normal float32, one thread")
-    print("codec   encode s  decode s       MSE        MB   hivemind s / MSE    time ratio")
+    print("codec        encode s  decode s       MSE        MB   hivemind s / MSE    time ratio")
     for name, found in results.items():
         both = found["encode_seconds"] + found["decode_seconds"]
-        line = f"{name:6} {found['encode_seconds']:9.3f} {found['decode_seconds']:9.3f} {found['mse']:9.1e} "
+        line = f"{name:11} {found['encode_seconds']:9.3f} {found['decode_seconds']:9.3f} {found['mse']:9.1e} "
         line += f"{found['megabytes']:9.2f}"
-        if name in HIVEMIND and options.floats == 10_000_000:
-            seconds, error, _ = HIVEMIND[name]
+        if (kind := name.partition(",")[0]) in HIVEMIND and options.floats == 10_000_000:
+            seconds, error, _ = HIVEMIND[kind]
             line += f"   {seconds:9.3f} / {error:.1e} {both / seconds:10.2f}"
         print(line)
 

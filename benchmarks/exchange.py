@@ -64,7 +64,10 @@ def compare(workers: int, floats: int, rounds: int, passes: int, without: list[s
 def interrupt(workers: int, floats: int, how: signal.Signals) -> tuple[float, float]:
     """Seconds from the signal to the last survivor's result, and the seconds of an undisturbed round."""
     with ours(workers, floats) as crew:
-        usual = statistics.median(crew.seconds(5))
+        # For longer than links remember how busy the start was: of that depends what silence means.
+        usual, until = 0.0, time.monotonic() + 20.0
+        while time.monotonic() < until:
+            usual = statistics.median(crew.seconds(5))
         for pipe in crew.pipes:
             pipe.send("round")
         time.sleep(usual / 2)

@@ -28,7 +28,7 @@ HIVEMIND = "hivemind==1.1.12"
 
 
 def name(rank: int) -> str:
-    return f"worker{rank}".ljust(32, "0")
+    return f"{rank:032d}"
 
 
 @dataclass(frozen=True)

@@ -183,8 +183,9 @@ def ddp(rank: int, size: int, task: Task, host: str, store: str, steps: int, pip
     from torch.nn import functional
     from torch.nn.parallel import DistributedDataParallel
 
-    from hivenode.data.partition import Batches, member_range
+    from hivenode.data.partition import Batches
     from hivenode.models.declared import layers_of
+    from hivenode.spec.split import member_range
     from hivenode.training.frameworks.making import make
     from hivenode.training.frameworks.torch_models import build
 
@@ -197,8 +198,10 @@ def ddp(rank: int, size: int, task: Task, host: str, store: str, steps: int, pip
     layers = layers_of(task.model(), data.info)
     assert layers is not None
     module = build(layers)
+    held = dict(module.named_parameters())
+    parameters = [held[name] for name in made.model.layout.parameters]  # in the order of the flat weights
     start = 0
-    for parameter in module.parameters():
+    for parameter in parameters:
         count = parameter.numel()
         parameter.data = torch.from_numpy(made.model.weights[start : start + count].copy()).view(parameter.shape)
         start += count
@@ -208,7 +211,7 @@ def ddp(rank: int, size: int, task: Task, host: str, store: str, steps: int, pip
     held_out = part_of(data, rank, size)
 
     def evaluate() -> float:
-        made.model.weights[:] = torch.cat([p.detach().flatten() for p in module.parameters()]).numpy()
+        made.model.weights[:] = torch.cat([parameter.detach().flatten() for parameter in parameters]).numpy()
         loss = torch.tensor(made.model.evaluate(*held_out)[1] / len(held_out[0]))
         dist.all_reduce(loss)
         return float(loss) / size
@@ -305,7 +308,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--nodes", type=int, default=4)
     parser.add_argument("--rate", default="100mbit", help="out of each node, as tc has it; none for loopback")
-    parser.add_argument("--steps", type=int, default=24, help="of DDP")
+    parser.add_argument("--steps", type=int, default=20, help="of DDP")
     parser.add_argument("--width", type=int, default=384)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--heads", type=int, default=6)
@@ -315,7 +318,7 @@ def main() -> None:
     parser.add_argument("--overlap", type=int, default=5)
     parser.add_argument("--most", type=int, default=6, help="steps that ours may take, over those of DDP")
     parser.add_argument("--judge-every", type=int, default=4)
-    parser.add_argument("--learning-rate", type=float, default=0.001)
+    parser.add_argument("--learning-rate", type=float, default=0.0001)
     parser.add_argument("--outer-learning-rate", type=float, default=TrainingSpec().outer_learning_rate)
     parser.add_argument("--outer-momentum", type=float, default=TrainingSpec().outer_momentum)
     parser.add_argument("--keep", type=Path, help="DDP's course: is taken from there, or written there")

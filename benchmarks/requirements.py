@@ -214,8 +214,8 @@ def _zoo(name: str) -> Any:
 
 
 def _card(name: str) -> Any:
-    from hivenode.data.dataset import AS_THEY_ARE
     from hivenode.data.info import DataInfo
+    from hivenode.data.normalisation import AS_THEY_ARE
     from hivenode.models.card import ModelCard
     from hivenode.spec.model import ModelSpec
 

@@ -124,7 +124,7 @@ def measure(nodes: int, seconds: float) -> dict[str, object]:
             "kinds": {kind: round(2 * size / nodes / seconds) for kind, size in kinds},
         }
 
-    return run(main, seed=1)
+    return run(main, seed=1, steps=10**9)
 
 
 def _converged(world: World, ids: tuple[str, ...]) -> bool:

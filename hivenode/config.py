@@ -187,7 +187,7 @@ class ElectionSettings(_Section):
         description="How often the coordinator tells the others that it is there, seconds.",
     )
     timeout_seconds: tuple[float, float] = Field(
-        (2.5, 4.0),
+        (3.0, 4.5),
         description="Each node stands for election after a silence drawn from this range, seconds. The width keeps two"
         " from standing at once; the lower end, at least twice the heartbeat, rides out a lost one.",
     )

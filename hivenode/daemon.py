@@ -11,7 +11,6 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,10 +22,11 @@ from hivenode import __version__
 from hivenode.admin.api import AdminServer
 from hivenode.admin.notify import keep_watchdog, notify
 from hivenode.config import DEFAULT_PORT, Settings, full_address, load_settings
-from hivenode.errors import Conflict, Exhausted, HiveError, InvalidInput
+from hivenode.errors import Conflict, HiveError, InvalidInput
 from hivenode.job_log import JobLogWriter
 from hivenode.jobs.lending import Lender
 from hivenode.jobs.workers import ForkWorkers
+from hivenode.jobs.workspace import WorkDirectories
 from hivenode.logs import JobLogFile, bind, configure, get_logger
 from hivenode.net.discovery import Discovery, Interface, choose_hosts, interfaces
 from hivenode.net.introducing import obtain_invite, pair_routes
@@ -87,35 +87,6 @@ class Home:
 
     def hive(self, hive_id: str) -> Path:
         return self.path / "hives" / hive_id
-
-
-class WorkDirectories:
-    """Directories for workers, under the home; whatever an earlier daemon left there is removed."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        shutil.rmtree(root, ignore_errors=True)
-        root.mkdir(parents=True, mode=0o700)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="remove-work")
-
-    def make(self, job: str, attempt: int) -> str:
-        path = self._root / f"{job}-{attempt}-{secrets.token_hex(4)}"
-        try:
-            path.mkdir(mode=0o700)
-        except OSError as error:
-            raise Exhausted(
-                f"No directory for a worker can be made in {self._root}: {error.strerror}.",
-                fix="Free some space there, or see to its permissions.",
-            ) from error
-        return str(path)
-
-    def remove(self, directory: str) -> None:
-        """Soon, by a thread: there may be gigabytes of checkpoints in it."""
-        self._thread.submit(shutil.rmtree, directory, ignore_errors=True)
-
-    async def close(self) -> None:
-        """Returns when all is removed."""
-        await asyncio.to_thread(self._thread.shutdown)
 
 
 @dataclass
@@ -267,7 +238,7 @@ class _Daemon:
         seeds = (*settings.network.seeds, *json.loads((directory / "seeds.json").read_text(encoding="utf-8")))
         blobs = FileBlobs(directory / "blobs")
         workers = ForkWorkers()
-        workspace = WorkDirectories(self._home.path / "work")
+        workspace = WorkDirectories(self._home.path / "work", self._home.path / "owed")
         job_log = JobLogWriter(JobLogFile(directory / "logs", total_bytes=settings.logs.keep_megabytes << 20))
         node: Node
         transport = PeerTransport(

@@ -44,7 +44,7 @@ def test_the_module_prints_the_sample_file() -> None:
 def test_without_a_file_all_is_default(tmp_path: Path) -> None:
     settings = load_settings(tmp_path)
     assert settings == Settings()
-    assert settings.election.timeout_seconds == (2.5, 4.0)
+    assert settings.election.timeout_seconds == (3.0, 4.5)
     assert settings.admin.host == "127.0.0.1"
 
 
@@ -87,7 +87,7 @@ def test_the_name_defaults_to_the_host_name_made_fit(monkeypatch: pytest.MonkeyP
         ("[admin]\nhost = '0.0.0.0'", r"admin\.host: 0\.0\.0\.0 is not a loopback address"),
         ("[admin]\nport = 7447", "network.port and admin.port are both 7447"),
         ("[election]\ntimeout_seconds = [4, 2]", r"election: timeout_seconds must rise"),
-        ("[election]\nheartbeat_seconds = 3", r"election: timeout_seconds begins at 2\.5, below twice"),
+        ("[election]\nheartbeat_seconds = 3", r"election: timeout_seconds begins at 3\.0, below twice"),
         ("[worker]\nports = [9, 8]", r"worker\.ports: \[9, 8\] is not a range"),
         ("[worker]\nmemory_bytes = 1000", r"worker\.memory_bytes: 1000 bytes are too few"),
         ("[worker]\nprewarm = ['tensorflaw']", r"worker\.prewarm\.0: 'tensorflaw' is not a choice, choose torch"),

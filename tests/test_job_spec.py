@@ -45,6 +45,9 @@ def test_a_job_file_is_read_or_named(tmp_path: Path) -> None:
     [
         ({"micro_batch_size": 8}, 'micro_batch_size belongs to sync = "accumulate"'),
         ({"sync_every": 5}, 'sync_every belongs to sync = "local"'),
+        ({"fragments": 2}, 'fragments belongs to sync = "local"'),
+        ({"sync": "local", "sync_every": 4, "fragments": 5}, "fragments (5) is above sync_every (4)"),
+        ({"sync": "local", "sync_every": 10, "fragments": 3, "overlap": 4}, "above sync_every / fragments (3)"),
         ({"sync": "accumulate", "batch_size": 4, "micro_batch_size": 8}, "is above batch_size"),
         ({"final_learning_rate": 1.0}, "is above learning_rate"),
         ({"codec": "int7"}, "'int7' is not a choice, did you mean 'int8'?"),
@@ -60,6 +63,9 @@ def test_an_estimator_names_its_framework() -> None:
     job = parse_job({"name": "j", "model": {"source": "sklearn:SGDClassifier"}})
     assert (job.framework, job.runtime) == ("sklearn", "sklearn")
     assert parse_job(job.model_dump(mode="json")) == job
+    parts = {"sync": "local", "fragments": 2}
+    with pytest.raises(InvalidInput, match="are not for estimators"):
+        parse_job({"name": "j", "model": {"source": "sklearn:SGDClassifier"}, "training": parts})
     with pytest.raises(InvalidInput, match="framework is sklearn, and zoo:cnn is not a model of it"):
         parse_job({"name": "j", "framework": "sklearn"})
     with pytest.raises(InvalidInput, match="keras builds zoo: and layers: models"):

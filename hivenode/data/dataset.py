@@ -6,41 +6,17 @@ import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from hivenode.data.info import DataInfo
+from hivenode.data.normalisation import AS_THEY_ARE, Normalisation
 from hivenode.data.partition import train_test
 from hivenode.spec.data import DataSpec
 from hivenode.spec.shapes import spelled
 
 Floats = npt.NDArray[np.float32]
 Array = npt.NDArray[Any]
-
-
-class Normalisation(msgspec.Struct, frozen=True):
-    """`(value - mean) / scale` by feature; both empty when values are used as they are."""
-
-    mean: tuple[float, ...] = ()
-    scale: tuple[float, ...] = ()
-
-    def apply(self, rows: npt.NDArray[np.float64]) -> Floats:
-        """Rows of flattened samples to model inputs."""
-        if not self.mean:
-            return rows.astype(np.float32)
-        scaled: npt.NDArray[np.float64] = (rows - np.array(self.mean)) / np.array(self.scale)
-        return scaled.astype(np.float32)
-
-    def undo(self, rows: Floats) -> Floats:
-        """Back to what was asked for, for values that were predicted."""
-        if not self.mean:
-            return rows
-        raw: npt.NDArray[np.float64] = rows * np.array(self.scale) + np.array(self.mean)
-        return raw.astype(np.float32)
-
-
-AS_THEY_ARE = Normalisation()
 
 
 class Samples(Protocol):
@@ -93,6 +69,7 @@ class Dataset:
         normalisation: of the inputs; `targets`: of the values to predict.
         tokenizer: as `text.load` takes it; "" where there is no text.
         ranges: each member trains on a range of its own of the training part, and has no more of it.
+        private: each member has samples of its own, and nobody else's.
         summary: sizes and balance, in sentences.
     """
 
@@ -103,6 +80,7 @@ class Dataset:
     targets: Normalisation = AS_THEY_ARE
     tokenizer: str = ""
     ranges: bool = False
+    private: bool = False
     summary: tuple[str, ...] = ()
 
 

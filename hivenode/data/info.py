@@ -21,11 +21,13 @@ class DataInfo(msgspec.Struct, frozen=True):
 
     Attributes:
         samples: in both parts, training and held out.
-        input_shape: of one sample: (channels, height, width) for images, (length,) for text, (values,) for tables.
+        input_shape: of one sample: (channels, height, width) for images, (length,) for text, (values,) for tables. For
+            text_to_text, twice the length: the text given, then what is written, begun by padding and one token late.
         outputs: width of what a model puts out: classes, values to predict, or the vocabulary.
         labels: names of the outputs, in their order; empty where there are none (language, reconstruction).
         vocabulary: inputs are whole numbers below this; 0: they are float32.
-        padding: the token that fills samples shorter than the others.
+        padding: the token that fills samples shorter than the others. For text_to_text, the last of the vocabulary
+            ends what is written.
     """
 
     source: Annotated[str, msgspec.Meta(max_length=4096)]

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from hivenode.spec.split import split
+from hivenode.spec.split import member_range, split
 
 Indices = npt.NDArray[np.int64]
 
@@ -71,16 +71,6 @@ class Batches:
         """The global batch of a step (from 0, counted over all epochs), given its epoch's order."""
         start = step % self.steps_per_epoch * self.batch_size
         return order[start : start + self.batch_size]
-
-
-def member_range(total: int, members: Sequence[str], weights: Mapping[str, float], me: str) -> range:
-    """This member's part of `range(total)`: the members' ranges cover it exactly, in rank order.
-
-    Args:
-        members: ids in the current view, in rank order.
-        weights: share of each planned node, renormalised here over the members.
-    """
-    return split(total, [weights[member] for member in members])[members.index(me)]
 
 
 class Order(Protocol):
@@ -143,6 +133,37 @@ class Ranged:
     def _cut(self, count: int, place: int) -> range:
         steps = self.steps_per_epoch
         return range(count * place // steps, count * (place + 1) // steps)
+
+
+class Own:
+    """`Order` in which every member has samples of its own and nobody else's: in each step each trains on as large a
+    part of them. Those of a member that is lost are lost with it.
+
+    Args:
+        counts: samples of each planned member.
+    """
+
+    def __init__(self, counts: Mapping[str, int], batch_size: int, seed: int) -> None:
+        self._counts, self._seed = counts, seed
+        self._steps = max(1, -(-sum(counts.values()) // batch_size))
+        self._key: tuple[int, str] | None = None
+        self._order: Indices = np.zeros(0, np.int64)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self._steps
+
+    def part(self, step: int, members: Sequence[str], weights: Mapping[str, float], me: str) -> tuple[Indices, int]:
+        epoch, place = divmod(step, self._steps)
+        if (epoch, me) != self._key:
+            self._key = (epoch, me)
+            self._order = permutation(self._counts[me], self._seed, _RANGE, epoch)
+        parts = {member: self._cut(self._counts[member], place) for member in members}
+        own = parts[me]
+        return self._order[own.start : own.stop], sum(map(len, parts.values()))
+
+    def _cut(self, count: int, place: int) -> range:
+        return range(count * place // self._steps, count * (place + 1) // self._steps)
 
 
 def uniform(count: int, seed: int, number: int) -> npt.NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Data sets cut into pieces of consecutive rows, each a file named by its digest, and the manifest that lists them.
+"""Data sets cut into pieces of consecutive rows, each a file named by its digest.
 
 A piece is `u64 length | JSON header | inputs | labels`, little-endian; equal data give equal bytes. The rows of a set
 are mixed before they are cut, so that a range of them is a fair sample of all.
@@ -17,68 +17,19 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from hivenode.data.dataset import Dataset, Normalisation, ready
+from hivenode.data.dataset import Dataset, ready
 from hivenode.data.info import DataInfo
+from hivenode.data.manifest import FORMAT, MOST_SHARDS, Manifest, Shard
+from hivenode.data.text import IGNORED
 from hivenode.errors import Corrupted
-from hivenode.spec.values import Digest
 
-MANIFEST_BYTES = 64 << 20
-"""Of a manifest, at most; tokenizers are in it."""
 SHARD_BYTES = 4 << 20
 LEAST_SHARDS = 64
-MOST_SHARDS = 4096
 MAX_HEADER = 4096
-FORMAT: Literal["hivenode-data-1"] = "hivenode-data-1"
 
 Array = npt.NDArray[Any]
-Find = Callable[[Sequence["Shard"]], Mapping[str, Path]]
+Find = Callable[[Sequence[Shard]], Mapping[str, Path]]
 """Files of pieces, by digest."""
-Count = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
-
-
-class Shard(msgspec.Struct, frozen=True, array_like=True):
-    digest: Digest
-    size: Count
-    rows: Annotated[int, msgspec.Meta(ge=1, le=2**40)]
-
-
-Shards = Annotated[tuple[Shard, ...], msgspec.Meta(max_length=2 * MOST_SHARDS)]
-
-
-class Manifest(msgspec.Struct, frozen=True):
-    """Everything about a set but its values."""
-
-    format: Literal["hivenode-data-1"]
-    info: DataInfo
-    normalisation: Normalisation
-    targets: Normalisation
-    tokenizer: str
-    train: Shards
-    test: Shards
-    summary: tuple[str, ...]
-    """Sizes and balance, in sentences."""
-
-    @property
-    def shards(self) -> tuple[Shard, ...]:
-        return self.train + self.test
-
-
-def overlapping(shards: Sequence[Shard], rows: range) -> tuple[Shard, ...]:
-    """Those that hold any of these rows."""
-    found, start = [], 0
-    for shard in shards:
-        if start < rows.stop and start + shard.rows > rows.start and len(rows):
-            found.append(shard)
-        start += shard.rows
-    return tuple(found)
-
-
-def read_manifest(data: bytes) -> Manifest:
-    """Raises Corrupted when it is none."""
-    try:
-        return msgspec.json.decode(data, type=Manifest)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise Corrupted(f"The list of a data set's pieces cannot be used: {error}.", fix="Submit again.") from error
 
 
 def described(dataset: Dataset) -> Manifest:
@@ -163,7 +114,9 @@ def _plausible(inputs: Array, labels: Array, info: DataInfo) -> None:
     """No number that a model would use as an index lies outside."""
     if info.vocabulary and (inputs.dtype != np.int32 or inputs.min() < 0 or inputs.max() >= info.vocabulary):
         raise ValueError("it holds tokens outside the vocabulary")
-    expected = {"classification": 1, "language": 2, "clustering": 1}.get(info.task)
+    expected = {"classification": 1, "language": 2, "text_to_text": 2, "clustering": 1}.get(info.task)
+    if info.task == "text_to_text":
+        labels = np.where(labels == IGNORED, 0, labels)
     if expected is not None:
         if labels.ndim != expected or labels.dtype.kind != "i" or labels.min() < 0 or labels.max() >= info.outputs:
             raise ValueError("it holds labels out of range")

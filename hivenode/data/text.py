@@ -1,21 +1,27 @@
-"""Text as numbers. Token 0 is padding, and whatever a tokenizer does not know."""
+"""Text as numbers. Token 0 is padding, and whatever a tokenizer does not know.
+
+numpy is imported where text is encoded: the daemon knows tokenizers, and encodes nothing.
+"""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hivenode.errors import InvalidInput, Unavailable
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Tokens = npt.NDArray[np.int64]
 
 PRINTABLE = "\n" + "".join(map(chr, range(32, 127)))
 MAX_TOKENIZER_BYTES = 16 << 20
 MAX_ALPHABET = 20_000
-
-Tokens = npt.NDArray[np.int64]
+IGNORED = -100
+"""Label of a place that does not count, as PyTorch has it."""
 
 
 class Tokenizer(Protocol):
@@ -52,6 +58,8 @@ class Characters:
         return cls(alphabet)
 
     def encode(self, text: str) -> Tokens:
+        import numpy as np
+
         return np.array([self._ids.get(character, 0) for character in text], np.int64)
 
     def decode(self, tokens: list[int]) -> str:
@@ -68,6 +76,8 @@ class Bytes:
     padding = 0
 
     def encode(self, text: str) -> Tokens:
+        import numpy as np
+
         return np.frombuffer(text.encode(), np.uint8).astype(np.int64) + 1
 
     def decode(self, tokens: list[int]) -> str:
@@ -104,6 +114,8 @@ class Pieces:
         self.padding: int = next((number for number in named if number is not None), 0)
 
     def encode(self, text: str) -> Tokens:
+        import numpy as np
+
         return np.array(self._made.encode(text).ids, np.int64)
 
     def decode(self, tokens: list[int]) -> str:
@@ -128,9 +140,19 @@ def load(dumped: str) -> Tokenizer:
 
 def fitted(tokens: Tokens, length: int, padding: int) -> Tokens:
     """(length,): cut, or filled up at the end."""
+    import numpy as np
+
     made = np.full(length, padding, np.int64)
     made[: min(length, len(tokens))] = tokens[:length]
     return made
+
+
+def pair(given: Tokens, written: Tokens, length: int, padding: int, end: int) -> tuple[Tokens, Tokens]:
+    """(2 * length,) inputs and (length,) labels of a text to be written upon another: what is to be foretold at each
+    place is the token there, from all before it; after the end there is nothing to foretell."""
+    labels = fitted(np.append(written, end), length, IGNORED)
+    before = np.where(labels[:-1] == IGNORED, padding, labels[:-1])
+    return np.concatenate([fitted(given, length, padding), [padding], before]), labels
 
 
 def windows(tokens: Tokens, length: int) -> tuple[Tokens, Tokens]:

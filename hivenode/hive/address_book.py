@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable, Sequence
 
@@ -14,6 +15,8 @@ from hivenode.net.transport import Transport
 from hivenode.store.ports import Journal
 
 CELL = "peers"
+GATHER_SECONDS = 0.2
+"""How long changes are gathered before they are written."""
 TRIED_AT_ONCE = 8
 """Members that a node without any link tries besides its neighbours."""
 
@@ -143,15 +146,20 @@ class AddressBook:
         self._review()
         return known
 
-    async def remember(self) -> None:
-        """Write down where everyone is, if it has changed. One write at a time, and none for each of many changes: a
-        member can say every moment that it has moved. Raises Exhausted."""
+    def changed(self) -> bool:
+        """Somebody came, moved or left; whether `remember` is to be called."""
         self._stale = True
+        return not self._writing
+
+    async def remember(self) -> None:
+        """Write down where everyone is, if it has changed. One write at a time, and none for each of many changes: many
+        may come at once, and a member can say every moment that it has moved. Raises Exhausted."""
         if self._writing:
             return
         self._writing = True
         try:
             while self._stale:
+                await asyncio.sleep(GATHER_SECONDS)
                 self._stale = False
                 await self._write()
         finally:

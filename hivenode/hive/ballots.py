@@ -17,7 +17,7 @@ class ElectionSettings:
 
     heartbeat: float = 0.5
     """Between two of a leader's heartbeats."""
-    timeout: tuple[float, float] = (2.5, 4.0)
+    timeout: tuple[float, float] = (3.0, 4.5)
     """A node that has heard no leader for a random time in this range stands; for the shorter one it refuses
     its vote to anybody else."""
     quorum: int = 0
@@ -52,13 +52,20 @@ class Send:
 
 
 @dataclass(frozen=True, slots=True)
+class Redial:
+    """The link to this voter is silent: have a fresh one take its place, if there is one that is stalled."""
+
+    peer: str
+
+
+@dataclass(frozen=True, slots=True)
 class Leader:
     """The leader is now this one (perhaps ourselves), or none is known."""
 
     epoch: Epoch | None
 
 
-Effect = Persist | Send | Leader
+Effect = Persist | Send | Redial | Leader
 
 
 class State(msgspec.Struct, frozen=True, array_like=True):

@@ -46,19 +46,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from hivenode.hive.ballots import Campaign, Effect, ElectionSettings, Leader, Persist, Send
+from hivenode.hive.ballots import Campaign, Effect, ElectionSettings, Leader, Persist, Redial, Send
 from hivenode.hive.standing import ORDINARY
 from hivenode.hive.succession import NEVER
 from hivenode.hive.voter import HURRIED_TRIES, MAX_STEP, Voter
 from hivenode.net.messages import Heartbeat, HeartbeatAck, Message, VoteReply, VoteRequest
 from hivenode.spec.values import Epoch
 
-__all__ = ["MAX_STEP", "Effect", "Election", "ElectionSettings", "Leader", "Persist", "Send"]
+__all__ = ["MAX_STEP", "Effect", "Election", "ElectionSettings", "Leader", "Persist", "Redial", "Send"]
 
 STRAY_STEP = 64
 """How far above the leader's own epoch it believes one that a member names which may not coordinate."""
 _RAISES = 3
 """Times one campaign raises its counter because a voter knows of a higher one."""
+_REDIALS = 3
+"""Voters that a leader dials afresh after one heartbeat at most."""
 
 
 class Election(Voter):
@@ -281,6 +283,7 @@ class Election(Voter):
     def _on_ack(self, now: float, peer: str, epoch: Epoch) -> list[Effect]:
         if self._leader is None or not self.leading:
             return []
+        self._answers[peer] = now
         if epoch == self._leader:
             if peer in self._known:
                 self._acks[peer] = now
@@ -373,6 +376,8 @@ class Election(Voter):
         self._set_heir("")
         self._succession.begin(now, self._standings)
         self._acks = dict.fromkeys(campaign.grants, now)
+        self._answers = {}
+        self._won = now
         self._beat_at = now + self._settings.heartbeat
         return [self._persist(), Leader(epoch), *self._greet(self._audience)]
 
@@ -400,7 +405,15 @@ class Election(Voter):
         if heir:
             return effects + self._hand_over(now, heir)
         self._beat_at = now + (self._settings.rank_delay if self._heir else self._settings.heartbeat)
-        return effects + self._greet(self._audience)
+        return effects + self._greet(self._audience) + self._redial(now)
+
+    def _redial(self, now: float) -> list[Effect]:
+        """Of the voters that did not answer the last heartbeats, those silent for longest: their links may be stalled,
+        and theirs is the support that we lead by."""
+        heartbeat = self._settings.heartbeat
+        silence = {peer: now - self._answers.get(peer, self._won) for peer in self._voters if peer != self._me}
+        silent = sorted((peer for peer in silence if silence[peer] > 2.5 * heartbeat), key=lambda peer: -silence[peer])
+        return [Redial(peer) for peer in silent[:_REDIALS]]
 
     def _hand_over(self, now: float, heir: str) -> list[Effect]:
         self._succession.tried(now)

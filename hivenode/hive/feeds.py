@@ -110,16 +110,24 @@ class Feeds:
         self._forked: dict[str, int] = {}
         self._evidence: dict[str, Event] = {}
         self._floors: dict[str, Cut] = {}
-        self._heads: Mapping[str, int] | None = None
-        """As last asked for; None once something has changed."""
+        self._heads: Mapping[str, int] = {}
+        """As last asked for."""
+        self._stirred: dict[str, None] = {}
+        """Authors of whom something has changed since."""
 
     @property
     def heads(self) -> Mapping[str, int]:
         """Version vector: highest number held, of those that count, of each author; `QUARANTINED` for one whose feed
         forked, of which nothing more is wanted."""
-        if self._heads is None:
-            authors = sorted(self._floors.keys() | self._feeds.keys() | self._forked.keys())
-            self._heads = {a: QUARANTINED if a in self._forked else self.counted(a) for a in authors}
+        if self._stirred:
+            heads = dict(self._heads)
+            for author in self._stirred:
+                if author in self._forked:
+                    heads[author] = QUARANTINED
+                elif author in self._floors or author in self._feeds:
+                    heads[author] = self.counted(author)
+            self._heads = heads if len(heads) == len(self._heads) else dict(sorted(heads.items()))
+            self._stirred.clear()
         return self._heads
 
     @property
@@ -192,7 +200,7 @@ class Feeds:
                 break
             if event.seq <= held or event.prev != tip:
                 self._forked[author] = event.seq
-                self._heads = None
+                self._stirred[author] = None
                 self._evidence[author] = event
                 forks.append(author)
                 continue
@@ -225,7 +233,7 @@ class Feeds:
             return False
         before = self.counted(grant.node)
         self._latest[grant.node] = grant
-        self._heads = None
+        self._stirred[grant.node] = None
         return self.counted(grant.node) != before
 
     def _limit(self, author: str) -> int | None:
@@ -258,7 +266,7 @@ class Feeds:
         if event.seq == 1 and isinstance(entry.body, NodeAdmitted):
             self._grants[event.author] = open_grant(entry.body.grant, self.authority_key)
         self._feeds.setdefault(event.author, []).append(entry)
-        self._heads = None
+        self._stirred[event.author] = None
         self._tips[event.author] = hashlib.sha256(entry.encoded).digest()
 
     # --- sealing --------------------------------------------------------------------------------------------------
@@ -330,7 +338,7 @@ class Feeds:
             feed = self._feeds.get(author, [])
             rest = feed[max(0, cut.seq - self._floor(author)) :]
             self._floors[author] = cut
-            self._heads = None
+            self._stirred[author] = None
             if rest:
                 self._feeds[author] = rest
             else:
@@ -341,7 +349,7 @@ class Feeds:
             held = self._latest.get(grant.node)
             if held is None or grant.serial > held.serial:
                 self._latest[grant.node] = grant
-                self._heads = None
+                self._stirred[grant.node] = None
 
     def load(self, records: Iterable[Record]) -> None:
         """Take in what the journal holds. Each record is judged like an event from elsewhere.
@@ -371,7 +379,9 @@ class Feeds:
         lacking: list[list[Entry]] = []
         for author, feed in self._feeds.items():
             there, floor = heads.get(author, 0), self._floor(author)
-            if there >= floor:  # else it lacks what is sealed, and could not chain these on
+            if (
+                floor <= there < floor + len(feed)
+            ):  # below the floor it lacks what is sealed, and could not chain these on
                 lacking.append(feed[there - floor : self._reach(author)])
         events: list[Event] = []
         size = 0
@@ -398,6 +408,8 @@ class Feeds:
     def behind(self, heads: Mapping[str, int]) -> bool:
         """Whether a node with these heads has something we lack."""
         for author, seq in heads.items():
+            if seq <= self._held(author):
+                continue
             limit = self._limit(author)
             there = seq if limit is None else min(seq, limit)
             wanted = author not in self._forked and seq != QUARANTINED

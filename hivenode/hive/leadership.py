@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from hivenode.errors import HiveError
 from hivenode.hive.alarm import Alarm
-from hivenode.hive.election import Effect, Election, Leader, Persist, Send
+from hivenode.hive.election import Effect, Election, Leader, Persist, Redial, Send
 from hivenode.logs import get_logger
 from hivenode.net.messages import Message
 from hivenode.net.transport import Transport
@@ -162,6 +162,8 @@ class Leadership:
                         await self._journal.set_cell(self.CELL, state)
                     case Send(peer=peer, message=message):
                         self._transport.send(peer, message)
+                    case Redial(peer=peer):
+                        self._transport.redial(peer)
                     case Leader(epoch=epoch):
                         self._announce(epoch)
             except HiveError as error:

@@ -22,6 +22,7 @@ from hivenode.hive.snapshots import (
     Snapshot,
     Steps,
     Task,
+    Unconfirmed,
     digest_of,
     judge,
     open_file,
@@ -201,6 +202,8 @@ class Sealer:
                 continue  # it is offered by those who have it
             try:
                 await paced(judge(certificate, made.snapshot, self._hive_id))
+            except Unconfirmed:
+                continue  # a confirmation may come later than the closing, which follows it in another feed
             except Refused as error:
                 self._refuse(proposal.body.digest, error)
                 continue

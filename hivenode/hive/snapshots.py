@@ -41,6 +41,10 @@ FORMAT = 1
 _encode = msgspec.msgpack.Encoder().encode
 
 
+class Unconfirmed(Refused):
+    """Of a seal, not all confirmations are there."""
+
+
 class Certificate(msgspec.Struct, frozen=True, array_like=True):
     """The events that make a seal."""
 
@@ -230,7 +234,8 @@ def judge(certificate: Certificate, snapshot: Snapshot, hive_id: str) -> Steps[N
     is the same for everyone, whatever else they know.
 
     Raises:
-        Refused: it was not proposed and closed by a coordinator, or somebody did not confirm it who had to.
+        Unconfirmed: somebody did not confirm it who had to.
+        Refused: it was not proposed and closed by a coordinator, or is wrong in another way.
     """
     header, members = snapshot.header, snapshot.members
     proposal, closing = decode_body(certificate.proposal.body), decode_body(certificate.closing.body)
@@ -263,7 +268,10 @@ def judge(certificate: Certificate, snapshot: Snapshot, hive_id: str) -> Steps[N
         _verify(event, members[author], hive_id)
     silent = [node for node in members if node not in confirmed and node not in closing.excused]
     if silent:
-        raise _invalid(f"{members[silent[0]].name} ({silent[0]}) has not confirmed it")
+        raise Unconfirmed(
+            f"A seal is not valid: {members[silent[0]].name} ({silent[0]}) has not confirmed it.",
+            fix="Look at who sent it.",
+        )
     if too_many(members, confirmed):
         raise _invalid("most coordinators were left out")
 

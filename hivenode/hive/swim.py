@@ -397,11 +397,12 @@ class Swim:
     # --- telling others -------------------------------------------------------------------------------------
 
     def _accuse(self, now: float, node: str) -> list[Effect]:
-        """Raise or confirm a suspicion, and give the accused itself the chance to answer first."""
+        """Raise or confirm a suspicion, and give the accused itself the chance to answer first, over a fresh connection
+        if its link is stalled."""
         effects: list[Effect] = [*self._roster.accuse(now, node)]
         accusation = self._roster.accusation(node)
         if accusation is not None and node in self._links:
-            effects.append(Send(node, Gossip((accusation,))))
+            effects += [Send(node, Gossip((accusation,))), Redial(node)]
         return effects
 
     def _attached(self, peer: str) -> Statements:

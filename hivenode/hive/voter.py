@@ -60,6 +60,11 @@ class Voter:
         """Since when we wait before we stand, and our draw; None if `_stand_at` was set otherwise."""
         self._hurried = 0
         self._acks: dict[str, float] = {}
+        """When each member last confirmed that we lead."""
+        self._answers: dict[str, float] = {}
+        """When each last answered a heartbeat, whatever it said."""
+        self._won = -NEVER
+        """Since when we lead."""
 
     @property
     def leader(self) -> Epoch | None:

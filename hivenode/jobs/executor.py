@@ -29,6 +29,7 @@ from hivenode.net.local import (
     Cancel,
     CheckpointFailed,
     CheckpointWritten,
+    DebtsWritten,
     Failed,
     Finished,
     FromWorker,
@@ -74,7 +75,17 @@ class JobLog(Protocol):
 class Workspace(Protocol):
     """Directories for workers."""
 
-    def make(self, job: str, attempt: int) -> str: ...
+    def make(self, job: str, attempt: int) -> str:
+        """A new one, with what is kept for that job in it. Raises Exhausted."""
+        ...
+
+    def keep(self, job: str, path: str) -> None:
+        """Put a file from a worker's directory aside for the job's next attempts here; of a job the last few."""
+        ...
+
+    def forget(self, job: str) -> None:
+        """Remove what is kept for a job."""
+        ...
 
     def remove(self, directory: str) -> None: ...
 
@@ -388,6 +399,9 @@ class Executor:
                     self._tasks.spawn(self._append(changed), "job: members changed")
             case CheckpointWritten():
                 self._tasks.spawn(self._keep(work, message), "job: checkpoint")
+            case DebtsWritten():
+                if Path(message.path).parent == Path(work.directory):
+                    self._workspace.keep(work.job, message.path)
             case CheckpointFailed():
                 self._trouble(work, message.step, message.reason, "Free space on the disk that holds its home.")
             case Need():
@@ -456,6 +470,7 @@ class Executor:
             self._drop_directory(work)
         if work.state != "failed":
             work.state = "finished"
+            self._workspace.forget(work.job)
             self._announce_end(work)
 
     def _fail(self, work: Work, failure: Failed, *, ending: bool = False) -> None:

@@ -78,7 +78,7 @@ class Growing:
         out |= {node for node, s in standings.items() if s.state == "failed" and not s.retry}
         wanted = [node for node in alive if node not in out and self._may_invite(attempt, node)]
         among = list(running) if attempt.plan.engine is Engine.torch else []
-        for node in await self._proposer.newcomers(spec, wanted, among) if wanted else ():
+        for node in await self._proposer.newcomers(spec, wanted, among, next(iter(running))) if wanted else ():
             _, times = self._invited.get((attempt.name, node), (0.0, 0))
             self._invited[attempt.name, node] = (self._now(), times + 1)
             await self._invite(job, attempt, epoch, node, tuple(running.values()))

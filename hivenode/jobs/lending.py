@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from hivenode.config import Settings
-from hivenode.data.shards import Manifest
+from hivenode.data.manifest import Manifest
 from hivenode.errors import HiveError, InvalidInput
 from hivenode.jobs.preparing import prepare
 from hivenode.logs import get_logger

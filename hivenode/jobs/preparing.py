@@ -15,7 +15,7 @@ import msgspec
 
 from hivenode.catalog.holders import Keeper
 from hivenode.catalog.models import Catalogue, Holders, ModelVersion
-from hivenode.data.shards import Manifest, read_manifest
+from hivenode.data.manifest import Manifest, read_manifest
 from hivenode.errors import Exhausted, HiveError, InvalidInput, NotFound, Unavailable, from_dict
 from hivenode.logs import get_logger
 from hivenode.models.card import read_card

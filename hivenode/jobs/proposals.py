@@ -9,16 +9,18 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
+import msgspec
+
 from hivenode.data import sources
 from hivenode.data.info import DataInfo
 from hivenode.errors import HiveError, Unavailable
-from hivenode.models import estimators
+from hivenode.models import compositions
 from hivenode.models.declared import describe as describe_model
 from hivenode.models.declared import layers_of
 from hivenode.models.layers import buffers
 from hivenode.net.messages import Offer, ProfileReply, ProfileRequest, Request, Response
 from hivenode.planning.engines import distrust
-from hivenode.planning.planner import plan
+from hivenode.planning.planner import plan, version
 from hivenode.planning.profile import ClusterView, NodeProfile
 from hivenode.planning.qtable import Experience
 from hivenode.planning.workload import Workload
@@ -28,10 +30,13 @@ from hivenode.spec.values import Plan, Strategy
 
 PROFILE_SECONDS = 3.0
 EVERYWHERE = frozenset({Strategy.single_node, Strategy.data_parallel})
-RUNNABLE = {"torch": EVERYWHERE | {Strategy.model_parallel, Strategy.pipeline_parallel}}
+RUNNABLE = {
+    "torch": EVERYWHERE | {Strategy.model_parallel, Strategy.pipeline_parallel},
+    "sklearn": EVERYWHERE | {Strategy.model_parallel},
+}
 """Strategies that can be run, by framework; `EVERYWHERE` for others."""
-SHARING = frozenset({Strategy.data_parallel, Strategy.model_parallel, Strategy.pipeline_parallel})
-"""Strategies in which several nodes see the same data, or what has been made of it."""
+FITTED = ("trees", "whole", "members")
+"""Kinds of estimators that are fitted once, to all there is, and do not learn by steps."""
 
 
 class Proposer:
@@ -105,11 +110,14 @@ class Proposer:
         """Whether the cost of a job follows from what some nodes have, and not from its declaration."""
         return spec.data.kind == "private" or (spec.model.kind == "hf" and spec.model.source != "hf:config")
 
-    async def newcomers(self, spec: JobSpec, nodes: Sequence[str], plaintext: Sequence[str] = ()) -> list[str]:
+    async def newcomers(
+        self, spec: JobSpec, nodes: Sequence[str], plaintext: Sequence[str] = (), beside: str = ""
+    ) -> list[str]:
         """Of these, the workers that could take part in the job and have nothing else to do.
 
         Args:
             plaintext: those that take part, where they speak in plaintext: each has to trust a newcomer, and it them.
+            beside: one that takes part: a newcomer has to have its version of the framework.
         """
         named, workers = set(spec.placement.nodes), self._workers()
         asked = [node for node in nodes if node in workers]
@@ -119,12 +127,16 @@ class Proposer:
         present = [profiles[node] for node in plaintext if node in profiles]
         if len(present) < len(plaintext):
             return []
+        member = await self._ask(beside) if beside else None
+        usual = version(member.versions.get(spec.runtime, "")) if member is not None else ()
         return [
             node
             for node, reply in zip(asked, answers, strict=False)
             if reply is not None
             and not (present and distrust([*present, profiles[node]]))
             and spec.runtime in reply.frameworks
+            and (not usual or version(reply.versions.get(spec.runtime, "")) in ((), usual))
+            and set(spec.libraries) <= reply.versions.keys()
             and not reply.paused
             and not reply.running
             and set(spec.needs) <= {offer.name for offer in reply.offers}
@@ -186,6 +198,9 @@ def _priced(spec: JobSpec, heard: dict[str, ProfileReply]) -> tuple[Workload, di
         offered[need] = next(offer for node, offer in found.items() if node not in odd)
     own = offered.get(spec.data.source)
     data = own.info if own is not None and own.info is not None else sources.information(spec.data)
+    if spec.data.kind == "private":  # each node has its own
+        offers = [offer for reply in heard.values() for offer in reply.offers if offer.name == spec.data.source]
+        data = msgspec.structs.replace(data, samples=sum(offer.info.samples for offer in offers if offer.info))
     model = spec.model
     if (base := offered.get(model.source)) is not None:
         model = model.model_copy(update={"parameters": base.parameters or None})
@@ -194,20 +209,33 @@ def _priced(spec: JobSpec, heard: dict[str, ProfileReply]) -> tuple[Workload, di
 
 def _workload(spec: JobSpec, model: ModelSpec, data: DataInfo) -> Workload:
     workload = Workload.of(spec, model=describe_model(model, data), data=data, masked=_masked(spec, data))
-    if spec.framework == "sklearn" and estimators.estimator(model.source)[1].kind in ("trees", "whole"):
-        return replace(workload, batch_size=workload.samples, epochs=1, max_steps=1)  # fitted once, to all there is
+    if spec.framework == "sklearn" and compositions.entry_of(model).kind in FITTED:
+        members = compositions.members_of(model)
+        return replace(workload, batch_size=workload.samples, epochs=1, max_steps=1, members=members)
     return workload
 
 
 def _runnable(spec: JobSpec) -> frozenset[Strategy]:
-    runnable = RUNNABLE.get(spec.framework, EVERYWHERE)
-    return runnable - SHARING if spec.data.kind == "private" else runnable
+    return RUNNABLE.get(spec.framework, EVERYWHERE)
 
 
 def _masked(spec: JobSpec, data: DataInfo) -> dict[Strategy, str]:
-    """Strategies that cannot run for a framework and model, and why."""
+    """Strategies that cannot run for a framework, model and data, and why."""
+    reasons = _masked_by_framework(spec, data)
+    if spec.data.kind != "private":
+        return reasons
+    stays = f"{spec.data.source} and what is made of it stay on the nodes that have it"
+    reasons = {Strategy.model_parallel: stays, Strategy.pipeline_parallel: stays, **reasons}
+    if spec.framework == "sklearn" and compositions.entry_of(spec.model).kind == "trees":
+        reasons[Strategy.data_parallel] = f"each tree would know the samples of one node only; {stays}"
+    if spec.model.name == "MiniBatchKMeans":
+        reasons[Strategy.data_parallel] = f"its first centres are samples; {stays}"
+    return reasons
+
+
+def _masked_by_framework(spec: JobSpec, data: DataInfo) -> dict[Strategy, str]:
     if spec.framework == "sklearn":
-        return estimators.masked(spec.model.source)
+        return compositions.masked(spec.model)
     if spec.framework == "keras":
         why = "keras models are not cut into stages; torch builds the same model and cuts it"
         return {Strategy.model_parallel: why, Strategy.pipeline_parallel: why}

@@ -9,14 +9,14 @@ from pydantic import ValidationError
 
 from hivenode.catalog.holders import Keeper
 from hivenode.catalog.models import Holders
-from hivenode.data.partition import member_range
-from hivenode.data.shards import Shard, overlapping, read_manifest
+from hivenode.data.manifest import Shard, overlapping, read_manifest
 from hivenode.errors import HiveError
 from hivenode.jobs.ledger import Ledger
 from hivenode.jobs.preparing import blob_of, manifest_of
 from hivenode.net.local import Resources
 from hivenode.spec.events import BlobHeld, Body
 from hivenode.spec.job import JobSpec
+from hivenode.spec.split import member_range
 from hivenode.spec.values import BlobRef, Plan
 from hivenode.store.ports import BlobStore
 

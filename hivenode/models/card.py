@@ -11,8 +11,8 @@ import msgspec
 from pydantic import ValidationError
 
 from hivenode.data import text
-from hivenode.data.dataset import AS_THEY_ARE, Normalisation
 from hivenode.data.info import DataInfo
+from hivenode.data.normalisation import AS_THEY_ARE, Normalisation
 from hivenode.errors import Corrupted, HiveError
 from hivenode.spec.model import ModelSpec
 

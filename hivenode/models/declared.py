@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hivenode.data.info import DataInfo
 from hivenode.errors import InvalidInput
-from hivenode.models import estimators, hub, zoo
+from hivenode.models import compositions, hub, zoo
 from hivenode.models.layers import Layer, LayerCost, ModelCost, cost, line
 from hivenode.spec.model import ModelSpec
 from hivenode.spec.shapes import spelled
@@ -38,7 +38,7 @@ def describe(model: ModelSpec, info: DataInfo) -> ModelCost:
     if model.source == "hf:config":
         return hub.describe(model, info)
     if model.kind == "sklearn":
-        return estimators.describe(model.source, model.params, info)
+        return compositions.describe(model, info)
     parameters = model.parameters or GUESSED_PARAMETERS
     flops = 2 * parameters * (info.features if info.vocabulary else 1)
     kept = 16 * info.sample_bytes
@@ -46,6 +46,10 @@ def describe(model: ModelSpec, info: DataInfo) -> ModelCost:
 
 
 def _fits(model: ModelSpec, info: DataInfo, layers: tuple[Layer, ...]) -> None:
+    if info.task == "text_to_text":
+        raise InvalidInput(
+            f"{model.source} does not write a text upon another.", fix='Use hf:config with model_type = "t5".'
+        )
     embeds = layers[0].kind == "embedding"
     if embeds != bool(info.vocabulary):
         raise InvalidInput(

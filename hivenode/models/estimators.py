@@ -7,6 +7,7 @@ kind:
 - `sums`: likewise, but what it holds are sums over the samples it has seen, so that members' sums add up exactly.
 - `trees`: independent trees; each is grown on one node, and all are put together.
 - `whole`: it is fitted in one piece, by one node.
+- `members`: it is made of others (`models.compositions`); each is fitted on one node, and all are put together.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from hivenode.models.layers import LayerCost, ModelCost
 from hivenode.spec.section import Scalar
 from hivenode.spec.values import Strategy
 
-Kind = Literal["steps", "sums", "trees", "whole"]
+Kind = Literal["steps", "sums", "trees", "whole", "members"]
 Task = Literal["classification", "regression", "clustering"]
 
 
@@ -173,13 +174,17 @@ def estimator(source: str) -> tuple[str, Estimator]:
 
 def arguments(source: str, given: Mapping[str, Scalar]) -> dict[str, Scalar]:
     """Checked arguments, with defaults. Raises InvalidInput naming the one that is wrong."""
-    _, entry = estimator(source)
-    values = {name: argument.default for name, argument in entry.arguments.items() if argument.default is not None}
+    return checked(source, estimator(source)[1].arguments, given)
+
+
+def checked(source: str, known: Mapping[str, Argument], given: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """Arguments among those known, with defaults. Raises InvalidInput naming the one that is wrong."""
+    values = {name: argument.default for name, argument in known.items() if argument.default is not None}
     for name, value in given.items():
-        argument = entry.arguments.get(name)
+        argument = known.get(name)
         if argument is None:
-            near = difflib.get_close_matches(name, list(entry.arguments), n=1, cutoff=0.5)
-            fix = f"Did you mean '{near[0]}'?" if near else f"It takes {', '.join(entry.arguments) or 'none'}."
+            near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+            fix = f"Did you mean '{near[0]}'?" if near else f"It takes {', '.join(known) or 'none'}."
             raise InvalidInput(f"{source} has no parameter '{name}'.", fix=fix)
         values[name] = argument.check(f"{name} of {source}", value)
     return values
@@ -198,11 +203,12 @@ def describe(source: str, given: Mapping[str, Scalar], info: DataInfo) -> ModelC
     return ModelCost(source, parameters, flops, kept, (LayerCost("whole", parameters, flops, kept),))
 
 
-def masked(source: str) -> dict[Strategy, str]:
+def masked(name: str, entry: Estimator) -> dict[Strategy, str]:
     """Why strategies cannot run for an estimator; those not named can."""
-    name, entry = estimator(source)
     reasons = {
-        Strategy.model_parallel: f"{name} has no layers to cut",
+        Strategy.model_parallel: f"{name} has no layers to cut, and no members beside each other"
+        if entry.kind != "trees"
+        else f"{name} has no layers to cut; data_parallel grows its trees on all nodes",
         Strategy.pipeline_parallel: f"{name} has no layers to cut",
     }
     if entry.kind == "whole":

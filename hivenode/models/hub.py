@@ -39,10 +39,16 @@ DEFAULTS: Mapping[str, Config] = {
         **_LLAMA, "vocab_size": 151_936, "intermediate_size": 22_016, "num_key_value_heads": 32,
         "max_position_embeddings": 32_768,
     },
+    "t5": {
+        "vocab_size": 32_128, "d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8,
+        "relative_attention_num_buckets": 32, "relative_attention_max_distance": 128,
+    },
     "vit": {**_ENCODER, "image_size": 224, "patch_size": 16, "num_channels": 3},
 }  # fmt: skip
 """What transformers assumes where a configuration is silent, as far as sizes go."""
-TASKS = ("classification", "regression", "language")
+TASKS = ("classification", "regression", "language", "text_to_text")
+ENCODER_DECODERS = ("t5",)
+"""Kinds that write a text upon another."""
 _MODEL_TYPE = re.compile(r"[a-z0-9_.-]{1,64}")
 
 
@@ -66,7 +72,14 @@ def settle(config: Config, info: DataInfo) -> dict[str, Any]:
         )
     if info.task not in TASKS:
         raise InvalidInput(f"hf: models are for {', '.join(TASKS)}, not for {info.task}.", fix="Choose a zoo: model.")
-    if info.vocabulary:
+    if (info.task == "text_to_text") != (kind in ENCODER_DECODERS):
+        raise InvalidInput(
+            f"A model of type {kind} is not for {info.task}.",
+            fix=f"{', '.join(ENCODER_DECODERS)} is for text_to_text, and for nothing else.",
+        )
+    if kind in ENCODER_DECODERS:
+        _at_least(settled, "vocab_size", info.vocabulary, f"{info.source} has {info.vocabulary} tokens")
+    elif info.vocabulary:
         _at_least(settled, "vocab_size", info.vocabulary, f"{info.source} has {info.vocabulary} tokens")
         limit = "n_positions" if kind == "gpt2" else "max_position_embeddings"
         room = info.input_shape[0] + (2 if kind == "roberta" else 0)  # its positions begin after the padding's
@@ -124,6 +137,8 @@ def describe(model: ModelSpec, info: DataInfo) -> ModelCost:
     kind = str(config["model_type"])
     full = {**DEFAULTS.get(kind, DEFAULTS["bert"]), **config}
     try:
+        if kind == "t5":
+            return _t5(model.source, full, info)
         sizes = _COUNTS.get(kind, _bert)(full, info)
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         raise InvalidInput(
@@ -149,6 +164,39 @@ def describe(model: ModelSpec, info: DataInfo) -> ModelCost:
         flops_per_sample=sum(line.flops for line in lines),
         activation_bytes_per_sample=sum(line.activation_bytes + line.inner_bytes for line in lines),
         layers=tuple(lines),
+    )
+
+
+def _t5(source: str, c: Config, info: DataInfo) -> ModelCost:
+    """Embeddings, the encoder's blocks, the decoder's, and the head, which has the embeddings' weights; sizes as
+    transformers builds them."""
+    vocabulary, width, key, inner, layers, heads, buckets = _of(
+        c, "vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads", "relative_attention_num_buckets"
+    )
+    (after,) = _of({"n": c.get("num_decoder_layers") or layers}, "n")
+    length = info.input_shape[0] // 2
+    attention = 4 * width * heads * key + width
+    wide = (3 if "gated" in str(c.get("feed_forward_proj", "relu")) else 2) * width * inner + width
+    kept, shape = length * width * FLOAT_BYTES, (length, width)
+
+    def blocks(name: str, count: int, attentions: int) -> list[LayerCost]:
+        own = attentions * attention + wide
+        flops = 2 * own * length + attentions * 4 * length * length * heads * key
+        inside = (8 + 8 * attentions) * kept
+        extra = [buckets * heads, *[0] * (count - 1)]
+        extra[-1] += width  # the norm at the end
+        return [LayerCost(f"{name}{n}", own + extra[n], flops, kept, inside, shape) for n in range(count)]
+
+    outputs = length * info.outputs * FLOAT_BYTES
+    head = LayerCost("head", 0, 2 * length * width * vocabulary, outputs, outputs, (length, info.outputs))
+    first = LayerCost("embeddings", vocabulary * width, 2 * length * width, kept, 0, shape)
+    lines = (first, *blocks("encoder", layers, 1), *blocks("decoder", after, 2), head)
+    return ModelCost(
+        source=source,
+        parameters=sum(line.parameters for line in lines),
+        flops_per_sample=sum(line.flops for line in lines),
+        activation_bytes_per_sample=sum(line.activation_bytes + line.inner_bytes for line in lines),
+        layers=lines,
     )
 
 

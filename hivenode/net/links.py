@@ -112,12 +112,15 @@ class Links:
                 return False
         return link.send(PRIORITY[type(message)], self._encoded[1])
 
-    async def introduce(self, socket: Socket, peer: str, address: str, *, keep: bool) -> Link | None:
+    async def introduce(
+        self, socket: Socket, peer: str, address: str, *, keep: bool, stalled: Callable[[], bytes | None]
+    ) -> Link | None:
         """Exchange hellos on a connection we opened; the caller runs the link. None if the peer is being linked on
         another connection already.
 
         Args:
             keep: ask for a link that is kept up.
+            stalled: the live link whose place this one takes; None if there is none.
 
         Raises:
             ProtocolError: the answer is not what it should be.
@@ -125,7 +128,7 @@ class Links:
             DialError: the two builds cannot talk.
         """
         nonce = secrets.token_bytes(8)
-        ended = self._pairing.begin(peer, nonce)
+        ended = self._pairing.begin(peer, nonce, stalled())
         if ended is None:
             return None
         task = asyncio.current_task()
@@ -147,6 +150,8 @@ class Links:
             del self._pending[peer]
             if not accepted:
                 self._pairing.failed(peer, nonce)
+        if peer in self.live:
+            self.live[peer].end(LinkEnd.reset, "it was stalled, and a fresh one takes its place")
         return self._up(socket, peer, address, theirs, dialled=True, said=keep)
 
     async def welcome(self, socket: web.WebSocketResponse, peer: str, address: str) -> Link | tuple[int, str]:
@@ -209,7 +214,7 @@ class Links:
 
     def _up(self, socket: Socket, peer: str, address: str, theirs: Hello, *, dialled: bool, said: bool) -> Link:
         now = asyncio.get_running_loop().time()
-        use = Use(dialled, theirs.keep, held=False, announced=False, since=now, at=now)
+        use = Use(dialled, theirs.keep, held=False, announced=False, since=now, at=now, heard=now)
         link = Link(
             socket,
             peer=peer,
@@ -227,7 +232,7 @@ class Links:
         return link
 
     def _received(self, link: Link, message: Message) -> None:
-        link.use.at = asyncio.get_running_loop().time()
+        link.use.at = link.use.heard = asyncio.get_running_loop().time()
         if isinstance(message, Keep):
             self._on_keep(link.peer, message)
             return

@@ -172,6 +172,14 @@ class CheckpointWritten(_Local, frozen=True, tag="checkpoint"):
     path: str
 
 
+class DebtsWritten(_Local, frozen=True, tag="debts"):
+    """What this worker's codec has still to say as of a checkpoint's step: a file in the worker's directory, complete
+    and closed. A worker of a later attempt on this node finds it in its own under the same name."""
+
+    step: int
+    path: str
+
+
 class CheckpointFailed(_Local, frozen=True, tag="no_checkpoint"):
     """There is none of this step; training goes on, and the last one stands."""
 
@@ -241,5 +249,5 @@ class Brought(_Local, frozen=True, tag="brought"):
 ToWorker = Begin | PeersReady | PeerJoining | PeerLost | Predict | Trace | Cancel | Brought
 FromWorker = (
     Need | Ready | WorkerProgress | ViewChanged | CheckpointWritten | CheckpointFailed | Finished | Predicted | Traced
-    | Failed | Log
+    | Failed | Log | DebtsWritten
 )  # fmt: skip

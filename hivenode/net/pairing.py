@@ -1,10 +1,10 @@
 """At most one link per pair of nodes, whoever dials whom and when. Pure.
 
-A dialler marks its dial as pending before it says hello, and says none while it has a link to that peer. Who hears a
-hello while its own dial is pending gives way if its id is the larger one and declines otherwise: the dial of the
-smaller id wins. Who hears a hello although it has a link knows that the peer had none when it spoke, so it lets go of
-its own if the hello names that link as ended or comes from a restarted process; otherwise the hello was overtaken by
-the link, and is declined.
+A dialler marks its dial as pending before it says hello, and says none while it has a link to that peer, except to
+take the place of a link that is stalled, which it names as ended then. Who hears a hello while its own dial is pending
+gives way if its id is the larger one and declines otherwise: the dial of the smaller id wins. Who hears a hello
+although it has a link knows that the peer had none when it spoke, so it lets go of its own if the hello names that
+link as ended or comes from a restarted process; otherwise the hello was overtaken by the link, and is declined.
 """
 
 from __future__ import annotations
@@ -45,13 +45,19 @@ class Pairing:
         self._me = me
         self._pairs: dict[str, _Pair] = {}
 
-    def begin(self, peer: str, link: bytes) -> tuple[bytes, ...] | None:
-        """Our dial is about to say hello: the ended links to name in it, or None if it must not."""
+    def begin(self, peer: str, link: bytes, stalled: bytes | None = None) -> tuple[bytes, ...] | None:
+        """Our dial is about to say hello: the ended links to name in it, or None if it must not.
+
+        Args:
+            stalled: the link whose place it is to take.
+        """
         pair = self._pairs.setdefault(peer, _Pair())
-        if pair.live is not None or pair.pending is not None:
+        live = pair.live[0] if pair.live is not None else None
+        if pair.pending is not None or live not in (None, stalled):
             return None
         pair.pending = link
-        return tuple(pair.ended)
+        ended = (*pair.ended, live) if live is not None else tuple(pair.ended)
+        return ended[-REMEMBERED:]
 
     def failed(self, peer: str, link: bytes) -> None:
         """The dial that said hello came to nothing, or gave way."""
@@ -66,10 +72,11 @@ class Pairing:
         if pair.live is not None:
             link, instance = pair.live
             lost = link in hello.ended or instance != hello.instance
-            return Verdict.replace if lost else Verdict.decline
+            if not lost:
+                return Verdict.decline
         if pair.pending is not None and self._me < peer:
             return Verdict.decline
-        return Verdict.accept
+        return Verdict.accept if pair.live is None else Verdict.replace
 
     def up(self, peer: str, link: bytes, instance: bytes) -> None:
         pair = self._pairs.setdefault(peer, _Pair())

@@ -156,6 +156,8 @@ class PeerTransport:
         self._on_offence = on_offence
         self._conduct = Conduct()
         self._wanted: dict[str, tuple[Wanted, asyncio.Task[None] | None]] = {}
+        self._refreshing: dict[str, asyncio.Task[None]] = {}
+        """Dials that are to take the place of a link."""
         self._seeds: dict[str, str] = {}
         """Who last answered at each seed address."""
         self._lonely = asyncio.Event()
@@ -257,8 +259,8 @@ class PeerTransport:
 
     def redial(self, peer: str) -> None:
         if peer in self._links.live:
-            return
-        if peer in self._wanted:
+            self._refresh(peer)
+        elif peer in self._wanted:
             self._wanted[peer][0].hurry()
         elif self._running:
             self._pool.send(peer, None)
@@ -362,16 +364,38 @@ class PeerTransport:
             not self._lonely.is_set() and (peer in self._wanted or self._pool.knows(peer))
         )
 
-    async def _attempt(self, expected: str, address: str, *, keep: bool) -> bool:
+    def _refresh(self, peer: str) -> None:
+        """Dial afresh a peer whose link may be stalled."""
+        link, now = self._links.live[peer], asyncio.get_running_loop().time()
+        if not self._running or peer in self._refreshing or now - link.use.since < self._limits.dial.young_seconds:
+            return
+
+        def stalled() -> bytes | None:
+            return link.nonce if link.use.heard <= now and self._links.live.get(peer) is link else None
+
+        async def dial() -> None:
+            try:
+                for address in self._addresses_of(peer):
+                    if stalled() is not None:
+                        await self._attempt(peer, address, keep=peer in self._wanted, stalled=stalled)
+            finally:
+                del self._refreshing[peer]
+
+        self._refreshing[peer] = self._dials.spawn(dial(), f"dial {peer} afresh")
+
+    async def _attempt(
+        self, expected: str, address: str, *, keep: bool, stalled: Callable[[], bytes | None] = lambda: None
+    ) -> bool:
         """One dial. It has a task of its own so that it can give way to the peer's. False if it led to ourselves."""
-        task = self._dials.spawn(self._dial(expected, address, keep=keep), f"dial {expected or 'seed'} at {address}")
+        dial = self._dial(expected, address, keep=keep, stalled=stalled)
+        task = self._dials.spawn(dial, f"dial {expected or 'seed'} at {address}")
         try:
             await asyncio.wait({task})
         finally:
             task.cancel()
         return task.cancelled() or task.exception() is not None or task.result()
 
-    async def _dial(self, expected: str, address: str, *, keep: bool) -> bool:
+    async def _dial(self, expected: str, address: str, *, keep: bool, stalled: Callable[[], bytes | None]) -> bool:
         if self._conduct.kept_out(expected, asyncio.get_running_loop().time()):
             return True
         socket: Socket | None = None
@@ -388,7 +412,7 @@ class PeerTransport:
                     return False
                 if not self._allowed(peer):
                     raise DialError(LinkEnd.identity, f"node {peer} is not a member any more")
-                link = await self._links.introduce(socket, peer, address, keep=keep)
+                link = await self._links.introduce(socket, peer, address, keep=keep, stalled=stalled)
                 if link is not None:
                     link.good_until = paper.ends
         except LinkClosed as error:

@@ -20,6 +20,8 @@ class DialLimits:
     """Between attempts at least, however urgent."""
     stable_seconds: float = 30.0
     """A link that held this long makes the backoff start again."""
+    young_seconds: float = 2.0
+    """A link is not replaced before it is so old."""
     seed_quiet_seconds: float = 60.0
     """Between dials of a seed while some link is up."""
 

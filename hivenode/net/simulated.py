@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -99,6 +99,7 @@ class SimulatedTransport:
         self._uses: dict[str, Use] = {}
         self._pending: dict[str, asyncio.Task[bool]] = {}
         self._wanted: dict[str, tuple[Wanted, asyncio.Task[None] | None]] = {}
+        self._refreshing: dict[str, asyncio.Task[None]] = {}
         self._seeds: dict[str, str] = {}
         self._lonely = asyncio.Event()
         self._lonely.set()
@@ -171,8 +172,8 @@ class SimulatedTransport:
 
     def redial(self, peer: str) -> None:
         if peer in self._live:
-            return
-        if peer in self._wanted:
+            self._refresh(peer)
+        elif peer in self._wanted:
             self._wanted[peer][0].hurry()
         elif self._running:
             self._pool.send(peer, None)
@@ -244,16 +245,39 @@ class SimulatedTransport:
         know where it is."""
         return peer in self._live or (not self._lonely.is_set() and (peer in self._wanted or self._pool.knows(peer)))
 
-    async def _attempt(self, expected: str, address: str, *, keep: bool) -> bool:
+    def _refresh(self, peer: str) -> None:
+        """Dial afresh a peer whose link may be stalled."""
+        link, now = self._live[peer], self._network.now
+        if not self._running or peer in self._refreshing or now - link.use.since < self._limits.young_seconds:
+            return
+
+        def stalled() -> bytes | None:
+            return link.nonce if link.use.heard <= now and self._live.get(peer) is link else None
+
+        async def dial() -> None:
+            try:
+                known = self._wanted[peer][0].addresses if peer in self._wanted else self._pool.addresses(peer)
+                for address in known:
+                    if stalled() is not None:
+                        await self._attempt(peer, address, keep=peer in self._wanted, stalled=stalled)
+            finally:
+                del self._refreshing[peer]
+
+        self._refreshing[peer] = self._tasks.spawn(dial(), f"dial {peer} afresh")
+
+    async def _attempt(
+        self, expected: str, address: str, *, keep: bool, stalled: Callable[[], bytes | None] = lambda: None
+    ) -> bool:
         """One dial. It has a task of its own so that it can give way to the peer's. False if it led to ourselves."""
-        task = self._tasks.spawn(self._dial(expected, address, keep=keep), f"dial {expected or 'seed'} at {address}")
+        dial = self._dial(expected, address, keep=keep, stalled=stalled)
+        task = self._tasks.spawn(dial, f"dial {expected or 'seed'} at {address}")
         try:
             await asyncio.wait({task})
         finally:
             task.cancel()
         return task.cancelled() or task.exception() is not None or task.result()
 
-    async def _dial(self, expected: str, address: str, *, keep: bool) -> bool:
+    async def _dial(self, expected: str, address: str, *, keep: bool, stalled: Callable[[], bytes | None]) -> bool:
         end: End | None = None
         linked = False
         failure: DialError | None = None
@@ -266,7 +290,7 @@ class SimulatedTransport:
                     self._seeds[address] = peer
                 if peer == self.node:
                     return False
-                linked = await self._introduce(end, peer, address, keep=keep)
+                linked = await self._introduce(end, peer, address, keep=keep, stalled=stalled)
         except TimeoutError:
             failure = DialError(LinkEnd.unreachable, "no answer in time")
         except ConnectionEnded as error:
@@ -286,10 +310,12 @@ class SimulatedTransport:
             )
         return True
 
-    async def _introduce(self, end: End, peer: str, address: str, *, keep: bool) -> bool:
+    async def _introduce(
+        self, end: End, peer: str, address: str, *, keep: bool, stalled: Callable[[], bytes | None]
+    ) -> bool:
         """Exchange hellos on a connection we opened. False if the peer is being linked on another one."""
         nonce = self._rng.randbytes(8)
-        ended = self._pairing.begin(peer, nonce)
+        ended = self._pairing.begin(peer, nonce, stalled())
         if ended is None:
             return False
         task = asyncio.current_task()
@@ -306,6 +332,8 @@ class SimulatedTransport:
             del self._pending[peer]
             if not accepted:
                 self._pairing.failed(peer, nonce)
+        if peer in self._live:
+            self._down(self._live[peer], LinkEnd.reset)
         self._up(end, peer, address, theirs, dialled=True, said=keep)
         return True
 
@@ -359,7 +387,7 @@ class SimulatedTransport:
 
     def _up(self, end: End, peer: str, address: str, theirs: Hello, *, dialled: bool, said: bool) -> None:
         now = self._network.now
-        use = self._uses[peer] = Use(dialled, theirs.keep, held=False, announced=False, since=now, at=now)
+        use = self._uses[peer] = Use(dialled, theirs.keep, held=False, announced=False, since=now, at=now, heard=now)
         link = self._live[peer] = _Link(peer, address, theirs.link, end, use)
         self._pairing.up(peer, theirs.link, theirs.instance)
         self._lonely.clear()
@@ -386,7 +414,7 @@ class SimulatedTransport:
             log.warning("link ended: the peer broke the protocol", peer=link.peer, reason=str(error))
             self._down(link, LinkEnd.protocol)
             return
-        link.use.at = self._network.now
+        link.use.at = link.use.heard = self._network.now
         if isinstance(message, Keep):
             self._pool.heard(link.peer, message)
             return

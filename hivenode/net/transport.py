@@ -49,6 +49,8 @@ class Use:
     """When it came up, in the loop's time."""
     at: float
     """When it was last used, either way, in the loop's time."""
+    heard: float
+    """When something last came in on it, in the loop's time."""
 
 
 class Refusing(StrEnum):
@@ -140,7 +142,9 @@ class Transport(Protocol):
         ...
 
     def redial(self, peer: str) -> None:
-        """Try a wanted or known, unlinked peer now, whatever its backoff says."""
+        """Try a wanted or known peer now, whatever its backoff says. If it is linked and does not answer, TCP may be
+        waiting to send again what was lost, for longer each time: a fresh connection does not wait, and takes the place
+        of the link unless something comes in on that meanwhile. A link that is young is left alone."""
         ...
 
     def forget(self, peer: str) -> None:

@@ -217,7 +217,7 @@ class Reactions:
                 self.let_go(member.node)
             elif node.book.addresses(member.node) != member.addresses or present != (was in PRESENT):
                 node.book.seek(member.node, member.addresses, present=present)
-                node.tasks.spawn(node.book.remember(), "node: remember peers")
+                self._remember()
             if not present and was in PRESENT:
                 node.executor.node_gone(member.node)
         if present:
@@ -235,7 +235,11 @@ class Reactions:
         node = self._node
         node.book.strike(member)
         node.contacts.forget(member)
-        node.tasks.spawn(node.book.remember(), "node: remember peers")
+        self._remember()
+
+    def _remember(self) -> None:
+        if self._node.book.changed():
+            self._node.tasks.spawn(self._node.book.remember(), "node: remember peers")
 
     def conflict(self, addresses: tuple[str, ...]) -> None:
         """Another machine, at these addresses, runs with our own key, and it is on us to give way."""

@@ -10,10 +10,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import msgspec
+
 from hivenode.planning import engines
 from hivenode.planning.breakdown import fractions
 from hivenode.planning.profile import ClusterView, NodeProfile
 from hivenode.planning.workload import Workload
+from hivenode.spec.split import split
 from hivenode.spec.values import Engine, Share, Strategy
 
 GIB = 2**30
@@ -281,6 +284,23 @@ def data_parallel(
     )
 
 
+def ensemble(
+    workload: Workload, nodes: Sequence[NodeProfile], cluster: ClusterView, least: int, most: int, costs: Costs
+) -> Estimate | Masked:
+    """The members of an ensemble divided over nodes that all have the data, and exchanged once. `layer_range` says
+    which are whose."""
+    found = data_parallel(workload, nodes, cluster, least, min(most, workload.members), costs)
+    if isinstance(found, Masked):
+        return Masked(Strategy.model_parallel, found.reason)
+    mine = split(workload.members, [share.weight for share in found.shares])
+    shares = tuple(
+        msgspec.structs.replace(share, layer_range=(own.start, own.stop))
+        for share, own in zip(found.shares, mine, strict=True)
+    )
+    reason = f"{workload.members} parts of the ensemble fitted on {len(shares)} nodes, and put together once"
+    return Estimate(Strategy.model_parallel, found.seconds, shares, reason)
+
+
 @dataclass(frozen=True, slots=True)
 class _Averaging:
     """What averaging adds to a step, seconds: by the exchange, and by torch.distributed."""
@@ -299,7 +319,8 @@ def _averaging(workload: Workload, group: _Group, count: int, compute: float, co
     least one empty exchange."""
     whole = exchange_time(count, workload.wire_bytes, group.round_trip, group.bandwidth, costs)
     empty = exchange_time(count, 0, group.round_trip, group.bandwidth, costs)
-    ours, theirs = whole / workload.sync_every, max(empty, whole - costs.hidden * compute)
+    ours = max(0.0, whole - workload.overlap * compute) * workload.fragments / workload.sync_every
+    theirs = max(empty, whole - costs.hidden * compute)
     faster = workload.engine == Engine.torch or theirs < ours
     may = workload.engine != Engine.exchange and not engines.barred(workload, group.nodes)
     return _Averaging(ours, theirs, Engine.torch if may and faster else Engine.exchange)

@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 
 from hivenode.errors import HiveError, InvalidInput, Unavailable
 from hivenode.planning import engines
-from hivenode.planning.cost import Costs, Estimate, Masked, data_parallel, federated, human, single_node
+from hivenode.planning.cost import Costs, Estimate, Masked, data_parallel, ensemble, federated, human, single_node
 from hivenode.planning.profile import ClusterView, NodeProfile
 from hivenode.planning.qtable import Experience, Table
 from hivenode.planning.stages import model_parallel, pipeline_parallel
@@ -206,6 +206,9 @@ def _option(
             return Masked(strategy, f"the job asks for at least {placement.min_nodes} nodes (placement.min_nodes)")
         if not nodes:
             return Masked(strategy, f"no node can take part: {_listed(left_out)}")
+        several = workload.private and len(nodes) > 1 and Strategy.data_parallel not in workload.masked
+        if several and placement.strategy == "auto" and placement.max_nodes > 1:
+            return Masked(strategy, f"{len(nodes)} nodes have {workload.private}, each its own, and all of it is meant")
         return single_node(workload, nodes, costs)
     least = max(2, placement.min_nodes)
     if placement.max_nodes < least:
@@ -214,6 +217,10 @@ def _option(
         asked = " (placement.min_nodes)" if placement.min_nodes >= 2 else ""
         why = f": {_listed(left_out)}" if left_out else ""
         return Masked(strategy, f"needs {least} nodes{asked}, and {len(nodes)} can take part{why}")
+    if workload.members and strategy is Strategy.model_parallel:
+        return ensemble(workload, nodes, cluster, least, placement.max_nodes, costs)
+    if workload.private:  # all that have some of it
+        least = max(least, min(len(nodes), placement.max_nodes))
     return _MANY[strategy](workload, nodes, cluster, least, placement.max_nodes, costs)
 
 

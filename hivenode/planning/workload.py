@@ -113,8 +113,16 @@ class Workload:
     """What has to be installed on it besides the framework."""
     sync_every: int = 1
     """Steps between two exchanges."""
+    fragments: int = 1
+    """Parts that are exchanged one after another within these."""
+    overlap: int = 0
+    """Steps that go on while one is."""
     wire: float = 1.0
     """Bytes on the wire over those of float32."""
+    private: str = ""
+    """Name of data of which each node has its own, and keeps it."""
+    members: int = 0
+    """Of an ensemble, each of which is fitted by one node."""
     precision: str = "fp32"
     """What the person asked for: fp32, bf16 or auto."""
     engine: str = "auto"
@@ -168,11 +176,16 @@ class Workload:
             needs=spec.needs,
             libraries=spec.libraries,
             sync_every=training.sync_every if training.sync == "local" else 1,
+            fragments=training.fragments,
+            overlap=training.overlap,
             wire=WIRE[training.codec],
             precision=training.precision,
+            private=spec.data.source if spec.data.kind == "private" else "",
             engine=training.engine,
             not_by_torch=f"it averages torch models, and this is one of {spec.framework}"
             if spec.framework != "torch"
+            else "each node has samples of its own, and how many is agreed on first"
+            if spec.data.kind == "private"
             else training.not_by_torch,
             masked=masked or {},
             input_shape=tuple(data.input_shape),
@@ -207,7 +220,7 @@ class Workload:
     @property
     def wire_bytes(self) -> int:
         """What is exchanged of them at a time."""
-        return int(self.gradient_bytes * self.wire)
+        return int(self.gradient_bytes * self.wire / self.fragments)
 
     @property
     def bytes_per_parameter(self) -> int:

@@ -12,7 +12,7 @@ FILES = ("npz", "npy", "csv", "parquet", "jsonl", "text", "images", "arrow")
 """Kinds of files, read on the submitting node (or, if private, where they lie)."""
 KINDS = ("sklearn", *FILES, "private", "shared")
 
-Task = Literal["classification", "regression", "language", "reconstruction", "clustering"]
+Task = Literal["classification", "regression", "language", "text_to_text", "reconstruction", "clustering"]
 Column = Annotated[str, Field(max_length=256)]
 
 
@@ -52,7 +52,7 @@ class DataSpec(Section):
     tokenizer: Annotated[str, Field(max_length=4096)] = "char"
     """How text becomes numbers: `char`, `byte`, or the path of a tokenizer.json on the submitting node."""
     length: Annotated[int, Field(strict=True, ge=2, le=131_072)] = 64
-    """Tokens in a sample of text."""
+    """Tokens in a sample of text; for text_to_text, of each of the two."""
     size: Annotated[int, Field(strict=True, ge=1, le=4096)] = 32
     """Side of the square to which images are scaled, pixels."""
     shared: SharedData | None = None

@@ -33,7 +33,8 @@ class ModelSpec(Section):
     - `layers:`, the list in `layers`, each a table with its `type` and arguments;
     - `hf:config`, a transformers configuration given in `config`; `hf:NAME`, a directory (config.json and safetensors)
       that nodes call by this name in their own configuration (`models.directories`);
-    - `sklearn:ESTIMATOR`, an estimator of scikit-learn by the name of its class; `params` are its arguments;
+    - `sklearn:ESTIMATOR`, an estimator of scikit-learn by the name of its class; `params` are its arguments, and
+      `estimators`, each a table with its `estimator` and arguments, what a Pipeline or an ensemble is made of;
     - `catalog:NAME[:VERSION]`, a model of the hive's catalogue, to go on with;
     - `python:MODULE:FACTORY`, a function in a package that the node's owner allowed (`jobs.allowed_packages`), called
       with `params`, `input_shape` and `outputs`, that returns a torch module.
@@ -46,6 +47,7 @@ class ModelSpec(Section):
     source: Annotated[str, Field(max_length=200)] = "zoo:cnn"
     params: dict[str, Scalar] = Field(default_factory=dict, max_length=32)
     layers: Annotated[tuple[dict[str, Scalar], ...], Field(max_length=256)] = ()
+    estimators: Annotated[tuple[dict[str, Scalar], ...], Field(max_length=64)] = ()
     config: dict[str, Any] = Field(default_factory=dict, max_length=256)
     weights: Annotated[str, Field(max_length=4096)] = ""
     lora: LoraSpec | None = None
@@ -73,6 +75,8 @@ class ModelSpec(Section):
     def _fitting(self) -> ModelSpec:
         if (self.kind == "layers") != bool(self.layers):
             raise ValueError('a list of layers belongs to source = "layers:", and only to it')
+        if self.estimators and self.kind not in ("sklearn", "catalog"):
+            raise ValueError(f"estimators belong to sklearn: models, and {self.source} is none")
         if (self.source == "hf:config") != bool(self.config):
             raise ValueError('config belongs to source = "hf:config", and only to it')
         if self.lora is not None and self.kind not in ("hf", "catalog"):

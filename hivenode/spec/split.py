@@ -6,7 +6,7 @@ The planner and the workers both call this, so that what was planned is what is 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from hivenode.errors import InvalidInput
 
@@ -59,3 +59,13 @@ def split(total: int, weights: Sequence[float]) -> tuple[range, ...]:
         ranges.append(range(start, start + count))
         start += count
     return tuple(ranges)
+
+
+def member_range(total: int, members: Sequence[str], weights: Mapping[str, float], me: str) -> range:
+    """This member's part of `range(total)`: the members' ranges cover it exactly, in rank order.
+
+    Args:
+        members: ids in the current view, in rank order.
+        weights: share of each planned node, renormalised here over the members.
+    """
+    return split(total, [weights[member] for member in members])[members.index(me)]

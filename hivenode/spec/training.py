@@ -51,6 +51,9 @@ class TrainingSpec(Section):
     final_learning_rate: Annotated[float, Field(strict=True, ge=0, le=100)] = 0.0
     clip_norm: Annotated[float, Field(strict=True, gt=0)] | None = None
     """Longest gradient, by its Euclidean norm; a longer one is shortened to it."""
+    norm_limit: Annotated[float, Field(strict=True, gt=1, le=1e9)] | None = None
+    """How many times the members' median the norm of what one contributes may be; beyond that it is put out, by name.
+    Takes effect among three and more that contribute."""
     patience: Whole | None = None
     """Epochs in which the loss on the held-out part may fail to improve by `min_improvement`; then training ends."""
     min_improvement: Annotated[float, Field(strict=True, ge=0)] = 0.0
@@ -64,7 +67,7 @@ class TrainingSpec(Section):
     overlap: Annotated[int, Field(strict=True, ge=0)] = 0
     """Steps that a node goes on for while a part is on its way."""
     mixing: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.5
-    """Of a node's own weights, what it keeps when a part comes back that it has gone on from; the rest is the part."""
+    """How much of what it had sent a node keeps in place of what all came to; on top comes its way since."""
     codec: Literal["auto"] | CodecName = "fp32"
     precision: Literal["auto"] | Precision = "fp32"
     engine: Literal["auto", "exchange", "torch"] = "auto"
@@ -103,4 +106,6 @@ class TrainingSpec(Section):
             return f'it averages after every step, and sync is "{self.sync}"'
         if self.codec not in TORCH_CODECS:
             return f'its numbers travel as {", ".join(TORCH_CODECS)}, and codec is "{self.codec}"'
+        if self.norm_limit is not None:
+            return "it takes every update as it comes, and norm_limit is set"
         return ""

@@ -10,12 +10,14 @@ import numpy as np
 import sklearn.cluster
 import sklearn.ensemble
 import sklearn.linear_model
-import sklearn.neural_network  # noqa: F401 - loaded once, before workers are forked
+import sklearn.model_selection
+import sklearn.neural_network
+import sklearn.pipeline  # noqa: F401 - loaded once, before workers are forked
 
 from hivenode.data.dataset import Dataset
 from hivenode.data.info import DataInfo
 from hivenode.errors import InvalidInput
-from hivenode.models.estimators import arguments, estimator
+from hivenode.models.compositions import arguments_of, entry_of
 from hivenode.net.local import FromWorker
 from hivenode.spec.job import JobSpec
 from hivenode.spec.model import ModelSpec
@@ -51,12 +53,12 @@ def estimating(
         InvalidInput: it does not fit the data.
     """
     model, info = spec.model, data.info
-    _, entry = estimator(model.source)
+    entry = entry_of(model)
     check(model, info)
     if entry.task == "clustering":  # whatever else the data could be for
         data = replace(data, info=msgspec.structs.replace(info, task="clustering"))
-    if entry.kind in ("trees", "whole"):
-        fitting = Fitting(spec, group, data, collective, report, threads, entry.kind == "trees")
+    if entry.kind in ("trees", "members", "whole"):
+        fitting = Fitting(spec, group, data, collective, report, threads, entry.kind != "whole")
         return Prepared(fitting, Layout({}), lambda: EstimatorModel(model, info, fitting.tensors))
     inputs, _ = data.train.take(np.arange(len(data.train)))
     learns = learner(model.source, model.params, inputs, info.outputs, spec.training.seed)
@@ -83,8 +85,8 @@ def estimating(
 
 def check(model: ModelSpec, info: DataInfo) -> None:
     """Raises InvalidInput: the estimator does not fit the data."""
-    name, entry = estimator(model.source)
-    arguments(model.source, model.params)
+    name, entry = model.name, entry_of(model)
+    arguments_of(model)
     if info.vocabulary:
         raise InvalidInput(f"{name} takes numbers, and {info.source} is text.", fix="Use a zoo: model for text.")
     if entry.task not in ("clustering", info.task):

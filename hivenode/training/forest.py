@@ -1,5 +1,5 @@
-"""Runs that are not made of steps: forests, whose trees are grown on all members and put together, and estimators that
-one node fits in one piece."""
+"""Runs that are not made of steps: forests and other ensembles, which are grown on all members and put together, and
+estimators that one node fits in one piece."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from hivenode.errors import InvalidInput
 from hivenode.net.local import FromWorker, Peer, WorkerProgress
 from hivenode.spec.job import JobSpec
 from hivenode.training.checkpoints import State
+from hivenode.training.frameworks import composed_predictors as composed
+from hivenode.training.frameworks import sklearn_composing as composing
 from hivenode.training.frameworks import sklearn_fitting as fitting
-from hivenode.training.frameworks.predictors import Floats, nearest, predictor
+from hivenode.training.frameworks.model import views
+from hivenode.training.frameworks.predictors import Floats, nearest
 from hivenode.training.frameworks.sklearn_learners import Rows, Targets, flat, narrow, score
 from hivenode.training.loop import Result
 from hivenode.training.strategies.collective import Collective
@@ -41,6 +44,7 @@ class Fitting:
     Args:
         report: takes messages for the daemon.
         threads: for joblib, within this node.
+        divided: it is grown by units, on all members.
     """
 
     spec: JobSpec
@@ -49,7 +53,7 @@ class Fitting:
     collective: Collective
     report: Callable[[FromWorker], None]
     threads: int
-    trees: bool
+    divided: bool
     step: int = 0
     tensors: dict[str, Floats] = field(default_factory=dict)
 
@@ -72,7 +76,7 @@ class Fitting:
             raise
 
     def join(self, peers: tuple[Peer, ...]) -> None:
-        """Trees that are being grown are divided already."""
+        """What is being grown is divided already."""
         raise InvalidInput(
             f"A job that fits {self.spec.model.source} cannot be joined while it runs.", fix="Nothing to do."
         )
@@ -88,33 +92,23 @@ class Fitting:
         began = time.monotonic()
         spec, data = self.spec, self.data
         rows, labels = _all(data.train)
-        if self.trees:
-            self.tensors = self._forest(rows, labels, began)
-        else:
-            self.tensors = fitting.fit(
-                spec.model.source,
-                spec.model.params,
-                rows,
-                labels,
-                self.data.info.outputs,
-                spec.training.seed,
-                self.threads,
-            )
+        given = spec.model, rows, labels, data.info.outputs, spec.training.seed, self.threads
+        self.tensors = self._grown(composing.growing(*given), began) if self.divided else composing.fit(*given)
         self.step = 1
         seconds = max(time.monotonic() - began, 1e-9)
         loss = self._judge(rows[:SCORED], labels[:SCORED])[1]
         found = self._judge(*_all(data.test))
         self.group.finish()
         assert loss is not None
-        self._progress(1, 1, loss, len(rows) / seconds)
+        self._progress(1, 1, loss, len(rows) / seconds * self.group.fraction)
         return Result(1, loss, *found, 1.0, len(rows) / seconds, None)
 
     def _judge(self, rows: Rows, labels: Targets) -> tuple[float | None, float | None]:
         """Accuracy, and the mean loss; None without samples. Each member looks at a part of them."""
         if not len(rows):
             return None, None
-        source, params, info = self.spec.model.source, self.spec.model.params, self.data.info
-        found = predictor(source, params, self.tensors, rows.shape[1], info.outputs)
+        info = self.data.info
+        found = composed.predictor(self.spec.model, self.tensors, rows.shape[1], info.outputs)
         vector = np.zeros(2, np.float32)
 
         def look() -> float:
@@ -131,12 +125,10 @@ class Fitting:
         accuracy = round(float(vector[0]) * len(rows)) / len(rows) if info.task == "classification" else None
         return accuracy, float(vector[1])
 
-    # --- forests ------------------------------------------------------------------------------------------------
+    # --- what is grown on all members ---------------------------------------------------------------------------
 
-    def _forest(self, rows: Rows, labels: Targets, began: float) -> dict[str, Floats]:
-        source, params, seed = self.spec.model.source, self.spec.model.params, self.spec.training.seed
-        outputs = self.data.info.outputs
-        total = fitting.units_of(params, source)
+    def _grown(self, growing: fitting.Growing, began: float) -> dict[str, Floats]:
+        total = growing.units
         grown: dict[int, fitting.Grown] = {}
 
         def grow() -> dict[int, fitting.Grown]:
@@ -147,12 +139,13 @@ class Fitting:
                 self.group.heed()
                 units = _run(left, width)
                 started = time.monotonic()
-                grown.update(fitting.grow(source, params, units, rows, labels, outputs, seed, self.threads))
+                grown.update(growing.grow(units))
                 now = time.monotonic()
                 width = max(1, int(GROW_SECONDS * len(units) / max(now - started, 1e-9)))
                 left = left[len(units) :]
-                speed = len(grown) * fitting.UNIT / max(now - began, 1e-9)
-                self._progress(min(len(grown), len(mine)), len(mine), 0.0, speed)
+                done = min(len(grown), len(mine))
+                speed = len(self.data.train) * done / len(mine) * self.group.fraction / max(now - began, 1e-9)
+                self._progress(done, len(mine), 0.0, speed)
             return {unit: grown[unit] for unit in mine}
 
         while True:
@@ -162,7 +155,23 @@ class Fitting:
                 self.group.look_around(0)
                 continue
             if len(found) == total:  # else somebody was late, and will be there the next time
-                return fitting.together([found[unit] for unit in range(total)], outputs)
+                return self._alike(growing.together([found[unit] for unit in range(total)]))
+
+    def _alike(self, found: dict[str, Floats]) -> dict[str, Floats]:
+        """What was fitted to the members' answers was so on every node by itself, whose rounding may differ: the mean
+        of that is the same on all."""
+        last = [name for name in found if name.startswith(composed.FINAL)]
+        if not last:
+            return found
+        vector = np.zeros(sum(found[name].size for name in last), np.float32)
+
+        def tell() -> float:
+            vector[:] = np.concatenate([found[name].ravel() for name in last])
+            return 1.0
+
+        self.group.agree(vector, tell, 0)
+        places = views(vector, {name: found[name].shape for name in last})
+        return found | {name: place.copy() for name, place in places.items()}
 
     def _gather(self, grow: Callable[[], Mapping[int, fitting.Grown]]) -> dict[int, fitting.Grown]:
         """The units of all who were in time: each member's bytes in a place of their own in one vector that is zero

@@ -4,7 +4,7 @@ epoch's end a look at the held-out part, progress for the daemon, states to keep
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -31,7 +31,7 @@ GATE_STEPS = 10
 been averaged)."""
 EVALUATED_SAMPLES = 4096
 """Of the held-out part, in memory at once."""
-SCORED = ("classification", "language")
+SCORED = ("classification", "language", "text_to_text")
 """Tasks with right and wrong answers."""
 
 
@@ -114,6 +114,7 @@ class Training:
     Args:
         report: takes messages for the daemon.
         save: called with the state of every step that is to be kept, on the lowest rank only.
+        owe: called with such a step, and with what this member's codec has still to say then, on every member.
         step: finished steps; above 0 when resuming.
     """
 
@@ -126,12 +127,15 @@ class Training:
     collective: Collective
     report: Callable[[FromWorker], None]
     save: Callable[[State], None]
+    owe: Callable[[int, Mapping[str, Vector]], None] = lambda step, debts: None
     step: int = 0
     _meter: _Meter = field(init=False)
     _epoch: _Meter = field(init=False, default_factory=_Meter)
     _previous: float | None = field(init=False, default=None)
     _convergence: float | None = field(init=False, default=None)
     _patience: Patience = field(init=False)
+    _held_out: int | None = field(init=False, default=None)
+    """Samples of all members, where each has its own."""
     _logged: float = field(init=False, default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
@@ -165,6 +169,9 @@ class Training:
         except Exception:
             self.group.heed()
             raise
+        self.group.look_around(self.step)
+        if (pool := self.course.pool()) is not None:
+            self.data, self._held_out = pool.data, pool.test
 
     def join(self, peers: tuple[Peer, ...]) -> None:
         """Meet members that train already, and take over their state. Raises as `run` does."""
@@ -240,8 +247,10 @@ class Training:
                 self._epoch = _Meter()
             if ended or time.monotonic() - self._meter.started >= PROGRESS_SECONDS:
                 self._progress(*(found if ended and found is not None else (None, None)))
-            if self.leads and keeps and going:
-                self.save(self.state())
+            if keeps and going:
+                self.owe(self.step, self.way.wire.debts())
+                if self.leads:
+                    self.save(self.state())
             shared = ended or keeps if self.model.buffers.size else self.step // GATE_STEPS > before // GATE_STEPS
             if shared and going and self.step < steps:
                 self._gate()
@@ -258,13 +267,14 @@ class Training:
     def _evaluate(self) -> tuple[float | None, float | None]:
         """Accuracy (where there are right answers) and mean loss on the held-out part. The members' counts are
         combined, never compared: machines that round differently still agree on the result."""
-        total, info = len(self.data.test), self.data.info
+        info, own = self.data.info, self._held_out is not None
+        total = self._held_out if self._held_out is not None else len(self.data.test)
         if total == 0:
             return None, None
         vector = np.zeros(2, np.float32)
 
         def compute() -> float:
-            part = self.group.part(total)
+            part = range(len(self.data.test)) if own else self.group.part(total)
             vector.fill(0.0)
             for start in range(part.start, part.stop, EVALUATED_SAMPLES):
                 places = np.arange(start, min(start + EVALUATED_SAMPLES, part.stop))

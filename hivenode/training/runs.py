@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from hivenode.data.dataset import Dataset
 from hivenode.net.local import Peer
 from hivenode.training.checkpoints import State
 from hivenode.training.frameworks.model import Layout
@@ -19,6 +20,11 @@ class Run(Protocol):
     @property
     def step(self) -> int:
         """Finished steps."""
+        ...
+
+    @property
+    def data(self) -> Dataset:
+        """As it is trained on."""
         ...
 
     @property

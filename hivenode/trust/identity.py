@@ -75,14 +75,20 @@ def id_of(public_key: bytes) -> str:
     return base64.b32encode(hashlib.sha256(public_key).digest()[:20]).decode().lower()
 
 
-@lru_cache(maxsize=1024)  # news arrives over several paths, and what folds it asks again
 def verify(public_key: bytes, signature: bytes, data: bytes) -> bool:
     """Whether `signature` over `data` was made with the private half of `public_key` (32 raw bytes)."""
+    return _remembered(public_key, signature, data)
+
+
+def _verify(public_key: bytes, signature: bytes, data: bytes) -> bool:
     try:
         Ed25519PublicKey.from_public_bytes(public_key).verify(signature, data)
     except (InvalidSignature, ValueError):
         return False
     return True
+
+
+_remembered = lru_cache(maxsize=1024)(_verify)  # news arrives over several paths, and what folds it asks again
 
 
 def read_private_key(data: bytes, path: Path) -> Ed25519PrivateKey:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hivenode.net.framing import Channel
 from hivenode.net.local import Begin, Failed, Log, Predict, Trace, WorkerLimits
+from hivenode.spec.job import JobSpec
 from hivenode.spec.values import Engine
 from hivenode.training.strategies.group import Cancelled
 from hivenode.worker import reach, sandbox
@@ -45,7 +46,7 @@ def run(sock: socket.socket, limits: WorkerLimits) -> int:
                 if first.plan.engine is Engine.torch:  # now, while there is one thread, and processes can be made
                     births = Nursery(lambda: _walls(first, reach.GLOO))
                 _wall_in(channel, first)
-                if first.plan.staged:
+                if _staged(first):
                     StagedAssignment(channel, first, limits).run()
                 else:
                     TrainingAssignment(channel, first, limits, births).run()
@@ -80,6 +81,11 @@ def _wall_in(channel: Channel, begin: Begin) -> None:
     for layer, left in UNWALLED.items():
         if not any(layer in held for held in holding):
             channel.send(Log(level="warning", event=left))
+
+
+def _staged(begin: Begin) -> bool:
+    """Whether this worker has a part of a model; an ensemble's members are whole, and divided like trees."""
+    return begin.plan.staged and JobSpec.model_validate_json(begin.spec).framework != "sklearn"
 
 
 def _walls(begin: Begin, more: tuple[str, ...] = ()) -> list[str]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from hivenode.data import reading, shards
 from hivenode.data.dataset import Dataset
-from hivenode.data.shards import Shard
+from hivenode.data.manifest import Shard, read_manifest
 from hivenode.errors import Corrupted, Refused, Unavailable
 from hivenode.net.framing import Channel
 from hivenode.net.local import Need, Resources
@@ -49,14 +50,14 @@ def open_data(spec: DataSpec, resources: Resources, find: PieceFinder) -> Datase
             listed = Path(path).read_bytes()
         except OSError as error:
             raise Corrupted(f"The list of the data's pieces cannot be read: {error}.", fix="Submit again.") from error
-        return shards.opened(shards.read_manifest(listed), find)
+        return shards.opened(read_manifest(listed), find)
     if spec.kind == "private":
         own = resources.private.get(spec.name)
         if own is None:
             raise Unavailable(
                 f"This node has no {spec.source}.", fix=f"Say what {spec.name!r} is in its section data.private."
             )
-        return reading.read(merged(DataSpec.model_validate_json(own), spec))
+        return replace(reading.read(merged(DataSpec.model_validate_json(own), spec)), private=True)
     if spec.kind == "sklearn":
         return reading.read(spec)
     raise Refused(

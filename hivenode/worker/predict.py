@@ -58,6 +58,9 @@ class Predictions:
         info = self._card.info
         if info.task == "language":
             return self._language(request)
+        if info.task == "text_to_text":
+            texts = [self._answer(sample) for sample in self._sequences(request)]
+            return Predicted(request=request.request, outputs=[], labels=[], texts=texts)
         if request.continue_tokens:
             raise InvalidInput("The model does not write text.", fix="Leave out --continue.")
         outputs = self._card.targets.undo(self._model.predict(self._inputs(request)))
@@ -80,6 +83,23 @@ class Predictions:
                 outputs.append(self._model.predict(prompt[None, -length:])[0].tolist())
         labels = [] if request.continue_tokens else [self._spelled([t]) for t in range(self._card.info.outputs)]
         return Predicted(request=request.request, outputs=outputs, labels=labels, texts=found)
+
+    def _answer(self, sample: npt.NDArray[np.int64]) -> str:
+        """What is written upon a text: the likeliest token, one after the other, until the end."""
+        info = self._card.info
+        length, end = info.input_shape[0] // 2, info.vocabulary - 1
+        row = np.full(2 * length, info.padding, np.int64)
+        row[:length] = text.fitted(sample, length, info.padding)
+        made: list[int] = []
+        while len(made) < length:
+            outputs = self._model.predict(row[None]).reshape(length, info.outputs)
+            token = int(outputs[len(made)].argmax())
+            if token == end:
+                break
+            made.append(token)
+            if len(made) < length:
+                row[length + len(made)] = token
+        return self._spelled(made)
 
     def _spelled(self, tokens: list[int]) -> str:
         return self._tokenizer.decode(tokens) if self._tokenizer is not None else " ".join(map(str, tokens))

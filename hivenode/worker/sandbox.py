@@ -138,10 +138,8 @@ def keep_to(reads: Iterable[Path], own: Path | None = None, *, network: bool = F
     else:
         tempfile.tempdir = str(own)
     writes = () if own is None else (own, Path(os.devnull))
-    return [
-        *landlock.restrict((*_interpreter(), *reads), writes, network=network),
-        *seccomp.restrict(network=network),
-    ]
+    holding = landlock.restrict((*_interpreter(), *reads), writes, network=network)
+    return [*holding, *seccomp.restrict(network=network)]
 
 
 def _leave_network() -> bool:

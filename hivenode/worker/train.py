@@ -4,23 +4,35 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from hivenode.errors import InvalidInput
+import numpy as np
+
+from hivenode.errors import HiveError, InvalidInput
 from hivenode.models.declared import describe
 from hivenode.net.framing import Channel
-from hivenode.net.local import Begin, CheckpointFailed, CheckpointWritten, Finished, Log, Ready, WorkerLimits
+from hivenode.net.local import (
+    Begin,
+    CheckpointFailed,
+    CheckpointWritten,
+    DebtsWritten,
+    Finished,
+    Log,
+    Ready,
+    WorkerLimits,
+)
 from hivenode.spec.job import JobSpec
 from hivenode.spec.values import Engine, Strategy
-from hivenode.training import checkpoints, modelfile
+from hivenode.training import checkpoints, debts, modelfile
 from hivenode.training.checkpoints import State
 from hivenode.training.distributed.crew import Births
 from hivenode.training.distributed.plaintext import InPlaintext
 from hivenode.training.distributed.switchboard import Switchboard
 from hivenode.training.exchange import Seat
 from hivenode.training.frameworks.making import make
-from hivenode.training.frameworks.model import Layout
+from hivenode.training.frameworks.model import Layout, Vector
 from hivenode.training.loop import Result, Training
 from hivenode.training.runs import Prepared, Run
 from hivenode.training.strategies.collective import Collective
@@ -59,13 +71,17 @@ class TrainingAssignment:
 
     def run(self) -> None:
         """Prepare, wait for the word to begin, train, leave the model."""
-        collective = _collective(self._begin)
+        collective = _collective(self._begin, self._spec.training.norm_limit)
         orders = Orders(self._channel, collective)
         self._pieces.orders = orders
         writer = checkpoints.Writer(self._write_checkpoint, self._not_written)
+        owing = checkpoints.Writer(self._write_debts, self._debts_not_written)
         try:
             self._prepared = self._prepare(collective, orders, writer)
             training = self._prepared.run
+            if isinstance(training, Training):
+                self._resume_debts(training)
+                training.owe = lambda step, debts: owing.submit(_as_state(step, debts)) if debts else None
             self._channel.send(
                 Ready(
                     pid=os.getpid(),
@@ -87,11 +103,14 @@ class TrainingAssignment:
             except Cancelled:
                 if training.leads and training.step > 0:
                     writer.submit(training.state(), last=True)
+                if isinstance(training, Training) and training.step > 0 and (owed := training.way.wire.debts()):
+                    owing.submit(_as_state(training.step, owed), last=True)
                 raise
             writer.close()
             self._finish(training, result, began)
         finally:
             writer.close()
+            owing.close()
             collective.close()
 
     def _prepare(self, collective: Collective, orders: Orders, writer: checkpoints.Writer) -> Prepared:
@@ -143,10 +162,11 @@ class TrainingAssignment:
 
     def _tell_of_data(self, training: Run) -> None:
         """To the job's log, once."""
+        if training.leads or self._data.private:  # of what is private each has its own
+            for line in self._data.summary:
+                self._channel.send(Log(level="info", event=line))
         if not training.leads:
             return
-        for line in self._data.summary:
-            self._channel.send(Log(level="info", event=line))
         if self._afresh:
             names = ", ".join(self._afresh[:20])
             self._channel.send(Log(level="info", event=f"not among the weights given, so begun afresh: {names}"[:2000]))
@@ -160,7 +180,7 @@ class TrainingAssignment:
 
     def _finish(self, training: Run, result: Result, began: float) -> None:
         path = self._directory / "model.safetensors"
-        card = modelfile.card(self._spec, self._declared, self._data)
+        card = modelfile.card(self._spec, self._declared, training.data if self._data.private else self._data)
         modelfile.write(path, replace(card, accuracy=result.accuracy), self._prepared.kept())
         self._channel.send(
             Finished(
@@ -177,15 +197,43 @@ class TrainingAssignment:
         checkpoints.write(path, state, self._spec, self._prepared.layout)
         self._channel.send(CheckpointWritten(step=state.step, path=str(path)))
 
+    def _resume_debts(self, training: Training) -> None:
+        """What this node had still to say when the checkpoint was written, if it was there and has kept it."""
+        path = self._directory / debts.name_of(training.step)
+        if training.step == 0 or not path.exists():
+            return
+        try:
+            owed = debts.read(path, training.step, self._spec, limit_bytes=self._limits.memory_bytes)
+            training.way.wire.restore(owed)
+            event = f"What this node still owed as of step {training.step} is taken up again."
+            self._channel.send(Log(level="info", event=event))
+        except (HiveError, ValueError) as error:
+            self._channel.send(Log(level="warning", event=f"Going on without what was still owed: {error}"[:2000]))
+
+    def _write_debts(self, state: State) -> None:
+        path = self._directory / debts.name_of(state.step)
+        debts.write(path, state.step, state.slots, self._spec)
+        self._channel.send(DebtsWritten(step=state.step, path=str(path)))
+
+    def _debts_not_written(self, state: State, reason: str) -> None:
+        event = f"What this node still owes could not be written: {reason}. Training goes on."
+        self._channel.send(Log(level="warning", event=event[:2000], fields={"step": state.step}))
+
     def _not_written(self, state: State, reason: str) -> None:
         self._channel.send(CheckpointFailed(step=state.step, reason=reason[:1000]))
 
 
-def _collective(begin: Begin) -> Collective:
+def _as_state(step: int, debts: Mapping[str, Vector]) -> State:
+    nothing = np.empty(0, np.float32)
+    return State(step, nothing, nothing, debts, {})
+
+
+def _collective(begin: Begin, norm_limit: float | None) -> Collective:
     strategy = begin.plan.strategy
-    if strategy not in (Strategy.single_node, Strategy.data_parallel):
+    if strategy not in (Strategy.single_node, Strategy.data_parallel, Strategy.model_parallel):
         raise InvalidInput(
-            f"A torch worker cannot train by {strategy}.", fix="Use placement.strategy single_node or data_parallel."
+            f"A worker with a whole model cannot train by {strategy}.",
+            fix="Use placement.strategy single_node or data_parallel.",
         )
     if len(begin.plan.shares) == 1:
         return Alone(begin.node)
@@ -193,4 +241,4 @@ def _collective(begin: Begin) -> Collective:
     seat = Seat(begin.node, rank, begin.host, begin.ports)
     if begin.plan.engine is Engine.torch:
         return InPlaintext(seat, Switchboard(begin.node), begin.trusted)
-    return Together(seat)
+    return Together(seat, norm_limit=norm_limit)

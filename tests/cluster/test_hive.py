@@ -70,18 +70,29 @@ async def test_the_coordinators_machine_dies_and_the_job_goes_on(hive: list[Mach
 
 
 async def test_every_daemon_is_killed_and_the_job_goes_on_from_its_checkpoint(hive: list[Machine]) -> None:
-    submitted = await hive[1].api("POST", "/v1/jobs", job(14, min_nodes=3))
+    wanted = job(14, min_nodes=3)
+    wanted["spec"]["training"]["codec"] = "int8"
+    submitted = await hive[1].api("POST", "/v1/jobs", wanted)
     path = f"/v1/jobs/{submitted['summary']['job']}"
     await asyncio.gather(*(machine.until(path, lambda d: (d["checkpoint_step"] or 0) >= 40) for machine in hive))
 
     for machine in hive:
         await machine.kill()
+    owed = [machine.home / "owed" / submitted["summary"]["job"] for machine in hive]
+    assert all(list(place.iterdir()) for place in owed)
     await asyncio.gather(*(machine.start() for machine in hive))
 
     detail = await hive[2].until(path, lambda d: d["summary"]["state"] == "finished", 90)
     assert [attempt["outcome"] for attempt in detail["attempts"]] == ["lost", "finished"]
-    assert detail["attempts"][1]["resume_step"] >= 40
+    step = detail["attempts"][1]["resume_step"]
+    assert step >= 40
     assert detail["summary"]["accuracy"] > 0.9
+    logs = await hive[2].api("GET", f"{path}/logs")
+    assert f"What this node still owed as of step {step} is taken up again." in [
+        line["event"] for line in logs["lines"]
+    ]
+    while any(place.exists() for place in owed):
+        await asyncio.sleep(0.05)  # they are removed beside the rest
 
 
 async def test_a_killed_worker_costs_nothing_but_its_share(hive: list[Machine]) -> None:

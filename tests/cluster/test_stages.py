@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from tests.cluster.machines import Machine, found_hive
 
+JOBS = Path(__file__).parents[2] / "configs" / "jobs"
 ROOM = 700
 """MiB a worker may use: the framework takes 400 of them by the planner's account."""
 
@@ -87,8 +89,8 @@ async def test_a_model_larger_than_any_one_node(tmp_path: Path) -> None:
     """30 million parameters with momentum take 12 bytes each: more than one worker may have, less than two."""
     hive = await found_hive(tmp_path, ("ash", "birch"), f"memory_bytes = {ROOM * 2**20}\n")
     try:
-        model = {"source": "zoo:mlp", "params": {"hidden": 3800, "depth": 3}}
-        training = {"momentum": 0.9, "max_steps": 4}
+        ready = tomllib.loads((JOBS / "wide_mlp.toml").read_text())
+        model, training = ready["model"], ready["training"]
         status, answer = await hive[0].ask("POST", "/v1/plan", job(1, model, training, strategy="single_node"))
         assert status >= 400
         assert "GiB of memory on one node; the most is" in answer["error"]["message"]

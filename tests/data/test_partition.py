@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hivenode.data.partition import Batches, member_range, permutation, train_test
+from hivenode.data.partition import Batches, permutation, train_test
+from hivenode.spec.split import member_range
 
 SEEDS = st.integers(0, 2**32 - 1)
 

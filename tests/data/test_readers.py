@@ -272,3 +272,39 @@ def test_random_bytes_of_every_kind_are_refused_as_such(tmp_path: Path) -> None:
             path.write_bytes(rng.bytes(size))
             with pytest.raises(HiveError):
                 read(spec(kind, path))
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_pairs_of_text(tmp_path: Path, kind: str) -> None:
+    """What is to be written is foretold token by token, and not after its end."""
+    path, rows = tmp_path / f"a.{kind}", [{"said": "ab", "meant": "ba"}, {"said": "abab", "meant": "b"}] * 5
+    if kind == "csv":
+        path.write_text("said,meant\n" + "".join(f"{row['said']},{row['meant']}\n" for row in rows))
+    elif kind == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        arrow = pytest.importorskip("pyarrow")
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(arrow.Table.from_pylist(rows), path)
+    data = read(spec(kind, path, task="text_to_text", length=4))
+    assert (data.info.task, data.info.input_shape, data.info.vocabulary, data.info.outputs) == (
+        "text_to_text", (8,), 4, 4,
+    )  # fmt: skip
+    inputs, labels = data.train.take(np.arange(len(data.train)))
+    found = {tuple(row): tuple(label) for row, label in zip(inputs.tolist(), labels.tolist(), strict=True)}
+    assert found == {  # a, b and the end are 1, 2 and 3
+        (1, 2, 0, 0, 0, 2, 1, 3): (2, 1, 3, -100),
+        (1, 2, 1, 2, 0, 2, 3, 0): (2, 3, -100, -100),
+    }
+
+
+@pytest.mark.parametrize(("text", "features", "told"), [
+    ("a,b\nx,\ny,z\n", (), "line 2, column 'b': it is empty"),
+    ("a,b,c\nx,y,z\nx,y,z\n", (), "text_to_text takes one"),
+    ("a,b,c\nx,y,z\n,y,z\n", ("a",), "line 3, column 'a': it is empty"),
+])  # fmt: skip
+def test_what_is_wrong_with_pairs_is_told(tmp_path: Path, text: str, features: tuple[str, ...], told: str) -> None:
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(InvalidInput, match=told):
+        read(spec("csv", tmp_path / "a.csv", task="text_to_text", features=features))

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from hivenode.data import shards
-from hivenode.data.partition import Batches, Ranged, member_range
+from hivenode.data.manifest import Manifest, Shard, overlapping, read_manifest
+from hivenode.data.partition import Batches, Ranged
 from hivenode.data.reading import read
-from hivenode.data.shards import Manifest, Shard, overlapping
 from hivenode.errors import Corrupted
 from hivenode.spec.data import DataSpec
+from hivenode.spec.split import member_range
 
 WEIGHTS = {"a": 0.5, "b": 0.3, "c": 0.2}
 
@@ -38,7 +39,7 @@ def cut(tmp_path: Path, source: str = "sklearn:digits") -> Manifest:
 
 @pytest.mark.parametrize("source", ["sklearn:digits", "sklearn:diabetes", "sklearn:descriptions", "sklearn:topics"])
 def test_what_was_cut_comes_back_to_the_bit(tmp_path: Path, source: str) -> None:
-    manifest = shards.read_manifest(msgspec.json.encode(cut(tmp_path, source)))
+    manifest = read_manifest(msgspec.json.encode(cut(tmp_path, source)))
     whole, back = read(DataSpec(source=source)), shards.opened(manifest, Folder(tmp_path))
     for one, other in ((whole.train, back.train), (whole.test, back.test)):
         places = np.arange(len(one))[::-1]
@@ -113,4 +114,4 @@ def test_pieces_that_are_not_what_the_manifest_says_are_refused(tmp_path: Path) 
     with pytest.raises(Corrupted):
         shards.read_shard(tmp_path / shard.digest, msgspec.structs.replace(shard, rows=99), manifest.info)
     with pytest.raises(Corrupted):
-        shards.read_manifest(b"{}")
+        read_manifest(b"{}")

@@ -10,7 +10,7 @@ import heapq
 import itertools
 import math
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 
 from hivenode.hive.broadcasts import Broadcasts
@@ -49,14 +49,13 @@ def core(
     seed: object = 0,
     profile: Profile = PROFILES["lan"],
     addresses: tuple[str, ...] = ("10.0.0.1:7701",),
-    known: Iterable[str] | None = None,
+    known: Container[str] | None = None,
     dials: Callable[[str], bool] = lambda peer: False,
 ) -> Swim:
-    """One core; `known` are the nodes whose signatures it can check, all if None."""
-    trusted = None if known is None else list(known)
+    """One core; `known` are the nodes whose signatures it can check, as they are at any time, all if None."""
 
     def check(who: str, signature: bytes, data: bytes) -> bool:
-        return (trusted is None or who in trusted) and verify(who, signature, data)
+        return (known is None or who in known) and verify(who, signature, data)
 
     return Swim(
         node,

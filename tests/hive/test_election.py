@@ -9,7 +9,17 @@ import pytest
 
 from hivenode.errors import Corrupted
 from hivenode.hive import ballots
-from hivenode.hive.election import MAX_STEP, STRAY_STEP, Effect, Election, ElectionSettings, Leader, Persist, Send
+from hivenode.hive.election import (
+    MAX_STEP,
+    STRAY_STEP,
+    Effect,
+    Election,
+    ElectionSettings,
+    Leader,
+    Persist,
+    Redial,
+    Send,
+)
 from hivenode.net.messages import Heartbeat, HeartbeatAck, Message, VoteReply, VoteRequest
 from hivenode.spec.values import ZERO_EPOCH, Epoch
 from tests.hive.arena import Arena
@@ -60,6 +70,10 @@ def elected(election: Election, counter: int = 1) -> list[Effect]:
     return effects
 
 
+def redialled(effects: list[Effect]) -> list[str]:
+    return [effect.peer for effect in effects if isinstance(effect, Redial)]
+
+
 # --- one voter --------------------------------------------------------------------------------------------------------
 
 
@@ -93,9 +107,9 @@ def test_a_pre_vote_binds_nobody() -> None:
 def test_a_voter_that_hears_a_leader_refuses_until_that_one_falls_silent_or_is_dead() -> None:
     election = single()
     election.receive(1.0, "a", Heartbeat(Epoch(1, "a")))
-    assert not granted(election.receive(2.9, "c", VoteRequest(Epoch(2, "c"), True)))
-    assert not granted(election.receive(2.9, "c", VoteRequest(Epoch(2, "c"), False)))
-    assert granted(election.receive(3.6, "c", VoteRequest(Epoch(2, "c"), True)))
+    assert not granted(election.receive(3.9, "c", VoteRequest(Epoch(2, "c"), True)))
+    assert not granted(election.receive(3.9, "c", VoteRequest(Epoch(2, "c"), False)))
+    assert granted(election.receive(4.1, "c", VoteRequest(Epoch(2, "c"), True)))
 
     election = single()
     election.receive(1.0, "a", Heartbeat(Epoch(1, "a")))
@@ -188,6 +202,36 @@ def test_a_leader_acts_only_once_its_epoch_is_on_disk_and_tells_everybody() -> N
     effects = elected(single())
     assert [type(effect) for effect in effects] == [Persist, Leader, Send, Send]
     assert sent(effects) == [Heartbeat(Epoch(1, "b"))] * 2
+
+
+def test_a_leader_has_fresh_links_to_those_that_do_not_answer() -> None:
+    """TCP on a bad network may hold a link up for longer than followers wait."""
+    election = single()
+    elected(election)
+    asked: dict[float, list[str]] = {}
+    while election.deadline() < 6.0:
+        now = election.deadline()
+        asked[now] = redialled(election.tick(now))
+        election.receive(now + 0.01, "a", HeartbeatAck(Epoch(1, "b")))
+        if now < 4.2:
+            election.receive(now + 0.01, "c", HeartbeatAck(Epoch(1, "b")))
+    assert asked == {3.5: [], 4.0: [], 4.5: [], 5.0: [], 5.5: ["c"]}
+
+
+def test_a_leader_that_nobody_answers_does_not_dial_all_at_once() -> None:
+    voters = tuple("abcdefgh")
+    election = single(alive=voters, known=voters)
+    election.tick(election.deadline())
+    for trial in (True, False):
+        for peer in "acdef":
+            election.receive(3.0, peer, VoteReply(Epoch(1, "b"), trial, True, ZERO_EPOCH))
+    assert election.leading
+    while election.deadline() < 5.0:
+        now = election.deadline()
+        asked = redialled(election.tick(now))
+        if now < 3.6:
+            election.receive(now, "a", HeartbeatAck(Epoch(1, "b")))
+    assert asked == ["c", "d", "e"]
 
 
 def test_a_newcomer_hears_from_the_leader_at_once() -> None:

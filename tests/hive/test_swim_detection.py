@@ -158,6 +158,8 @@ def test_relays_are_bounded() -> None:
 
 def test_a_member_without_a_link_is_dialled_and_probed_through_others() -> None:
     rig = Prodded(A, unlinked=(B,))
+    ((_, ping),) = rig.until(Ping)
+    rig.get(A, Ack(ping.sequence))
     redials = rig.until(Redial)
     assert [peer for peer, _ in redials] == [B]
     linked = rig.swim.link_up(rig.now, B)
@@ -165,6 +167,13 @@ def test_a_member_without_a_link_is_dialled_and_probed_through_others() -> None:
     rig.get(B, Ack(ping.sequence))
     rig.run(0.9)
     assert rig.state(B) is MemberState.alive
+
+
+def test_whoever_does_not_answer_over_its_link_is_dialled_afresh_with_the_suspicion() -> None:
+    rig = Prodded(A, B)
+    ((silent, _),) = rig.until(Ping)
+    assert rig.until(Redial) == [(silent, Redial(silent))]
+    assert rig.state(silent) is MemberState.suspect
 
 
 def test_every_member_is_probed_once_a_round() -> None:

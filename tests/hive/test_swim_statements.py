@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from hivenode.hive import statements
 from hivenode.hive.profiles import PROFILES, confirmations_wanted, push_pull_interval, retransmit_limit, suspicion_min
+from hivenode.hive.roster import MAX_UNPROVEN
 from hivenode.hive.suspicion import Suspicion
 from hivenode.hive.swim import Changed, Conflict, Effect, Forgotten, Member, MemberState, Profile, Send, Swim
 from hivenode.net.messages import (
@@ -355,6 +356,43 @@ def test_statements_of_nodes_outside_of_the_hive_are_dropped() -> None:
     assert rig.hear(alive(C)) == []
     assert rig.hear(dead(B, by=C)) == []
     assert rig.state(B) is MemberState.alive
+
+
+def test_what_a_newcomer_says_before_it_is_known_to_be_one_counts_once_it_is() -> None:
+    known = [ME, A, B]
+    rig = Rig(A, B, known=known)
+    rig.hear(alive(C))
+    rig.hear(alive(C, BOOT + 7, address="10.0.0.9:1"))
+    rig.hear(alive(C, BOOT + 3))
+    known.append(C)
+    (change,) = (e for e in rig.swim.admitted(5.0, C) if isinstance(e, Changed))
+    assert change.member.node == C
+    assert rig.state(C) is MemberState.alive
+    assert rig.swim.admitted(6.0, C) == [], "only once"
+    rig.hear(alive(C, BOOT + 9))
+    assert rig.swim.members[C].incarnation == BOOT + 9
+
+
+def test_what_cannot_be_checked_after_all_counts_as_nothing() -> None:
+    known = [ME, A, B]
+    rig = Rig(A, B, known=known)
+    rig.hear(msgspec.structs.replace(alive(C), signature=bytes(64)))
+    assert rig.swim.admitted(1.0, C) == [], "not admitted as far as we know"
+    known.append(C)
+    rig.hear(msgspec.structs.replace(alive(C), signature=bytes(64)))
+    assert rig.swim.admitted(1.0, C) == []
+    assert rig.state(C) is None
+
+
+def test_of_those_that_cannot_be_checked_yet_the_latest_are_kept() -> None:
+    known = [ME, A]
+    rig = Rig(A, known=known)
+    strangers = [node_id(100 + number) for number in range(MAX_UNPROVEN + 2)]
+    for at in range(0, len(strangers), 32):
+        rig.hear(*(alive(one) for one in strangers[at : at + 32]))
+    known += strangers
+    taken = [one for one in strangers if rig.swim.admitted(1.0, one)]
+    assert taken == strangers[2:]
 
 
 def test_an_accusation_above_what_the_accused_ever_said_is_dropped() -> None:

@@ -24,17 +24,21 @@ class Side:
         self.me, self.other = me, other
         self.pairing = Pairing(me)
         self.live: bytes | None = None
+        self.stalled: bytes | None = None
+        """A live link that its dial is to replace."""
         self.nonce = f"dial-of-{me[0]}"[:8].encode().ljust(8, b".")
         self.said: Hello | None = None
         self.gave_way = False
         self.ups = 0
 
     def speak(self) -> None:
-        ended = self.pairing.begin(self.other, self.nonce)
+        ended = self.pairing.begin(self.other, self.nonce, self.stalled)
         if ended is not None:
             self.said = hello(self.me, self.nonce, ended)
 
     def up(self, link: bytes) -> None:
+        if self.live is not None:
+            self.pairing.down(self.other, self.live)
         self.pairing.up(self.other, link, b"instance")
         self.live = link
         self.ups += 1
@@ -47,16 +51,16 @@ def dial(dialler: Side, acceptor: Side) -> Iterator[None]:
     if dialler.said is None:
         return
     verdict = acceptor.pairing.heard(dialler.me, dialler.said)
-    assert verdict is not Verdict.replace
-    if verdict is Verdict.accept:
-        if acceptor.said is not None and acceptor.live is None and not acceptor.gave_way:
+    if verdict is not Verdict.decline:
+        assert (verdict is Verdict.replace) is (acceptor.live is not None)
+        if acceptor.said is not None and acceptor.live == acceptor.stalled and not acceptor.gave_way:
             acceptor.gave_way = True  # its own dial is cancelled
             acceptor.pairing.failed(dialler.me, acceptor.nonce)
         acceptor.up(dialler.nonce)
     yield
     if dialler.gave_way:
         return
-    if verdict is Verdict.accept:
+    if verdict is not Verdict.decline:
         dialler.up(dialler.nonce)
     else:
         dialler.pairing.failed(acceptor.me, dialler.nonce)
@@ -73,6 +77,24 @@ def test_two_dials_at_once_leave_one_link_that_both_agree_on(order: tuple[str, .
     assert small.ups == large.ups == 1
     if small.said is not None and large.said is not None:
         assert small.live == small.nonce
+
+
+@pytest.mark.parametrize("order", sorted(set(itertools.permutations("AAABBB"))), ids="".join)
+def test_two_that_find_their_link_stalled_leave_one_fresh_one_in_its_place(order: tuple[str, ...]) -> None:
+    small, large = Side(SMALL, LARGE), Side(LARGE, SMALL)
+    for side in (small, large):
+        side.up(b"stalled.")
+        side.stalled = b"stalled."
+    steps = {"A": dial(small, large), "B": dial(large, small)}
+    for turn in order:
+        next(steps[turn], None)
+    assert small.live == large.live not in (None, b"stalled.")
+
+
+def test_a_dial_that_is_to_replace_a_link_replaces_no_other() -> None:
+    pairing = Pairing(SMALL)
+    pairing.up(LARGE, b"another.", b"instance")
+    assert pairing.begin(LARGE, b"second..", b"stalled.") is None
 
 
 def test_a_peer_that_lost_the_link_replaces_it() -> None:

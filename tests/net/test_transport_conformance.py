@@ -59,6 +59,8 @@ class Peer(Protocol):
 class Bench(Protocol):
     idle_seconds: float
     """Of the nodes' pools."""
+    young_seconds: float
+    """Age from which a link may be replaced."""
 
     async def node(
         self, number: int, *, pool: int = 16, idle_seconds: float | None = None, attempt_seconds: float = 5.0
@@ -132,6 +134,7 @@ class RealPeer:
 
 class RealBench:
     idle_seconds = 0.4
+    young_seconds = 0.2
 
     def __init__(self, directory: Path, ends: AsyncExitStack) -> None:
         self._directory = directory
@@ -143,7 +146,7 @@ class RealBench:
     ) -> Peer:
         limits = nodes.with_limits(
             link=LinkLimits(goodbye_seconds=0.5),
-            dial=replace(nodes.FAST.dial, attempt_seconds=attempt_seconds),
+            dial=replace(nodes.FAST.dial, attempt_seconds=attempt_seconds, young_seconds=self.young_seconds),
             pool=PoolLimits(links=pool, idle_seconds=idle_seconds or self.idle_seconds, busy_seconds=0.05),
         )
         ends = AsyncExitStack()
@@ -242,6 +245,7 @@ class SimulatedPeer:
 
 class SimulatedBench:
     idle_seconds = 20.0
+    young_seconds = 2.0
 
     def __init__(self, rig: Rig) -> None:
         self._rig = rig
@@ -391,6 +395,58 @@ def test_a_dropped_link_that_is_wanted_is_dialled_anew(stage: Stage) -> None:
         await b.drop(a, LinkEnd.local)
         await bench.until(lambda: a.ups() == [b.id, b.id])
         assert a.downs() == [(b.id, LinkEnd.closed)]
+
+    stage(behaviour)
+
+
+def test_a_silent_link_that_is_dialled_again_gives_way_to_the_fresh_one(stage: Stage) -> None:
+    async def behaviour(bench: Bench) -> None:
+        a, b = await bench.node(1), await bench.node(2)
+        await linked(bench, a, b)
+        await a.redial(b)  # too young
+        await bench.quiet(2 * bench.young_seconds)
+        assert a.downs() == b.downs() == []
+        await a.redial(b)
+        await bench.until(lambda: a.ups() == [b.id, b.id] and b.ups() == [a.id, a.id])
+        assert a.downs() == [(b.id, LinkEnd.reset)]
+        assert len(b.downs()) == 1
+        assert await a.send(b, Ping(sequence=1)) == await b.send(a, Ping(sequence=2)) == [True]
+        await bench.until(lambda: numbers(b.messages(a)) == [1] and numbers(a.messages(b)) == [2])
+        assert a.failures() == b.failures() == []
+
+    stage(behaviour)
+
+
+def test_a_link_on_which_something_comes_in_meanwhile_stays(stage: Stage) -> None:
+    async def behaviour(bench: Bench) -> None:
+        a, b = await bench.node(1), await bench.node(2)
+        await linked(bench, a, b)
+        await bench.quiet(2 * bench.young_seconds)
+        await a.redial(b)
+        await b.send(a, Ping(sequence=1))
+        await bench.quiet(2 * bench.young_seconds)
+        assert numbers(a.messages(b)) == [1]
+        assert len(a.ups()) == len(b.ups()) == 1
+        assert a.downs() == b.downs() == []
+
+    stage(behaviour)
+
+
+def test_two_that_dial_again_at_once_leave_one_link(stage: Stage) -> None:
+    async def behaviour(bench: Bench) -> None:
+        a, b = await bench.node(1), await bench.node(2)
+        await a.want(b)
+        await b.want(a)
+        await bench.until(lambda: b.id in a.ups() and a.id in b.ups())
+        for number in range(1, 5):
+            await bench.quiet(2 * bench.young_seconds)
+            await a.redial(b)
+            await b.redial(a)
+            await bench.until(lambda n=number: len(a.ups()) == len(b.ups()) == n + 1)
+        await bench.quiet(bench.young_seconds)
+        assert len(a.ups()) == len(b.ups()) == 5
+        assert await a.send(b, Ping(sequence=1)) == await b.send(a, Ping(sequence=2)) == [True]
+        await bench.until(lambda: numbers(b.messages(a)) == [1] and numbers(a.messages(b)) == [2])
 
     stage(behaviour)
 

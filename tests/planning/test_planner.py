@@ -398,11 +398,12 @@ def test_local_steps_and_fewer_bytes_make_a_slow_line_bearable() -> None:
     view = cluster(*(node(number, bandwidth=1e6) for number in range(3)))
     slow = workload(parameters=10_000_000, flops=1e9)
     every, local = slow, replace(slow, sync_every=50, wire=0.25)
+    parts = replace(local, fragments=5, overlap=10)
     predicted = [
         next(c.predicted_seconds for c in planned(job, view).candidates if c.strategy is Strategy.data_parallel)
-        for job in (every, local)
+        for job in (every, local, parts)
     ]
-    assert predicted[1] < predicted[0] / 50
+    assert predicted[2] < predicted[1] < predicted[0] / 50
     assert planned(every, view).strategy is not Strategy.data_parallel
     assert planned(local, view).strategy is Strategy.data_parallel
 

@@ -21,7 +21,7 @@ from tests.security.wire import BINARY, CLOSE, PING, PONG, Wire, frame
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 RELAXED = settings(
-    max_examples=30,
+    max_examples=10,
     deadline=None,
     database=None,
     suppress_health_check=list(HealthCheck),
@@ -125,8 +125,6 @@ async def named(hive: Siege, mallory: Attacker) -> None:
 TRAFFIC = given(heard=st.lists(messages(), min_size=1, max_size=6), damage=st.lists(DAMAGE, max_size=6))
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
 @RELAXED
 @TRAFFIC
 async def test_messages_of_any_kind_and_damaged_ones(steady: Siege, heard: list[Message], damage: list[Damage]) -> None:
@@ -167,8 +165,6 @@ async def raw(hive: Siege, heard: list[Message], damage: Damage, tail: bytes) ->
 BYTES = given(heard=st.lists(messages(), max_size=4), damage=DAMAGE, tail=st.binary(max_size=300))
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
 @RELAXED
 @BYTES
 async def test_bytes_of_any_kind(steady: Siege, heard: list[Message], damage: Damage, tail: bytes) -> None:

@@ -411,8 +411,7 @@ async def lying_member(rng: random.Random) -> None:
     rogue = await Rogue.start(world, rng)
     job = await world.submit("bob", steps=400, min_nodes=4)
     await world.until(lambda: world.step(job) > 0, 60, "the job runs")
-    await rogue.lie(40)
-    assert rogue.told > 50, "it is thrown out for forged events, but it comes back"
+    await rogue.lie(40, each=2)
     leaders = {epoch.node if epoch else "" for epoch in map(world.leader, NAMES)}
     assert leaders == {leader.node}, "nobody else leads"
     rogue.stop()

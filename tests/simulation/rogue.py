@@ -46,6 +46,10 @@ from tests.simulation.loop import Process
 from tests.simulation.world import EPOCH_SECONDS, World
 
 MOST = 2**63 - 1
+KINDS = (
+    "_forged_gossip", "_forged_membership", "_usurpation", "_orders", "_noise", "_repetition", "_feed_in_anothers_name",
+    "_own_events",
+)  # fmt: skip
 
 
 class Rogue:
@@ -56,7 +60,8 @@ class Rogue:
         self._rng = rng
         self._key = Identity.from_seed(b"rogue")
         self.id = self._key.node_id
-        self.told = 0
+        self.told: dict[str, int] = {}
+        """How often each kind of lie went out, over a link that was up."""
         self._heard: list[Message] = []
         grant = world.authority.grant(self._key.public_key, "rogue", (Role.worker,), 99)
         self._feeds = Feeds(world.authority.hive_id, world.authority.public_key)
@@ -82,9 +87,10 @@ class Rogue:
         self._process.kill()
         self._world.network.kill("rogue")
 
-    async def lie(self, seconds: float) -> None:
+    async def lie(self, seconds: float, each: int) -> None:
+        """For so long at least, and until each kind of lie has been told so often: it is thrown out all the time."""
         until = self._world.loop.time() + seconds
-        while self._world.loop.time() < until:
+        while self._world.loop.time() < until or any(self.told.get(kind, 0) < each for kind in KINDS):
             await asyncio.sleep(self._rng.expovariate(20))
             await self._process.perform(self._one())
 
@@ -96,7 +102,9 @@ class Rogue:
             self._forged_gossip, self._forged_membership, self._usurpation, self._orders, self._noise, self._repetition,
             self._rng.choice([self._feed_in_anothers_name, self._own_events, self._noise, self._noise]),
         ]  # fmt: skip
-        self.told += self._transport.send(peer, self._rng.choice(lies)())
+        lie = self._rng.choice(lies)
+        if self._transport.send(peer, lie()):
+            self.told[lie.__name__] = self.told.get(lie.__name__, 0) + 1
 
     # --- lies -----------------------------------------------------------------------------------------------------
 

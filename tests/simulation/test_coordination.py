@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
+from hivenode.hive.swim import Member, MemberState
+from hivenode.net.simulated import Quality
 from hivenode.node import Node, Ports
 from hivenode.spec.status import Status
 from hivenode.spec.values import Role
@@ -222,3 +225,31 @@ def test_a_leader_that_loses_its_quorum_steps_down_before_anybody_is_held_dead(s
         await world.formed()
 
     run(main, seed=seed)
+
+
+def test_links_that_stall_cost_a_well_coordinator_nothing_and_nobody_is_held_dead() -> None:
+    """A network that loses 30 % of all segments holds a link up for half a minute at times; a fresh one replaces it."""
+
+    async def main(rng: random.Random) -> tuple[int, int]:
+        world = World(rng, quality=Quality(loss=0.3))
+        for name in ("ann", "bob", "cid"):
+            await world.start_node(name)
+        await world.formed()
+        await asyncio.sleep(60)
+        first, deaths = max(world.led), 0
+
+        def count(member: Member, was: MemberState | None, act: Callable[[Member, MemberState | None], None]) -> None:
+            nonlocal deaths
+            deaths += member.state is MemberState.dead
+            act(member, was)
+
+        for machine in world.up:
+            membership = machine.node.membership
+            membership._on_change = partial(count, act=membership._on_change)
+        await asyncio.sleep(300)
+        return sum(counter > first for counter in world.led), deaths
+
+    runs = [run(main, seed=seed) for seed in range(4)]
+    # Twenty minutes in all. With links that are waited for: some eight coordinators and ten deaths.
+    assert sum(changes for changes, _ in runs) <= 1, runs
+    assert sum(deaths for _, deaths in runs) <= 1, runs

@@ -14,9 +14,9 @@ import pytest
 from hivenode.hive import replication
 from hivenode.hive.sealer import DAY
 from hivenode.hive.snapshots import open_file, sealed_file
-from hivenode.net.messages import Message, SealOffered
+from hivenode.net.messages import FeedDelta, FeedHeads, FeedSummary, Message, SealOffered
 from hivenode.node import Node
-from hivenode.spec.events import BlobHeld, JobCancelled, JobSubmitted, SealProposed
+from hivenode.spec.events import BlobHeld, JobCancelled, JobSubmitted, SealClosed, SealProposed
 from hivenode.store.simulated import _Batch
 from tests.hive.replicas import digest
 from tests.simulation.loop import run
@@ -153,6 +153,35 @@ def test_a_crash_at_any_point_of_a_seal_loses_nothing(point: str, seed: int) -> 
             assert {job: held[job].ending for job in jobs} == {job: jobs[job].ending for job in jobs}
 
     run(main, seed=seed)
+
+
+def test_a_closing_that_comes_before_a_confirmation_is_not_held_against_the_seal() -> None:
+    """They stand in the feeds of two nodes, which may reach a third in any order."""
+
+    async def main(rng: random.Random) -> None:
+        world = await hive(rng, NAMES[:3])
+        for day in range(9):
+            await work(world, "ann", f"d{day}")
+            pass_days(world, 1)
+        await world.settled()
+        confirmer, late = (name for name in NAMES[:3] if name != world.coordinator())
+        node, held = world.machines[late].node, True
+        received = node.replication.received
+
+        def without(peer: str, message: FeedHeads | FeedSummary | FeedDelta) -> None:
+            if held and isinstance(message, FeedDelta):
+                kept = tuple(event for event in message.events if event.author != world.machines[confirmer].id)
+                message = FeedDelta(events=kept, more=message.more)
+            received(peer, message)
+
+        node.replication.received = without  # type: ignore[method-assign]
+        await world.until(lambda: any(isinstance(e.body, SealClosed) for e in node.feeds.entries()), 400, "closed")
+        await until_sealed(world, 1)  # it is offered the whole seal meanwhile
+        held = False
+        await world.settled()
+        world.check_facts()
+
+    run(main, seed=1)
 
 
 def dump(world: World, name: str) -> bytes:

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hivenode.data.dataset import Normalisation
 from hivenode.data.info import DataInfo
+from hivenode.data.normalisation import Normalisation
 from hivenode.errors import Corrupted, InvalidInput
 from hivenode.models.card import ModelCard
 from hivenode.models.declared import layers_of

@@ -9,6 +9,7 @@ from sklearn import datasets
 
 from hivenode.errors import InvalidInput
 from hivenode.models.estimators import ESTIMATORS, arguments, estimator
+from hivenode.spec.model import ModelSpec
 from hivenode.training.frameworks import sklearn_fitting as fitting
 from hivenode.training.frameworks.predictors import predictor
 from hivenode.training.frameworks.sklearn_learners import build, learner
@@ -44,7 +45,7 @@ def test_what_is_fitted_in_one_piece_predicts_as_scikit_learn(name: str, classes
     rows, labels = data("diabetes" if task == "regression" else "breast_cancer" if classes == 2 else "wine")
     outputs = 1 if task == "regression" else classes
     params = PARAMS.get(name, {})
-    tensors = fitting.fit(source, params, rows, labels, outputs, 3, 1)
+    tensors = fitting.fit(ModelSpec(source=source, params=params), rows, labels, outputs, 3, 1)
     fitted = build(source, arguments(source, params), 3).fit(rows, labels)
     found = predictor(source, params, tensors, rows.shape[1], outputs).outputs(rows)
     assert np.allclose(found, expected(fitted, rows, task), atol=2e-3, rtol=1e-4)
@@ -55,10 +56,10 @@ def test_a_forest_is_that_of_scikit_learn_however_it_was_grown(name: str) -> Non
     task, source, params = ESTIMATORS[name].task, f"sklearn:{name}", {"n_estimators": 25, "max_depth": 6}
     rows, labels = data("diabetes" if task == "regression" else "wine")
     outputs = 1 if task == "regression" else 3
-    units = fitting.grow(source, params, range(1, 3), rows, labels, outputs, 5, 1)
-    units |= fitting.grow(source, params, range(1), rows, labels, outputs, 5, 1)
-    assert fitting.units_of(params, source) == 3
-    tensors = fitting.together([units[unit] for unit in range(3)], outputs)
+    forest = fitting.Forest(ModelSpec(source=source, params=params), rows, labels, outputs, 5, 1)
+    units = forest.grow(range(1, 3)) | forest.grow(range(1))
+    assert forest.units == 3
+    tensors = forest.together([units[unit] for unit in range(3)])
     assert len(tensors["roots"]) == 25
     found = predictor(source, params, tensors, rows.shape[1], outputs).outputs(rows)
     own = build(source, arguments(source, params), 5).fit(rows, labels)
@@ -72,7 +73,7 @@ def test_a_forest_is_that_of_scikit_learn_however_it_was_grown(name: str) -> Non
 def test_values_at_a_threshold_go_the_same_way_in_float32() -> None:
     rows, labels = data("diabetes")
     source = "sklearn:DecisionTreeRegressor"
-    tensors = fitting.fit(source, {}, rows, labels, 1, 0, 1)
+    tensors = fitting.fit(ModelSpec(source=source), rows, labels, 1, 0, 1)
     fitted = build(source, {}, 0).fit(rows, labels)
     assert np.array_equal(
         predictor(source, {}, tensors, 10, 1).outputs(rows)[:, 0], fitted.predict(rows).astype(np.float32)
@@ -140,7 +141,7 @@ def test_a_wrong_declaration_is_named(source: str, params: dict[str, object], wo
 
 def hostile(change: str) -> dict[str, np.ndarray]:
     rows, labels = data("wine")
-    tensors = fitting.fit("sklearn:DecisionTreeClassifier", {}, rows, labels, 3, 0, 1)
+    tensors = fitting.fit(ModelSpec(source="sklearn:DecisionTreeClassifier"), rows, labels, 3, 0, 1)
     inner = int(np.flatnonzero(tensors["left"] != np.arange(len(tensors["left"])))[-1])
     match change:
         case "circle":

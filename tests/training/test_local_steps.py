@@ -42,7 +42,7 @@ class Losing:
 
     def connect(self, peers: tuple[Peer, ...]) -> None: ...
 
-    def mean(self, vector: np.ndarray, weight: float, codec: Codec | None = None) -> Mean:
+    def mean(self, vector: np.ndarray, weight: float, codec: Codec | None = None, *, judged: bool = False) -> Mean:
         if self._lost:
             gone = self._lost.pop(0)
             self.members = tuple(node for node in self.members if node not in gone)
@@ -120,7 +120,7 @@ def test_whoever_has_more_makes_more_steps_of_the_same_size() -> None:
 
 def test_shares_follow_speed_half_and_half() -> None:
     class Told(Losing):
-        def mean(self, vector: np.ndarray, weight: float, codec: Codec | None = None) -> Mean:
+        def mean(self, vector: np.ndarray, weight: float, codec: Codec | None = None, *, judged: bool = False) -> Mean:
             vector[:] = np.array([3.0, 1.0, 0.0, 1.0], np.float32) / 4
             return Mean()
 

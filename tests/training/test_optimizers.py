@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -69,5 +71,18 @@ def test_the_outer_optimizer_is_pytorchs_nesterov(momentum: float) -> None:
         back = rng.normal(size=40).astype(np.float32)
         parameter.grad = torch.from_numpy(back.copy())
         theirs.step()
-        ours.step(weights, back)
+        ours.step(weights, back, number=10_000, run=slice(None))
     assert np.allclose(weights, parameter.detach().numpy(), rtol=1e-4, atol=1e-6)
+
+
+def test_the_outer_momentum_rises_from_the_plain_mean() -> None:
+    ours, weights = Outer(0.7, 0.9, 4), np.zeros(4, np.float32)
+    moved = []
+    for number in range(60):
+        before = weights.copy()
+        ours.step(weights, np.full(2, 1.0, np.float32), number, slice(1, 3))
+        assert weights[0] == weights[3] == 0.0
+        moved.append(float(before[1] - weights[1]))
+    assert moved[0] == 1.0
+    assert all(later >= earlier for earlier, later in pairwise(moved))
+    assert moved[-1] == pytest.approx(0.7 * (1 + 0.9 / (1 - 0.9)), rel=0.05)

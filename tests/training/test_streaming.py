@@ -99,13 +99,13 @@ def spec_of(fragments: int, overlap: int) -> TrainingSpec:
 
 def steps_of(
     spec: TrainingSpec, collective: Collective, me: str, learner: Linear, codec: str = "fp32", nodes: int = len(NODES)
-) -> tuple[LocalSteps, Course]:
+) -> tuple[LocalSteps, Course, Group]:
     shares = [Share(name, rank, 1 / nodes, 0.1, 1) for rank, name in enumerate(NODES[:nodes])]
     group = Steady(me, shares, collective, lambda message: None, lambda: None)
     fragments = fragments_of(SHAPES, spec.fragments)
     wire = Wire(group, codec, [size_of(fragment) for fragment in fragments], (), lambda message: None)
     course = Course(DATA, spec, group)
-    return LocalSteps(spec, group, wire, course, learner, Outer(0.7, 0.9, SIZE), fragments), course
+    return LocalSteps(spec, group, wire, course, learner, Outer(0.7, 0.9, SIZE), fragments), course, group
 
 
 @st.composite
@@ -154,20 +154,19 @@ def test_layers_alike_are_dealt_in_turn_and_there_have_to_be_enough() -> None:
 
 
 def plainly(spec: TrainingSpec, stop: int, members: int) -> np.ndarray:
-    """Streaming DiLoCo, algorithm 2, in lockstep; what is then held in common. With one fragment and no overlap, it is
-    DiLoCo."""
+    """Streaming DiLoCo in lockstep; what is then held in common. With one fragment and no overlap, it is DiLoCo."""
     replicas = [Linear() for _ in range(members)]
-    _, course = steps_of(spec, Alone(NODES[0]), NODES[0], Linear())
+    _, course, _ = steps_of(spec, Alone(NODES[0]), NODES[0], Linear())
     shared, velocity = replicas[0].weights.copy(), np.zeros(SIZE, np.float32)
     fragments, counts = fragments_of(SHAPES, spec.fragments), [[0] * members for _ in range(spec.fragments)]
     coming: dict[int, tuple[int, list[np.ndarray], list[int]]] = {}
 
     def send(fragment: int) -> tuple[list[np.ndarray], list[int]]:
-        ways = [np.concatenate([shared[run] - own.weights[run] for run in fragments[fragment]]) for own in replicas]
         said, counts[fragment] = counts[fragment], [0] * members
-        return ways, said
+        return [own.weights.copy() for own in replicas], said
 
-    def take_in(fragment: int, ways: list[np.ndarray], said: list[int], sent: int, kept: float) -> None:
+    def take_in(fragment: int, gave: list[np.ndarray], said: list[int], sent: int, kept: float) -> None:
+        ways = [np.concatenate([shared[run] - own[run] for run in fragments[fragment]]) for own in gave]
         back = np.empty_like(ways[0])
         reduce_into(back, ways, [float(count) for count in said])
         number, start = (sent - 1) // EVERY, 0
@@ -178,8 +177,9 @@ def plainly(spec: TrainingSpec, stop: int, members: int) -> np.ndarray:
             start += run.stop - run.start
             velocity[run] = velocity[run] * np.float32(momentum) + part
             shared[run] -= (part + velocity[run] * np.float32(momentum)) * np.float32(rate)
-            for own in replicas:
-                own.weights[run] = own.weights[run] * np.float32(kept) + shared[run] * np.float32(1.0 - kept)
+            for own, at in zip(replicas, gave, strict=True):
+                mixed = at[run] * np.float32(kept) + shared[run] * np.float32(1.0 - kept)
+                own.weights[run] = own.weights[run] - at[run] + mixed
 
     for step in range(stop):
         for rank, own in enumerate(replicas):
@@ -189,8 +189,8 @@ def plainly(spec: TrainingSpec, stop: int, members: int) -> np.ndarray:
                 each[rank] += len(mine)
         now, last = step + 1, step + 1 == stop
         for fragment in [f for f, (due, _, _) in coming.items() if due == now or last]:
-            due, ways, said = coming.pop(fragment)
-            take_in(fragment, ways, said, due - spec.overlap, spec.mixing)
+            due, gave, said = coming.pop(fragment)
+            take_in(fragment, gave, said, due - spec.overlap, spec.mixing)
         if (now * spec.fragments) % EVERY == 0 and not last:
             fragment = (now * spec.fragments // EVERY - 1) % spec.fragments
             if spec.overlap:
@@ -265,11 +265,11 @@ class Mortal(Together):
         super().__init__(Seat(NODES[rank], rank, "127.0.0.1"))
         self._node, self._fate = NODES[rank], fate
 
-    def mean(self, vector: np.ndarray, weight: float, codec: Codec | None = None) -> Mean:
+    def mean(self, vector: np.ndarray, weight: float, codec: Codec | None = None, *, judged: bool = False) -> Mean:
         if self._fate.meet(self._node, vector.size):
             self.close()
             raise Unavailable("It has died.", fix="")
-        return super().mean(vector, weight, codec)
+        return super().mean(vector, weight, codec, judged=judged)
 
 
 @pytest.mark.parametrize("codec", ["fp32", "int8"])
@@ -304,7 +304,7 @@ def test_a_member_lost_while_a_part_is_on_its_way_costs_no_sample(
 @pytest.mark.parametrize("codec", ["fp32", "int8"])
 def test_a_resumed_run_goes_on_as_if_nothing_had_been(fragments: int, overlap: int, codec: str) -> None:
     spec, learner = spec_of(fragments, overlap), Linear()
-    steps, _ = steps_of(spec, Alone(NODES[0]), NODES[0], learner, codec, nodes=1)
+    steps, _, _ = steps_of(spec, Alone(NODES[0]), NODES[0], learner, codec, nodes=1)
     step, kept = 0, list[tuple[int, np.ndarray, dict[str, np.ndarray], dict[str, str]]]()
     while step < 31:
         slots = {name: slot.copy() for name, slot in steps.slots().items()}
@@ -315,7 +315,52 @@ def test_a_resumed_run_goes_on_as_if_nothing_had_been(fragments: int, overlap: i
     for step, weights, slots, scalars in kept:
         again = Linear()
         again.weights[:] = weights
-        resumed, _ = steps_of(spec, Alone(NODES[0]), NODES[0], again, codec, nodes=1)
+        resumed, _, _ = steps_of(spec, Alone(NODES[0]), NODES[0], again, codec, nodes=1)
         resumed.restore(slots, scalars)
         to_the_end(resumed, 31, step)
         assert resumed.weights.tobytes() == steps.weights.tobytes()
+
+
+@pytest.mark.parametrize(("fragments", "overlap"), [(1, 0), (2, 0), (2, 1), (1, 6)])
+def test_a_newcomer_goes_on_from_what_all_have_in_common(fragments: int, overlap: int) -> None:
+    spec, enough = spec_of(fragments, overlap), threading.Event()
+    members = met(*(Together(Seat(NODES[rank], rank, "127.0.0.1")) for rank in range(2)))
+    newcomer = Together(Seat(NODES[2], 2, "127.0.0.1"))
+    learners = [Linear() for _ in NODES]
+    made = [
+        steps_of(spec, member, NODES[rank], learners[rank], "int8", nodes=2 if rank < 2 else 3)
+        for rank, member in enumerate([*members, newcomer])
+    ]
+
+    def train(rank: int, step: int = 0) -> bytes:
+        """Until it is enough for all at once, and a few more."""
+        steps, _, group = made[rank]
+        stop = np.zeros(1, np.float32)
+        while True:
+            group.gate(lambda step=step: [np.array([step], np.int64), steps.weights, *steps.shared()[0].values()], step)
+
+            def tell() -> float:
+                stop[0] = enough.is_set()
+                return 1.0
+
+            group.agree(stop, tell, step)
+            if stop[0]:
+                to_the_end(steps, step + 20, step)
+                return steps.weights.tobytes()
+            step = steps.advance(step, 10**9).step
+
+    with ThreadPoolExecutor(3) as pool:
+        old = [pool.submit(train, rank) for rank in range(2)]
+        peers = tuple(Peer(NODES[r], r, "127.0.0.1", m.port, m.certificate) for r, m in enumerate([*members, newcomer]))
+        for member in members:
+            member.admit(peers[2])
+        state = newcomer.join(peers, 10_000)
+        steps, _, group = made[2]
+        group.inherit(NODES[:2], dict.fromkeys(NODES[:2], 0.5))
+        steps.inherit(state[2 : 2 + SIZE], {"outer": state[2 + SIZE :]}, {})
+        last = pool.submit(train, 2, int(state[:2].view(np.int64)[0]))
+        enough.set()
+        assert len({future.result(60) for future in [*old, last]}) == 1
+    assert learners[2].seen, "it has taken part"
+    for member in (*members, newcomer):
+        member.close()

@@ -12,7 +12,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from hivenode.jobs.host import WorkerHandle, WorkerHost, WorkerKind
-from hivenode.net.local import Begin, Failed, Finished, FromWorker, Peer, PeersReady, Ready, WorkerLimits
+from hivenode.net.local import Begin, Failed, Finished, FromWorker, Peer, PeersReady, Ready, Resources, WorkerLimits
 from hivenode.spec.job import DataSpec, JobSpec, ModelSpec, TrainingSpec
 from hivenode.spec.values import Engine, Plan, Precision, Share, Strategy
 
@@ -41,8 +41,13 @@ def spec(
     )
 
 
-def plan(weights: Sequence[float], precision: Precision = "fp32", engine: Engine = Engine.exchange) -> Plan:
-    strategy = Strategy.single_node if len(weights) == 1 else Strategy.data_parallel
+def plan(
+    weights: Sequence[float],
+    precision: Precision = "fp32",
+    engine: Engine = Engine.exchange,
+    strategy: Strategy | None = None,
+) -> Plan:
+    strategy = strategy or (Strategy.single_node if len(weights) == 1 else Strategy.data_parallel)
     shares = tuple(Share(node(rank), rank, weight, 0.01, 1 << 28) for rank, weight in enumerate(weights))
     reason = "as the test says"
     return Plan(strategy, shares, 1.0, reason, False, (0, 0, 0, 0), (), precision=precision, engine=engine)
@@ -120,6 +125,7 @@ def begin(
     directory: Path,
     resume: str | None = None,
     trusted: tuple[str, ...] = ("127.0.0.0/8",),
+    resources: Resources | None = None,
 ) -> Begin:
     own = directory / node(rank)
     own.mkdir(parents=True, exist_ok=True)
@@ -134,6 +140,7 @@ def begin(
         ports=(0, 0),
         resume=resume,
         trusted=trusted,
+        resources=resources or Resources(),
     )
 
 
@@ -146,12 +153,14 @@ async def attempt(
     absent: Sequence[int] = (),
     precision: Precision = "fp32",
     engine: Engine = Engine.exchange,
+    strategy: Strategy | None = None,
+    resources: Resources | None = None,
 ) -> list[Member]:
     """Workers of an attempt, all told to begin; those of the ranks in `absent` are killed before."""
-    planned = plan(weights, precision, engine)
+    planned = plan(weights, precision, engine, strategy)
     members = [await Member.start(host, framework=job.runtime) for _ in weights]
     for rank, member in enumerate(members):
-        member.handle.send(begin(job, planned, rank, directory, resume))
+        member.handle.send(begin(job, planned, rank, directory, resume, resources=resources))
     ready = [await member.expect(Ready) for member in members]
     for rank in absent:
         members[rank].handle.kill()

@@ -10,7 +10,17 @@ from pathlib import Path
 import pytest
 
 from hivenode.jobs.workers import ForkWorkers
-from hivenode.net.local import Cancel, CheckpointWritten, Failed, Finished, PeerLost, ViewChanged, WorkerProgress
+from hivenode.net.local import (
+    Cancel,
+    CheckpointWritten,
+    DebtsWritten,
+    Failed,
+    Finished,
+    Log,
+    PeerLost,
+    ViewChanged,
+    WorkerProgress,
+)
 from hivenode.spec.job import JobSpec, ModelSpec, TrainingSpec
 from tests.worker.members import attempt, difference, digest, finish, node, spec
 
@@ -79,6 +89,37 @@ async def test_a_checkpoint_of_three_goes_on_with_two(host: ForkWorkers, tmp_pat
     assert digest(rest[0].path) == digest(rest[1].path)
     assert difference(whole[0].path, rest[0].path) < 1e-3
     assert rest[0].step == whole[0].step == 46
+
+
+async def test_what_codecs_owe_outlives_an_attempt_on_the_same_nodes(host: ForkWorkers, tmp_path: Path) -> None:
+    job = spec(epochs=2, learning_rate=0.05, momentum=0.5, codec="int8", checkpoint_every_steps=20)
+    shares = [0.5, 0.5]
+    members = await attempt(host, job, shares, tmp_path / "first")
+    whole = await finish(members)
+    checkpoint = members[0].all(CheckpointWritten)[0]
+    assert checkpoint.step == 20
+    assert all(20 in [said.step for said in member.all(DebtsWritten)] for member in members)
+    # In the same directories each finds what it still owed; in new ones none does.
+    again = await finish(await attempt(host, job, shares, tmp_path / "first", resume=checkpoint.path))
+    without = await finish(await attempt(host, job, shares, tmp_path / "other", resume=checkpoint.path))
+    assert {digest(done.path) for done in again} == {digest(done.path) for done in whole}
+    assert {digest(done.path) for done in without} != {digest(done.path) for done in whole}
+    assert whole[0].step == again[0].step == without[0].step == 46
+
+
+async def test_what_is_owed_by_another_job_or_damaged_is_not_taken_over(host: ForkWorkers, tmp_path: Path) -> None:
+    job = spec(epochs=2, learning_rate=0.05, codec="int8", checkpoint_every_steps=20, max_steps=25)
+    members = await attempt(host, job, [0.5, 0.5], tmp_path / "first")
+    await finish(members)
+    checkpoint, owed = members[0].all(CheckpointWritten)[0], Path(members[1].all(DebtsWritten)[0].path)
+    content = bytearray(owed.read_bytes())
+    content[-5] ^= 1
+    owed.write_bytes(content)
+    again = await attempt(host, job, [0.5, 0.5], tmp_path / "first", resume=checkpoint.path)
+    await finish(again)
+    warnings = [[said.event for said in member.all(Log) if said.level == "warning"] for member in again]
+    assert warnings[0] == []
+    assert "without what was still owed" in warnings[1][0]
 
 
 @pytest.mark.parametrize("absent", [(1,), (1, 2)])

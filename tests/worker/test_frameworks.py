@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits
 from hivenode.jobs.workers import ForkWorkers
 from hivenode.net.local import CheckpointWritten, Finished, Predict, Predicted, ViewChanged, WorkerProgress
 from hivenode.spec.job import JobSpec
+from hivenode.spec.values import Strategy
 from tests.worker.members import Member, attempt, digest, failure, node, spec
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -53,7 +54,8 @@ async def test_keras_gives_the_model_that_torch_gives_and_torch_serves_it(host: 
 
 
 async def test_keras_trains_by_local_steps_and_goes_on_from_a_checkpoint(host: ForkWorkers, tmp_path: Path) -> None:
-    job = spec(framework="keras", epochs=4, learning_rate=0.1, sync="local", sync_every=8, checkpoint_every_steps=40)
+    parts = {"sync": "local", "sync_every": 8, "overlap": 2}
+    job = spec(framework="keras", epochs=8, learning_rate=0.1, checkpoint_every_steps=40, **parts)
     members = await attempt(host, job, [0.5, 0.5], tmp_path / "two")
     whole = await finish(members)
     assert whole[0].metrics["accuracy"] > 0.9
@@ -129,6 +131,43 @@ async def attempt_failing(host: ForkWorkers, job: JobSpec, directory: Path) -> l
     member = await Member.start(host, framework=job.runtime)
     member.handle.send(begin(job, plan([1.0]), 0, directory))
     return [member]
+
+
+def composed(name: str, *estimators: dict[str, object], **params: object) -> JobSpec:
+    job = spec(f"sklearn:{name}", params=params)
+    model = job.model.model_copy(update={"estimators": estimators})
+    return JobSpec.model_validate(job.model_copy(update={"model": model}).model_dump())
+
+
+LOGISTIC = {"estimator": "LogisticRegression", "max_iter": 200}
+TREE = {"estimator": "DecisionTreeClassifier"}
+
+
+async def test_a_pipeline_is_fitted_and_asked(host: ForkWorkers, tmp_path: Path) -> None:
+    job = composed("Pipeline", {"estimator": "StandardScaler"}, {"estimator": "PCA", "n_components": 20}, LOGISTIC)
+    finished = await finish(await attempt(host, job, [1.0], tmp_path))
+    assert finished[0].metrics["accuracy"] > 0.9
+    assert right(await asked(host, finished[0].path, job)) > 0.9
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        composed("VotingClassifier", LOGISTIC, TREE, {"estimator": "GaussianNB"}, voting="soft"),
+        composed("StackingClassifier", {"estimator": "GaussianNB"}, TREE),
+        composed("BaggingClassifier", TREE, n_estimators=30),
+    ],
+    ids=lambda job: job.model.name,
+)
+async def test_members_of_an_ensemble_are_fitted_on_several_nodes(
+    host: ForkWorkers, tmp_path: Path, job: JobSpec
+) -> None:
+    alone = await finish(await attempt(host, job, [1.0], tmp_path / "one"))
+    several = Strategy.model_parallel
+    together = await finish(await attempt(host, job, [0.6, 0.4], tmp_path / "two", strategy=several))
+    assert digest(alone[0].path) == digest(together[0].path)
+    assert together[0].metrics["accuracy"] > 0.85
+    assert right(await asked(host, together[0].path, job)) > 0.9
 
 
 @pytest.mark.parametrize("framework", ["torch", "keras"])

@@ -17,6 +17,7 @@ from hivenode.net.local import (
     PeerLost,
     PeersReady,
     Ready,
+    Resources,
     WorkerProgress,
 )
 from hivenode.spec.job import DataSpec, JobSpec, ModelSpec, TrainingSpec
@@ -46,11 +47,16 @@ def staged(cuts: Sequence[int], small: int, layers: int = LAYERS, lines: Sequenc
 
 
 async def start(
-    host: ForkWorkers, job: JobSpec, plan: Plan, directory: Path, resume: str | None = None
+    host: ForkWorkers,
+    job: JobSpec,
+    plan: Plan,
+    directory: Path,
+    resume: str | None = None,
+    resources: Resources | None = None,
 ) -> list[Member]:
     members = [await Member.start(host) for _ in plan.shares]
     for rank, member in enumerate(members):
-        member.handle.send(begin(job, plan, rank, directory, resume))
+        member.handle.send(begin(job, plan, rank, directory, resume, resources=resources))
     ready = [await member.expect(Ready) for member in members]
     peers = tuple(
         Peer(node(rank), rank, "127.0.0.1", r.port, r.certificate, r.group_port) for rank, r in enumerate(ready)

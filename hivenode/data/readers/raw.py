@@ -81,6 +81,8 @@ def tabulate(table: Table, spec: DataSpec) -> Raw:
         raise InvalidInput(
             f"{table.path} leaves no column to learn '{target}' from.", fix="Name others in data.features."
         )
+    if spec.task == "text_to_text":
+        return _of_pairs(table, features, target, spec)
     if len(features) == 1 and isinstance(table.columns[features[0]][0], str) and not _numeric(table, features[0]):
         return _of_text(table, features[0], target, spec)
     rows = np.concatenate([_numbers(table, name) for name in features], axis=1)
@@ -222,6 +224,27 @@ def _of_text(table: Table, column: str, target: str, spec: DataSpec) -> Raw:
     info = DataInfo(
         spec.source, len(rows), (spec.length,), len(names), names, task, tokenizer.vocabulary, tokenizer.padding
     )
+    return Raw(info, rows, labels, tokenizer.dump())
+
+
+def _of_pairs(table: Table, features: Sequence[str], target: str, spec: DataSpec) -> Raw:
+    """A text to be written upon another, each cut to `spec.length`."""
+    if len(features) != 1:
+        raise InvalidInput(
+            f"{table.path} has the columns {', '.join(features)[:200]}, and text_to_text takes one.",
+            fix="Name it in data.features, and what is to be written in data.target.",
+        )
+    columns = (features[0], target)
+    for column in columns:
+        for row, value in enumerate(table.columns[column]):
+            if not isinstance(value, str) or not value:
+                raise table.wrong(row, column, "it is empty" if value in ("", None) else f"{_shown(value)} is not text")
+    tokenizer = tokenizer_of(spec, lambda: "".join(str(text) for column in columns for text in table.columns[column]))
+    given, written = ([tokenizer.encode(str(text)) for text in table.columns[column]] for column in columns)
+    end, padding = tokenizer.vocabulary, tokenizer.padding
+    pairs = [text.pair(a, b, spec.length, padding, end) for a, b in zip(given, written, strict=True)]
+    rows, labels = (np.stack(each) for each in zip(*pairs, strict=True))
+    info = DataInfo(spec.source, len(rows), (2 * spec.length,), end + 1, (), "text_to_text", end + 1, tokenizer.padding)
     return Raw(info, rows, labels, tokenizer.dump())
 
 

@@ -70,7 +70,7 @@ class Reduced:
         late: this worker's contribution, untouched, when it came too late to be in the mean; it is to be kept for the
             next round, such as added to what is then contributed.
         owed: first element, and what the codec took from the mean there (the mean minus what everybody got), in this
-            worker's slice; None without a codec.
+            worker's slice, until the next round is called; None without a codec.
     """
 
     round: int
@@ -304,7 +304,13 @@ class Exchange:
                     self._engine.apply(self._engine.group.accuse(rank, Reason.told))
 
     def all_reduce(
-        self, vector: Vector, weight: float, codec: Codec | None = None, state: Callable[[], State] | None = None
+        self,
+        vector: Vector,
+        weight: float,
+        codec: Codec | None = None,
+        state: Callable[[], State] | None = None,
+        *,
+        judged: bool = True,
     ) -> Reduced:
         """Replace the vector by `sum(w_i * x_i) / sum(w_i)` over the members that were in time, computed in float32 in
         rank order; by zeros when all weights are zero. With one contributor it stays as it is.
@@ -317,6 +323,7 @@ class Exchange:
                 own included, and the mean are taken as decoded.
             state: a newcomer may be let in before this round; then this is called, from within, for what it has to
                 know: arrays that are the same bytes on all members, as of the last round. Part of it is copied.
+            judged: whether `norm_limit` holds of it.
 
         Raises:
             ViewChanged: nothing was reduced; compute the share for the new view and call again.
@@ -339,7 +346,7 @@ class Exchange:
         if not (math.isfinite(weight) and weight >= 0.0):
             raise InvalidInput(f"The weight {weight} is not a finite number from 0 up.", fix="Pass a sample count.")
         norm = -1.0
-        if self._norm_limit is not None:
+        if judged and self._norm_limit is not None:
             norm = float(np.linalg.norm(vector))
             norm = norm if math.isfinite(norm) else -1.0
         with self._engine.lock:

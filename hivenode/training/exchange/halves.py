@@ -62,7 +62,7 @@ def widen(halves: Halves, out: Vector) -> None:
 
 def _torch() -> Any | None:
     """PyTorch, if this process has imported it."""
-    if "torch" not in sys.modules:
+    if sys.modules.get("torch") is None:
         return None
     import torch  # waits for a thread that is still at it
 

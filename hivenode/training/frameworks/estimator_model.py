@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from hivenode.data.info import DataInfo
-from hivenode.models.estimators import arguments, estimator
+from hivenode.models.compositions import arguments_of, entry_of
 from hivenode.spec.model import ModelSpec
+from hivenode.training.frameworks.composed_predictors import predictor
 from hivenode.training.frameworks.model import Floats, Inputs, Layout, Vector, flatten
-from hivenode.training.frameworks.predictors import predictor
 
 
 class EstimatorModel:
@@ -26,7 +26,7 @@ class EstimatorModel:
         self.weights: Vector = flatten(tensors, self.layout.parameters)
         self.buffers: Vector = np.zeros(0, np.float32)
         self.constants: Mapping[str, Floats] = {}
-        self._predictor = predictor(model.source, model.params, tensors, info.features, info.outputs)
+        self._predictor = predictor(model, tensors, info.features, info.outputs)
 
     def predict(self, inputs: Inputs) -> Floats:
         """(samples, outputs): see `Predictor.outputs`."""
@@ -35,6 +35,6 @@ class EstimatorModel:
 
 def labels(model: ModelSpec, info: DataInfo) -> tuple[str, ...]:
     """Names of an estimator's outputs: clusters have numbers, all else the names that the data have."""
-    if estimator(model.source)[1].task != "clustering":
+    if entry_of(model).task != "clustering":
         return info.labels
-    return tuple(str(number) for number in range(int(arguments(model.source, model.params)["n_clusters"])))
+    return tuple(str(number) for number in range(int(arguments_of(model)["n_clusters"])))

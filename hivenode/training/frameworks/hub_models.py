@@ -13,7 +13,7 @@ from torch import nn
 
 from hivenode.data.info import DataInfo
 from hivenode.errors import InvalidInput, Unavailable
-from hivenode.models.hub import settle
+from hivenode.models.hub import ENCODER_DECODERS, settle
 from hivenode.spec.model import LoraSpec, ModelSpec
 from hivenode.training.frameworks.model import uniform_values
 from hivenode.training.frameworks.torch_framework import Built
@@ -22,7 +22,12 @@ from hivenode.training.frameworks.torch_modules import of_module
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 import transformers
-from transformers import AutoModelForCausalLM, AutoModelForImageClassification, AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+)
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
@@ -59,8 +64,7 @@ def from_hub(model: ModelSpec, info: DataInfo, seed: int, directory: Path | None
             fix="Check the configuration, and that a model of this kind does such a task.",
         ) from error
     module = module.float()
-    deviation = float(getattr(config, "initializer_range", _DEVIATION))
-    _begin(module, deviation, seed, fresh)
+    _begin(module, config, seed, fresh)
     if model.lora is not None:
         module = _adapted(module, model.lora, info, seed)
     return of_module(module, _forward(module, info)), config.to_diff_dict()
@@ -74,12 +78,16 @@ def _config(model: ModelSpec, info: DataInfo, directory: Path | None) -> Any:
             found = transformers.AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
             given = settle(found.to_dict(), info)
         kind = given.pop("model_type")
-        given |= {"num_labels": info.outputs, "use_cache": False, "dtype": "float32"}
+        given |= {"use_cache": False, "dtype": "float32"}
         given.pop("id2label", None)
         given.pop("label2id", None)
+        if info.task in ("classification", "regression"):
+            given["num_labels"] = info.outputs
         if info.vocabulary:
             given["pad_token_id"] = info.padding
-            if kind not in _SPECIAL_TOKENS:
+            if info.task == "text_to_text":
+                given |= {"decoder_start_token_id": info.padding, "eos_token_id": info.vocabulary - 1}
+            else:
                 given |= {"bos_token_id": None, "eos_token_id": None}
         return transformers.AutoConfig.for_model(kind, **given)
     except (ValueError, TypeError, KeyError, OSError, AttributeError) as error:
@@ -90,16 +98,27 @@ def _config(model: ModelSpec, info: DataInfo, directory: Path | None) -> Any:
         ) from error
 
 
-_SPECIAL_TOKENS = ("t5",)
-
-
 def _auto(info: DataInfo) -> Any:
     if info.task == "language":
         return AutoModelForCausalLM
+    if info.task == "text_to_text":
+        return AutoModelForSeq2SeqLM
     return AutoModelForSequenceClassification if info.vocabulary else AutoModelForImageClassification
 
 
-def _begin(module: nn.Module, deviation: float, seed: int, fresh: set[str] | None) -> None:
+def _deviation(name: str, parameter: nn.Parameter, config: Any) -> float:
+    """Of a tensor's first values. T5's attention is not scaled, so its numbers are (arXiv 1910.10683; as transformers
+    has them)."""
+    if config.model_type not in ENCODER_DECODERS:
+        return float(getattr(config, "initializer_range", _DEVIATION))
+    if name.startswith("shared."):
+        return 1.0
+    if name.endswith(".q.weight"):
+        return float((config.d_model * config.d_kv) ** -0.5)
+    return float(parameter.shape[-1] ** -0.5) if "relative" not in name else float(config.d_model**-0.5)
+
+
+def _begin(module: nn.Module, config: Any, seed: int, fresh: set[str] | None) -> None:
     """First values by our own numbers, equal on every machine. What the architecture starts as a constant (biases,
     scales) stays.
 
@@ -110,7 +129,8 @@ def _begin(module: nn.Module, deviation: float, seed: int, fresh: set[str] | Non
         for number, (name, parameter) in enumerate(module.named_parameters()):
             if (fresh is not None and name not in fresh) or parameter.min() == parameter.max():
                 continue
-            values = uniform_values(parameter.numel(), deviation**2, seed, number)
+            variance = _deviation(name, parameter, config) ** 2
+            values = uniform_values(parameter.numel(), variance, seed, number)
             parameter.copy_(torch.from_numpy(values).view(parameter.shape))
 
 
@@ -125,7 +145,7 @@ def _adapted(module: nn.Module, lora: LoraSpec, info: DataInfo, seed: int) -> nn
     heads = [name for name in ("classifier", "score") if hasattr(module, name)]
     config = peft.LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, bias="none",
-        target_modules=list(lora.targets) or None, modules_to_save=heads if info.task != "language" else None,
+        target_modules=list(lora.targets) or None, modules_to_save=heads or None if info.task != "language" else None,
     )  # fmt: skip
     try:
         adapted = peft.get_peft_model(module, config)
@@ -149,4 +169,11 @@ def _forward(module: nn.Module, info: DataInfo) -> Any:
     if info.task == "language":
         return lambda x: module(input_ids=x).logits
     padding = info.padding
+    if info.task == "text_to_text":
+        half = info.input_shape[0] // 2
+        return lambda x: (
+            module(
+                input_ids=x[:, :half], attention_mask=(x[:, :half] != padding).long(), decoder_input_ids=x[:, half:]
+            ).logits
+        )
     return lambda x: module(input_ids=x, attention_mask=(x != padding).long()).logits

@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Protocol
 
 import joblib
 import numpy as np
 import numpy.typing as npt
 
-from hivenode.errors import Exhausted
+from hivenode.errors import Exhausted, InvalidInput
 from hivenode.models.estimators import arguments, estimator
-from hivenode.spec.section import Scalar
+from hivenode.spec.model import ModelSpec
 from hivenode.training.frameworks.predictors import MAX_NODES, Floats
 from hivenode.training.frameworks.sklearn_learners import Rows, Targets, build
 
@@ -21,59 +23,115 @@ UNIT = 10
 _TREE_ARRAYS = ("feature", "threshold", "left", "right", "value")
 
 Grown = dict[str, Floats]
-"""Trees in one line: `roots` and the arrays of `_TREE_ARRAYS`."""
+"""Arrays by name; of trees in one line `roots` and those of `_TREE_ARRAYS`."""
 
 
-def fit(
-    source: str, params: Mapping[str, Scalar], rows: Rows, labels: Targets, outputs: int, seed: int, threads: int
-) -> dict[str, Floats]:
+def fit(model: ModelSpec, rows: Rows, labels: Targets, outputs: int, seed: int, threads: int) -> dict[str, Floats]:
     """Fit an estimator of kind `whole`, with `threads` threads of joblib where it can use them; its arrays."""
-    values = arguments(source, params)
-    fitted = build(source, values, seed)
+    fitted = build(model.source, arguments(model.source, model.params), seed)
     with joblib.parallel_backend("threading", n_jobs=threads):
         fitted.fit(rows, labels)
+    return arrays(model.source, fitted, outputs)
+
+
+def arrays(source: str, fitted: Any, outputs: int) -> dict[str, Floats]:
+    """Of a fitted estimator of any kind but `members`, as `predictors.predictor` takes them.
+
+    Raises:
+        InvalidInput: the samples that it was fitted to lack a class, and it is not made of trees.
+    """
     name, entry = estimator(source)
     if name.startswith("DecisionTree"):
         grown = _line([fitted.tree_], _columns(fitted, outputs), outputs)
         return {**grown, "start": np.zeros(outputs, np.float32), "factor": np.ones(1, np.float32)}
+    if entry.kind == "trees":
+        return together(
+            [_line([tree.tree_ for tree in fitted.estimators_], _columns(fitted, outputs), outputs)], outputs
+        )
+    if name in ("KMeans", "MiniBatchKMeans"):
+        return {"centres": fitted.cluster_centers_.astype(np.float32)}
+    if entry.task == "classification" and len(_columns(fitted, outputs)) < outputs:
+        raise InvalidInput(
+            f"{name} was given samples of {len(fitted.classes_)} of {outputs} classes.",
+            fix="Raise max_samples, or use an ensemble of trees.",
+        )
     if name.startswith("GradientBoosting"):
         return _boosted(fitted, entry.task, outputs)
-    if name == "KMeans":
-        return {"centres": fitted.cluster_centers_.astype(np.float32)}
-    width = rows.shape[1]
-    coefficients = np.asarray(fitted.coef_, np.float32).reshape(-1, width)
+    if name.startswith("MLP"):
+        pairs = list(zip(fitted.coefs_, fitted.intercepts_, strict=True))
+        weights = {f"weight{n}": np.asarray(weight, np.float32) for n, (weight, _) in enumerate(pairs)}
+        return weights | {f"bias{n}": np.asarray(bias, np.float32) for n, (_, bias) in enumerate(pairs)}
+    if name == "GaussianNB":
+        named = {"mean": fitted.theta_, "variance": fitted.var_, "prior": fitted.class_prior_}
+        return {key: np.asarray(array, np.float32) for key, array in named.items()}
+    return linear(fitted)
+
+
+def linear(fitted: Any) -> dict[str, Floats]:
+    """Of a fitted linear model."""
+    coefficients = np.atleast_2d(np.asarray(fitted.coef_, np.float32))
     intercepts = np.broadcast_to(np.asarray(fitted.intercept_, np.float32), (len(coefficients),)).copy()
     return {"coefficients": coefficients, "intercepts": intercepts}
 
 
-def units_of(params: Mapping[str, Scalar], source: str) -> int:
-    """Into how many units a forest is divided."""
-    return -(-int(arguments(source, params)["n_estimators"]) // UNIT)
+class Growing(Protocol):
+    """What members make by units, each of them by itself."""
+
+    @property
+    def units(self) -> int: ...
+
+    def grow(self, units: range) -> dict[int, Grown]:
+        """These units' arrays: the same wherever and whenever they are grown."""
+        ...
+
+    def together(self, grown: Sequence[Grown]) -> dict[str, Floats]:
+        """The whole, of all units in their order."""
+        ...
 
 
-def grow(
-    source: str,
-    params: Mapping[str, Scalar],
-    units: range,
-    rows: Rows,
-    labels: Targets,
-    outputs: int,
-    seed: int,
-    threads: int,
-) -> dict[int, Grown]:
-    """The trees of these units of a forest: the same wherever and whenever they are grown, and those that scikit-learn
-    grows by itself from that seed."""
-    values = arguments(source, params)
-    first, stop = units.start * UNIT, min(units.stop * UNIT, int(values["n_estimators"]))
-    fitted = build(source, values, seed, n_estimators=stop - first, n_jobs=threads)
-    stream = np.random.RandomState(fitted.random_state)
-    stream.randint(np.iinfo(np.int32).max, size=first)  # one number for each tree before
-    fitted.set_params(random_state=stream).fit(rows, labels)
-    columns, trees = _columns(fitted, outputs), [tree.tree_ for tree in fitted.estimators_]
-    return {
-        unit: _line(trees[at : at + UNIT], columns, outputs)
-        for unit, at in zip(units, range(0, len(trees), UNIT), strict=True)
-    }
+@dataclass(frozen=True, slots=True)
+class Forest:
+    """`Growing` of trees: those that scikit-learn grows by itself from that seed.
+
+    Args:
+        threads: for joblib.
+    """
+
+    model: ModelSpec
+    rows: Rows
+    labels: Targets
+    outputs: int
+    seed: int
+    threads: int
+
+    @property
+    def units(self) -> int:
+        return -(-self._trees // UNIT)
+
+    @property
+    def _trees(self) -> int:
+        return int(arguments(self.model.source, self.model.params)["n_estimators"])
+
+    def grow(self, units: range) -> dict[int, Grown]:
+        values = arguments(self.model.source, self.model.params)
+        first, stop = units.start * UNIT, min(units.stop * UNIT, self._trees)
+        fitted = build(self.model.source, values, self.seed, n_estimators=stop - first, n_jobs=self.threads)
+        fitted.set_params(random_state=stream(self.seed, first)).fit(self.rows, self.labels)
+        columns, trees = _columns(fitted, self.outputs), [tree.tree_ for tree in fitted.estimators_]
+        return {
+            unit: _line(trees[at : at + UNIT], columns, self.outputs)
+            for unit, at in zip(units, range(0, len(trees), UNIT), strict=True)
+        }
+
+    def together(self, grown: Sequence[Grown]) -> dict[str, Floats]:
+        return together(grown, self.outputs)
+
+
+def stream(seed: int, drawn: int) -> np.random.RandomState:
+    """The random numbers of scikit-learn's ensembles, who draw one for each member, after so many of them."""
+    made = np.random.RandomState(seed % 2**32)
+    made.randint(np.iinfo(np.int32).max, size=drawn)
+    return made
 
 
 def together(units: Sequence[Grown], outputs: int) -> dict[str, Floats]:
@@ -97,39 +155,43 @@ def together(units: Sequence[Grown], outputs: int) -> dict[str, Floats]:
 
 
 def pack(units: Mapping[int, Grown]) -> Floats:
-    """Units by number, as one vector: how many, then for each its number and its counts of trees, nodes and outputs and
-    its arrays."""
+    """Units by number, as one vector: how many, then for each its number and its count of arrays, and for each array
+    its name, its shape and itself."""
     pieces: list[Floats] = [np.array([len(units)], np.float32)]
     for number, unit in sorted(units.items()):
-        head = [number, len(unit["roots"]), *unit["value"].shape]
-        pieces.append(np.array(head, np.float32))
-        pieces += [unit[name].ravel() for name in ("roots", *_TREE_ARRAYS)]
+        pieces.append(np.array([number, len(unit)], np.float32))
+        for name, array in sorted(unit.items()):
+            said = name.encode()
+            pieces.append(np.array([len(said), *said, array.ndim, *array.shape], np.float32))
+            pieces.append(np.asarray(array, np.float32).ravel())
     return np.concatenate(pieces)
 
 
 def unpack(vector: Floats) -> dict[int, Grown]:
     """What lies behind the last unit does not count. Raises ValueError: it is not what `pack` gives."""
-    units: dict[int, Grown] = {}
     at = 0
 
     def take(count: int) -> Floats:
         nonlocal at
         if at + count > len(vector):
-            raise ValueError("trees that end before their end")
+            raise ValueError("arrays that end before their end")
         at += count
         return vector[at - count : at]
 
     def whole(count: int) -> list[int]:
         found = take(count)
         if not ((found >= 0) & (found < MAX_NODES)).all():
-            raise ValueError("trees without a number")
+            raise ValueError("arrays without a number")
         return [int(value) for value in found]
 
+    units: dict[int, Grown] = {}
     for _ in range(whole(1)[0]):
-        number, trees, nodes, outputs = whole(4)
-        unit = {"roots": take(trees)}
-        unit |= {name: take(nodes) for name in _TREE_ARRAYS[:-1]}
-        unit["value"] = take(nodes * outputs).reshape(nodes, outputs)
+        number, count = whole(2)
+        unit: Grown = {}
+        for _ in range(count):
+            name = bytes(whole(whole(1)[0])).decode()
+            shape = whole(whole(1)[0])
+            unit[name] = take(prod(shape)).reshape(shape)
         units[number] = unit
     return units
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from hivenode.data.text import IGNORED
 from hivenode.models.layers import Layer, buffers, tensors
 from hivenode.spec.data import Task
 from hivenode.spec.values import Precision
@@ -154,7 +155,7 @@ class TorchModel:
                 outputs = self.forward(torch.from_numpy(inputs[part]))
                 if self._task == "language":
                     outputs = outputs[:, -1]
-                if self._task in ("classification", "language"):
+                if self._task in ("classification", "language", "text_to_text"):
                     outputs = torch.softmax(outputs, dim=-1)
                 found.append(outputs.flatten(1).numpy())
         return np.concatenate(found)
@@ -170,10 +171,16 @@ def losses(task: Task, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Ten
         return functional.cross_entropy(outputs, labels, reduction="none")
     if task == "language":
         return functional.cross_entropy(outputs.transpose(1, 2), labels, reduction="none").mean(dim=1)
+    if task == "text_to_text":  # over the places that count, of which each sample has one at least
+        each = functional.cross_entropy(outputs.transpose(1, 2), labels, reduction="none", ignore_index=IGNORED)
+        return each.sum(dim=1) / (labels != IGNORED).sum(dim=1)
     return (outputs.flatten(1) - labels).square().mean(dim=1)
 
 
 def judged(task: Task, outputs: torch.Tensor, labels: torch.Tensor) -> tuple[int, float]:
-    """Labels that were the likeliest output (0 where outputs are values), and the sum of the samples' losses."""
+    """Labels that were the likeliest output (0 where outputs are values; of text_to_text, texts that were wholly so),
+    and the sum of the samples' losses."""
     right = int((outputs.argmax(-1) == labels).sum()) if task in ("classification", "language") else 0
+    if task == "text_to_text":
+        right = int(((outputs.argmax(-1) == labels) | (labels == IGNORED)).all(dim=1).sum())
     return right, float(losses(task, outputs, labels).sum())

@@ -114,10 +114,12 @@ def _of_module(model: ModelSpec, info: DataInfo, seed: int, resources: Resources
 
 
 def _blocks(module: nn.Module) -> list[str]:
-    """Paths of the equal blocks in the middle of a transformer: its longest list of modules."""
+    """Paths of the equal blocks in the middle of a transformer: its longest list of modules; of one that has an encoder
+    and a decoder, those of both."""
     lists = [(name, len(each)) for name, each in module.named_modules() if isinstance(each, nn.ModuleList)]
     outermost = [(name, count) for name, count in lists if not re.search(r"\.\d+\.", name + ".")]
     if not outermost:
         return []
-    name, count = max(outermost, key=lambda pair: pair[1])
-    return [f"{name}.{number}" for number in range(count)]
+    parts = [[each for each in outermost if part in each[0].split(".")] for part in ("encoder", "decoder")]
+    longest = [max(part, key=lambda pair: pair[1]) for part in (parts if all(parts) else [outermost])]
+    return [f"{name}.{number}" for name, count in longest for number in range(count)]

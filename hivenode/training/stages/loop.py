@@ -95,7 +95,8 @@ class StagedTraining:
     _patience: Patience = field(init=False)
     _previous: float | None = field(init=False, default=None)
     _convergence: float | None = field(init=False, default=None)
-    _epoch_loss: list[float] = field(init=False)
+    _epoch_losses: list[float] = field(init=False)
+    _epoch_samples: int = field(init=False)
     _since: float = field(init=False)
     _steps_since: int = field(init=False)
     _samples_since: int = field(init=False)
@@ -105,7 +106,7 @@ class StagedTraining:
     def __post_init__(self) -> None:
         self._batches = Batches(len(self.ends.data.train), self.spec.batch_size, self.spec.seed)
         self._patience = Patience(self.spec)
-        self._epoch_loss = []
+        self._epoch_losses, self._epoch_samples = [], 0
         self._reset()
 
     @property
@@ -133,11 +134,11 @@ class StagedTraining:
                 self._heed()
                 if self.step % per_epoch == 0:
                     order = self._batches.order(self.step // per_epoch)
-                    self._epoch_loss.clear()
+                    self._epoch_losses, self._epoch_samples = [], 0
                 batch = self._batches.of_step(order, self.step)
                 self._train_step(batch)
                 samples += len(batch)
-                loss = math.fsum(self._epoch_loss) / len(self._epoch_loss)
+                loss = math.fsum(self._epoch_losses) / self._epoch_samples
                 ended = self.step % per_epoch == 0 or self.step == steps
                 if ended:
                     found = self._end_epoch(loss)
@@ -203,7 +204,8 @@ class StagedTraining:
             self._clip(self.spec.clip_norm)
         self.optimizer.step(self.stage.weights, self.stage.gradient, rate)
         self.step += 1
-        self._epoch_loss.append(loss)
+        self._epoch_losses.append(loss * len(batch))
+        self._epoch_samples += len(batch)
         self._steps_since += 1
         self._samples_since += len(batch)
         self._loss_since += loss

@@ -14,7 +14,7 @@ from hivenode.training.frameworks.model import Vector
 
 class MembersChanged(Exception):
     """The members agreed to go on without some of their number, or with more; what was being reduced has
-    to be given again, cut for the members there are now."""
+    to be given again, cut for the members there are now. Its argument, if there is one, says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +56,13 @@ class Collective(Protocol):
         """Meet the others. Planned nodes missing from `peers` are left out from the start."""
         ...
 
-    def mean(self, vector: Vector, weight: float, codec: Codec | None = None) -> Mean:
+    def mean(self, vector: Vector, weight: float, codec: Codec | None = None, *, judged: bool = False) -> Mean:
         """Replace `vector` by the weighted mean over all members, the same bits on each. `members` may be fewer
         after it.
 
         Args:
             codec: of contributions and result, the same on all members; None: float32, nothing is lost.
+            judged: whose norm is far beyond the others' is put out, where the job sets a limit; the same on all.
 
         Raises:
             MembersChanged: give it again.

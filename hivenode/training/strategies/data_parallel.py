@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from hivenode.net.local import Peer
-from hivenode.training.exchange import Exchange, Seat, View, ViewChanged, WorkerKey
+from hivenode.training.exchange import Absurd, Exchange, Excluded, Seat, View, ViewChanged, WorkerKey
 from hivenode.training.exchange.codecs import Codec
 from hivenode.training.exchange.inheritance import State
 from hivenode.training.frameworks.model import Vector
@@ -20,6 +20,7 @@ class Together:
     Args:
         seat: this worker's node, rank and address.
         key: its key; a new one if None.
+        norm_limit: as in `Exchange`, of the vectors that are to be judged.
         on_view, on_note: as of `Exchange`.
 
     Raises:
@@ -32,8 +33,11 @@ class Together:
         key: WorkerKey | None = None,
         on_view: Callable[[View], None] | None = None,
         on_note: Callable[[str, bytes], Sequence[tuple[str, bytes]]] | None = None,
+        norm_limit: float | None = None,
     ) -> None:
-        self._exchange = Exchange(seat, key or WorkerKey.create(), on_view=on_view, on_note=on_note)
+        self._exchange = Exchange(
+            seat, key or WorkerKey.create(), on_view=on_view, on_note=on_note, norm_limit=norm_limit
+        )
 
     @property
     def port(self) -> int:
@@ -50,11 +54,15 @@ class Together:
     def connect(self, peers: tuple[Peer, ...]) -> None:
         self._exchange.connect(peers)
 
-    def mean(self, vector: Vector, weight: float, codec: Codec | None = None) -> Mean:
+    def mean(self, vector: Vector, weight: float, codec: Codec | None = None, *, judged: bool = False) -> Mean:
         try:
-            reduced = self._exchange.all_reduce(vector, weight, codec)
+            reduced = self._exchange.all_reduce(vector, weight, codec, judged=judged)
         except ViewChanged as changed:
             raise MembersChanged from changed
+        except Absurd as blame:
+            if blame.view is None:  # the others go on, and so does the job
+                raise Excluded(f"The other workers go on without this one. {blame.sentence}") from blame
+            raise MembersChanged(blame.sentence) from blame
         return Mean(reduced.late, reduced.owed, reduced.total_weight, reduced.round)
 
     def gate(self, state: Callable[[], State]) -> None:

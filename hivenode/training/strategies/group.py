@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from hivenode.data.partition import member_range
-from hivenode.net.local import FromWorker, ViewChanged
+from hivenode.net.local import FromWorker, Log, ViewChanged
+from hivenode.spec.split import member_range
 from hivenode.spec.values import Share
 from hivenode.training.exchange.codecs import Codec
 from hivenode.training.exchange.inheritance import State
@@ -74,19 +74,24 @@ class Group:
         step: int,
         codec: Codec | None = None,
         void: Callable[[], None] = lambda: None,
+        *,
+        judged: bool = False,
     ) -> Mean:
         """Have `compute` fill `vector` and return its weight, and replace it by the mean; again while members go.
 
         Args:
             step: finished steps, to say when members were lost.
             void: called before `compute` has to be called again.
+            judged: as in `Collective.mean`.
         """
         while True:
             weight = compute()
             try:
-                mean = self._collective.mean(vector, weight, codec)
-            except MembersChanged:
+                mean = self._collective.mean(vector, weight, codec, judged=judged)
+            except MembersChanged as changed:
                 void()
+                if changed.args and self.leads:
+                    self._report(Log(level="warning", event=str(changed), fields={"step": step}))
                 self.look_around(step)
                 continue
             except Exception:

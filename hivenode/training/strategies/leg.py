@@ -52,18 +52,18 @@ class Leg:
         self._due = self._parts[group.me] if self._parts else np.empty(0, np.int64)
 
     def inherit(self, members: tuple[str, ...]) -> None:
-        """Divide what members not among these had to do among those who are left. Nothing, where samples lie with those
-        who train on them."""
+        """Divide what others than these had to do among those of the leg who are left. Nothing, where samples lie with
+        those who train on them."""
         lost = [member for member in self._parts if member not in members]
         if not lost:
             return
         left = np.concatenate([self._parts.pop(member) for member in lost])
         if not self._course.movable:
             left = left[:0]
-        ranges = split(len(left), [1.0] * len(members))
-        for member, part in zip(members, ranges, strict=True):
+        ranges = split(len(left), [1.0] * len(self._parts))
+        for member, part in zip(self._parts, ranges, strict=True):
             own = left[part.start : part.stop]
-            self._parts[member] = np.concatenate([self._parts.get(member, left[:0]), own])
+            self._parts[member] = np.concatenate([self._parts[member], own])
             if member == self._group.me:
                 self._due = np.concatenate([self._due, own])
 

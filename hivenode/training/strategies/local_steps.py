@@ -6,9 +6,12 @@ come, weighted by samples, is the gradient of an outer optimizer (DiLoCo, arXiv 
 before the round is done, the others go on from where they are with what those had to do; the outer step follows once.
 
 With fragments and overlap (Streaming DiLoCo, arXiv 2501.18512, algorithm 2) a part of the model is exchanged at a time,
-each part once in a round, and steps go on meanwhile; then what all came to is mixed with where a member is. What
-members have in common is what they last agreed on, part by part. Between two calls of `advance` the model holds that,
-so that it is judged, kept and handed over like any other; the member's own weights are put aside.
+each part once in a round, and steps go on meanwhile. Then what all came to is mixed with what a member had sent; its
+way since is added whole, as in delayed gradient averaging (Zhu et al., NeurIPS 2021), where the paper mixes that too:
+with an overlap of a good part of a round, much of what was learned would be thrown away.
+
+What members have in common is what they last agreed on, part by part. Between two calls of `advance` the model holds
+that, so that it is judged, kept and handed over like any other; the member's own weights are put aside.
 """
 
 from __future__ import annotations
@@ -75,6 +78,9 @@ class LocalSteps:
         self._done = Done()
         self._taken = 0.0
         self._width = max(1, spec.batch_size // len(group.planned))
+        self._notes = dict[str, str]()
+        if self._streams:
+            self._note()
 
     @property
     def weights(self) -> Vector:
@@ -94,6 +100,8 @@ class LocalSteps:
         self._learner.adopt(self._base)
         for name, vector in self._momentum().items():
             vector[:] = slots[name]
+        if self._streams:
+            self._note()
 
     def advance(self, step: int, stop: int) -> Advance:
         """To when the next fragment is taken in; at `stop` all members have everything in common."""
@@ -119,6 +127,7 @@ class LocalSteps:
         if self._streams:
             self._own[:] = self._learner.weights
             self._learner.adopt(self._base)
+            self._note()
         return Advance(until, _mean(told), total, self._taken)
 
     def _leg(self, start: int, stop: int) -> Leg:
@@ -138,19 +147,23 @@ class LocalSteps:
             for leg in self._unheard:
                 leg.inherit(self._group.members)
                 self._learn(leg)
-            self._way_back(fragment, back)
+            self._gather(fragment, back)
+            self._turn(fragment, back)
             return self._weight(fragment)
 
         self._wire.agree(back, compute, step, fragment)
         self._unsaid[fragment], self._unheard = 0, []
-        self._take_in(fragment, back, due, 0.0)
+        self._take_in(fragment, back, due)
+        for run in self._fragments[fragment]:
+            self._learner.weights[run] = self._base[run]
+        self._learner.adopt(self._learner.weights)
 
     def _overlap(self, fragment: int, due: int, until: int) -> tuple[float, float]:
         """The same at `due`, while steps go on until `until`; returns what `_tell` does."""
         legs, ahead = self._unheard, self._leg(due, until)
         self._learn(legs[-1])
         sent, back = (vector[: size_of(self._fragments[fragment])] for vector in (self._sent, self._back))
-        self._way_back(fragment, sent)
+        self._gather(fragment, sent)
         weight, self._unsaid[fragment] = self._weight(fragment), 0
         done, self._done = self._done, Done()
         heard, self._unheard = self._group.members, [ahead]
@@ -158,7 +171,8 @@ class LocalSteps:
         def give() -> float:
             nonlocal heard
             heard = self._group.members
-            np.copyto(back, sent)
+            back[:] = sent
+            self._turn(fragment, back)
             return weight
 
         def exchange() -> tuple[Mean, tuple[float, float]]:
@@ -167,33 +181,44 @@ class LocalSteps:
         exchanged = begin(exchange)
         self._learn(ahead)
         mean, told = exchanged.result()
+        self._take_in(fragment, back, due)
         # What came too late is said again with the next: it must not also stay in this member's weights.
-        self._take_in(fragment, back, due, self._spec.mixing if mean.late is None else 0.0)
+        self._mix(fragment, sent, self._spec.mixing if mean.late is None else 0.0)
         for leg, members in (*((leg, heard) for leg in legs), (ahead, self._group.members)):
             leg.inherit(members)
             self._learn(leg)
         return told
 
-    def _way_back(self, fragment: int, out: Vector) -> None:
-        """From this member's weights to those that all set out from."""
+    def _gather(self, fragment: int, out: Vector) -> None:
+        """This member's weights."""
         for run, part in _runs(self._fragments[fragment], out):
-            np.subtract(self._base[run], self._learner.weights[run], out=part)
+            part[:] = self._learner.weights[run]
+
+    def _turn(self, fragment: int, weights: Vector) -> None:
+        """From weights of a fragment to the way from there back to where all set out from."""
+        for run, part in _runs(self._fragments[fragment], weights):
+            np.subtract(self._base[run], part, out=part)
+
+    def _take_in(self, fragment: int, back: Vector, due: int) -> None:
+        """The outer step."""
+        number = self._timetable.round(due)
+        for run, part in _runs(self._fragments[fragment], back):
+            self._outer.step(self._base, part, number, run)
+
+    def _mix(self, fragment: int, sent: Vector, kept: float) -> None:
+        """What all came to, with `kept` of what this member sent in its place; and on it the way it has come since.
+        `sent` is overwritten."""
+        own = self._learner.weights
+        for run, part in _runs(self._fragments[fragment], sent):
+            own[run] -= part
+            part *= np.float32(kept)
+            part += self._base[run] * np.float32(1.0 - kept)
+            own[run] += part
+        self._learner.adopt(own)
 
     def _weight(self, fragment: int) -> float:
         count = self._unsaid[fragment]
         return float(min(count, 1) if self._equal else count)
-
-    def _take_in(self, fragment: int, back: Vector, due: int, kept: float) -> None:
-        """The outer step, and from there on; `kept` of this member's own weights."""
-        own, number = self._learner.weights, self._timetable.round(due)
-        for run, part in _runs(self._fragments[fragment], back):
-            self._outer.step(self._base, part, number, run)
-            if kept:
-                own[run] *= np.float32(kept)
-                own[run] += self._base[run] * np.float32(1.0 - kept)
-            else:
-                own[run] = self._base[run]
-        self._learner.adopt(own)
 
     def _tell(self, done: Done, step: int) -> tuple[float, float]:
         """Mean loss over what all have done, and its weight; then shares follow speed."""
@@ -216,12 +241,13 @@ class LocalSteps:
         own = {OWN: self._own} if self._streams else {}
         return {**self._learner.slots(), **self._momentum(), **own}
 
-    def scalars(self) -> dict[str, str]:
-        if not self._streams:
-            return self._learner.scalars()
-        unsaid = " ".join(map(str, self._unsaid))
+    def _note(self) -> None:
+        """Keep, for a checkpoint of this moment, what changes before the next."""
         losses = f"{self._done.losses.hex()} {self._done.samples}"
-        return {**self._learner.scalars(), UNSAID: unsaid, LOSSES: losses}
+        self._notes = {UNSAID: " ".join(map(str, self._unsaid)), LOSSES: losses}
+
+    def scalars(self) -> dict[str, str]:
+        return {**self._learner.scalars(), **self._notes}
 
     def restore(self, slots: Mapping[str, Vector], scalars: Mapping[str, str]) -> None:
         for name, vector in self._momentum().items():
@@ -231,6 +257,7 @@ class LocalSteps:
             self._unsaid = [int(count) for count in scalars[UNSAID].split()]
             losses, samples = scalars[LOSSES].split()
             self._done = Done(float.fromhex(losses), int(samples))
+            self._note()
         rest = {name: slot for name, slot in slots.items() if name not in (OUTER, OWN)}
         self._learner.restore(rest, scalars)
 

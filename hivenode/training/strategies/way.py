@@ -10,10 +10,11 @@ from typing import Protocol
 import numpy as np
 
 from hivenode.data.dataset import Dataset
-from hivenode.data.partition import Batches, Indices, Mixed, Order, Ranged
+from hivenode.data.partition import Batches, Indices, Mixed, Order, Own, Ranged
 from hivenode.errors import JobFailed
 from hivenode.spec.training import TrainingSpec
 from hivenode.training.frameworks.model import Inputs, Labels, Vector
+from hivenode.training.pooling import Pool, pooled
 from hivenode.training.strategies.group import Group
 from hivenode.training.strategies.wire import Wire
 
@@ -76,8 +77,19 @@ class Course:
 
     def __init__(self, data: Dataset, spec: TrainingSpec, group: Group) -> None:
         self._data, self._spec, self._group = data, spec, group
+        self._pool: Pool | None = None
         batches = Batches(len(data.train), spec.batch_size, spec.seed)
         self._order: Order = Ranged(batches) if data.ranges else Mixed(batches)
+
+    def pool(self) -> Pool | None:
+        """Where each member has samples of its own and there are several: learn from each other how many, and scale
+        them alike. Raises as `Group.agree`."""
+        if self._data.private and len(self._group.planned) > 1:
+            self._pool = pooled(self._data, self._group)
+            self._data = self._pool.data
+            self._order = Own(self._pool.train, self._spec.batch_size, self._spec.seed)
+            self._group.weights = {node: float(max(count, 1)) for node, count in self._pool.train.items()}
+        return self._pool
 
     @property
     def steps_per_epoch(self) -> int:
@@ -92,7 +104,7 @@ class Course:
     @property
     def movable(self) -> bool:
         """Whether any member could train on any sample."""
-        return not self._data.ranges
+        return not self._data.ranges and not self._data.private
 
     def part(self, step: int, stop: int, member: str | None = None) -> tuple[Indices, int]:
         """A member's (this one's) samples of the steps from `step` to before `stop`, and how many all members have."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -84,7 +84,7 @@ class Wire:
             return given
 
         void = feedback.revoke if feedback is not None else lambda: None
-        mean = self._group.agree(vector, give, step, codec, void)
+        mean = self._group.agree(vector, give, step, codec, void, judged=True)
         if feedback is None:
             if given > 0:
                 self._debts.pop(part, None)
@@ -101,6 +101,23 @@ class Wire:
         if self._automatic:
             self._learn((time.monotonic() - began) / max(size, 1), step)
         return mean
+
+    def debts(self) -> dict[str, Vector]:
+        """What this member has still to say, by part: the vectors themselves, as of the last exchange."""
+        if self._feedback:
+            return {str(part): feedback.residual for part, feedback in enumerate(self._feedback)}
+        return {str(part): debt for part, debt in self._debts.items()}
+
+    def restore(self, debts: Mapping[str, Vector]) -> None:
+        """Take over what was to be said. Raises ValueError: it is that of other vectors."""
+        for name, debt in debts.items():
+            if not (name.isdecimal() and int(name) < len(self._sizes) and debt.shape == (self._sizes[int(name)],)):
+                raise ValueError(f"part {name} of {debt.size} elements")
+        for name, debt in debts.items():
+            if self._feedback:
+                self._feedback[int(name)].residual[:] = debt
+            else:
+                self._debts[int(name)] = debt
 
     def _use(self, codec: Codec) -> None:
         self._codec, self._feedback = codec, tuple(map(Feedback, self._sizes))
