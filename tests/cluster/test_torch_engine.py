@@ -53,6 +53,7 @@ async def test_a_machine_is_killed_and_the_others_form_the_group_again(tmp_path:
         assert [attempt["outcome"] for attempt in detail["attempts"]] == ["finished"]
         assert len(detail["attempts"][0]["members"]) == 2
         assert detail["summary"]["accuracy"] > 0.9
+        await hive[1].until("/v1/models", lambda models: bool(models))
         prediction = await hive[1].api("POST", "/v1/models/digits/predict", {"inputs": [[0.0] * 64]})
         assert len(prediction["outputs"][0]) == 10
     finally:
