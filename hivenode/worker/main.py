@@ -44,7 +44,7 @@ def run(sock: socket.socket, limits: WorkerLimits) -> int:
             case Begin():
                 births = None
                 if first.plan.engine is Engine.torch:  # now, while there is one thread, and processes can be made
-                    births = Nursery(lambda: _walls(first))
+                    births = Nursery(lambda: _walls(first, reach.GLOO))
                 _wall_in(channel, first)
                 if _staged(first):
                     StagedAssignment(channel, first, limits).run()
@@ -88,5 +88,5 @@ def _staged(begin: Begin) -> bool:
     return begin.plan.staged and JobSpec.model_validate_json(begin.spec).framework != "sklearn"
 
 
-def _walls(begin: Begin) -> list[str]:
-    return sandbox.keep_to(reach.to_train(begin), Path(begin.directory), network=True)
+def _walls(begin: Begin, more: tuple[str, ...] = ()) -> list[str]:
+    return sandbox.keep_to([*reach.to_train(begin), *map(Path, more)], Path(begin.directory), network=True)

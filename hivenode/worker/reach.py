@@ -21,6 +21,9 @@ NETWORK = (
 )  # fmt: skip
 """What the C library looks names up in, and OpenSSL its settings."""
 
+GLOO = ("/sys/bus/pci", "/sys/class/net", "/sys/devices")
+"""Where it looks up which network cards there are."""
+
 
 def to_train(begin: Begin) -> list[Path]:
     """What a training assignment reads. Raises ValueError when its job is none."""
