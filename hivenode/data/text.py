@@ -150,6 +150,8 @@ def fitted(tokens: Tokens, length: int, padding: int) -> Tokens:
 def pair(given: Tokens, written: Tokens, length: int, padding: int, end: int) -> tuple[Tokens, Tokens]:
     """(2 * length,) inputs and (length,) labels of a text to be written upon another: what is to be foretold at each
     place is the token there, from all before it; after the end there is nothing to foretell."""
+    import numpy as np
+
     labels = fitted(np.append(written, end), length, IGNORED)
     before = np.where(labels[:-1] == IGNORED, padding, labels[:-1])
     return np.concatenate([fitted(given, length, padding), [padding], before]), labels

@@ -152,20 +152,21 @@ class AddressBook:
         return not self._writing
 
     async def remember(self) -> None:
-        """Write down where everyone is, if it has changed. One write at a time, and none for each of many changes: many
-        may come at once, and a member can say every moment that it has moved. Raises Exhausted."""
+        """Write down where everyone is, if it has changed: at once, and then what has gathered meanwhile. Many changes
+        may come together, and a member can say every moment that it has moved. Raises Exhausted."""
         if self._writing:
             return
         self._writing = True
         try:
             while self._stale:
-                await asyncio.sleep(GATHER_SECONDS)
                 self._stale = False
-                await self._write()
+                await self.write()
+                await asyncio.sleep(GATHER_SECONDS)
         finally:
             self._writing = False
 
-    async def _write(self) -> None:
+    async def write(self) -> None:
+        """Write down where everyone is now, if that is not what is written. Raises Exhausted."""
         known = {
             member.node: member.addresses
             for member in self._members()

@@ -120,6 +120,10 @@ class Work:
     """What it goes on in spite of."""
     over: Signal = field(default_factory=Signal)
     """When the worker has ended."""
+    keeping: int = 0
+    """Checkpoints in its directory that are being copied."""
+    left: bool = False
+    """Nothing else needs the directory."""
 
     def standing(self) -> Standing:
         failure = self.failure
@@ -398,6 +402,7 @@ class Executor:
                     )
                     self._tasks.spawn(self._append(changed), "job: members changed")
             case CheckpointWritten():
+                work.keeping += 1
                 self._tasks.spawn(self._keep(work, message), "job: checkpoint")
             case DebtsWritten():
                 if Path(message.path).parent == Path(work.directory):
@@ -423,12 +428,16 @@ class Executor:
             self._trouble(work, written.step, error.sentence, error.fix)
         else:
             work.trouble = ""
+        finally:
+            work.keeping -= 1
+            if work.left:
+                self._drop_directory(work)
 
     def _trouble(self, work: Work, step: int, reason: str, fix: str) -> None:
         """Training goes on: an older checkpoint still stands, and the next one tries again."""
         self._note(work, "error", "a checkpoint could not be kept; training goes on", step=step, reason=reason, fix=fix)
         work.trouble = f"No checkpoint of step {step} could be kept: {reason.rstrip('.')}. {fix}"[:2000]
-        if work.last is not None:
+        if work.last is not None and work.state == "running":
             work.last = msgspec.structs.replace(work.last, trouble=work.trouble)
             self._broadcast(work.last)
 
@@ -569,7 +578,9 @@ class Executor:
         self._broadcast(msgspec.structs.replace(base, state=work.state, samples_per_second=0.0, tokens_per_second=None))
 
     def _drop_directory(self, work: Work) -> None:
-        if work.directory:
+        """As soon as nothing in it is being copied."""
+        work.left = True
+        if work.directory and not work.keeping:
             self._workspace.remove(work.directory)
             work.directory = ""
 

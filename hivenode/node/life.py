@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 
 from hivenode.config import Settings
+from hivenode.errors import Exhausted
 from hivenode.jobs.leftovers import Leftovers
+from hivenode.logs import get_logger
 from hivenode.node import building
 from hivenode.node.candidacy import Candidacy
 from hivenode.node.ports import Ports
 from hivenode.node.reactions import Reactions
 from hivenode.node.services import Services
 from hivenode.trust.credentials import Credentials
+
+log = get_logger("node")
 
 BOOT = "boot"
 BOOT_EPOCH = 1_577_836_800
@@ -66,7 +70,8 @@ class Node(Services):
 
     async def stop(self) -> None:
         """Hand over, say goodbye, end workers and links, close the journal."""
-        if self.ready:
+        was_ready = self.ready
+        if was_ready:
             await self.leadership.resign()
             self.coordinator.lead(None)
             self.membership.leave()
@@ -77,6 +82,11 @@ class Node(Services):
         await self.ports.workers.close()
         await self.ports.transport.stop()
         await self.tasks.close()
+        if was_ready:
+            try:
+                await self.book.write()
+            except Exhausted as error:
+                log.warning("where the other members are could not be written down", reason=str(error))
         if hasattr(self, "calls"):
             await self.calls.close()
         await self.ports.journal.close()

@@ -7,6 +7,7 @@ import os
 
 import msgspec
 import torch
+import torch._dynamo  # now: it makes a folder for itself, which the walls will not let it
 
 from hivenode.data.info import DataInfo
 from hivenode.errors import Exhausted, HiveError, InvalidInput

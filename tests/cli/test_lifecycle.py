@@ -54,7 +54,7 @@ def test_the_first_start_writes_every_setting_down(home: Path, run: Run) -> None
     text = (home / "hivenode.toml").read_text()
     assert tomllib.loads(text) == {
         "node": {"name": "oak"}, "network": {"port": 0}, "membership": {}, "trust": {}, "election": {}, "feeds": {},
-        "worker": {}, "jobs": {}, "models": {}, "data": {}, "admin": {"port": 0}, "logs": {},
+        "worker": {}, "jobs": {}, "models": {}, "data": {}, "training": {}, "admin": {"port": 0}, "logs": {},
     }  # fmt: skip
     assert "#nice = 10" in text
     (home / "hivenode.toml").write_text(text + "# mine\n")

@@ -65,7 +65,7 @@ async def cancel(members: list[Member]) -> None:
     for member in members:
         member.handle.send(Cancel("enough"))
     for member in members:
-        assert (await member.expect(Failed)).code == "cancelled"
+        assert (await member.expect(Failed)).code in ("cancelled", "unavailable")  # a stage may hear of a leaving first
 
 
 @pytest.mark.parametrize("victim", [0, 1])

@@ -186,7 +186,9 @@ async def test_cancelling(host: ForkWorkers, tmp_path: Path) -> None:
     await members[0].expect(WorkerProgress, 2)
     for member in members:
         member.handle.send(Cancel("enough"))
-    assert {(await member.expect(Failed)).code for member in members} == {"cancelled"}
+    codes = {(await member.expect(Failed)).code for member in members}
+    assert "cancelled" in codes
+    assert codes <= {"cancelled", "unavailable"}, "a stage may hear that another has left before it hears the order"
 
 
 async def test_a_plan_without_layers_is_refused(host: ForkWorkers, tmp_path: Path) -> None:
