@@ -37,22 +37,23 @@ def main() -> None:
         for _ in range(options.rounds):
             with tempfile.TemporaryDirectory() as directory:
                 store = os.path.join(directory, "store")
-                course, samples, parameters = together(places, ddp, task, store, options.steps, meet=False)
-            speeds["ddp"].append(samples / course[-1][0])
+                found = together(places, ddp, task, store, options.steps, meet=False)
+            parameters = found.parameters
+            speeds["ddp"].append(found.samples_per_second)
             for label, engine in (("exchange", "exchange"), ("engine", "torch")):
                 way = {"codec": "fp32", "engine": engine}
-                course, samples, _ = together(places, ours, task, way, -1.0, options.steps, meet=True)
-                speeds[label].append(samples / course[-1][0])
-    medians = {label: statistics.median(found) for label, found in speeds.items()}
+                found = together(places, ours, task, way, -1.0, options.steps, meet=True)
+                speeds[label].append(found.samples_per_second)
+    medians = {label: statistics.median(taken) for label, taken in speeds.items()}
     ratios = {label: medians[label] / medians["ddp"] for label in medians if label != "ddp"}
     if options.json:
         print(json.dumps({"parameters": parameters, "samples_per_second": speeds, "ratios": ratios}))
         return
     model = f"GPT of {parameters:,} parameters, batches of {options.batch}"
     print(f"{options.workers} workers, {model}, {os.cpu_count()} cores")
-    for label, found in speeds.items():
+    for label, taken in speeds.items():
         times = f"  {ratios[label]:.2f} of DDP" if label in ratios else ""
-        spread = f"from {min(found):.1f} to {max(found):.1f}"
+        spread = f"from {min(taken):.1f} to {max(taken):.1f}"
         print(f"{label:8} {medians[label]:8.1f} samples/s  ({spread}){times}")
 
 

@@ -104,6 +104,10 @@ class Outcome:
         return min(loss for _, _, loss in self.course)
 
     @property
+    def samples_per_second(self) -> float:
+        return self.samples / self.course[-1][1]
+
+    @property
     def step_seconds(self) -> float:
         return self.course[-1][1] / self.course[-1][0]
 
