@@ -12,7 +12,8 @@ from hivenode.catalog.holders import Keeper
 from hivenode.errors import Refused, Unavailable
 from hivenode.hive.papers import Papers
 from hivenode.hive.roles import Roles
-from hivenode.jobs.executor import Executor, JobLog
+from hivenode.jobs.executor import Executor
+from hivenode.jobs.work import JobLog
 from hivenode.net.messages import (
     Adopt,
     Assign,

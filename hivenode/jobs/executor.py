@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
 
 import msgspec
 from pydantic import ValidationError
@@ -18,10 +16,11 @@ from hivenode import __version__
 from hivenode.catalog.holders import Keeper
 from hivenode.errors import HiveError, Refused, Unavailable
 from hivenode.hive.election import MAX_STEP
-from hivenode.jobs.host import OUT_OF_MEMORY, WorkerHandle, WorkerHost
-from hivenode.jobs.ledger import AttemptName, Ledger
+from hivenode.jobs.host import OUT_OF_MEMORY, WorkerHost
+from hivenode.jobs.ledger import Ledger
 from hivenode.jobs.results import Append, Results
 from hivenode.jobs.supplies import Supplies
+from hivenode.jobs.work import JobLog, Work, Workspace
 from hivenode.logs import get_logger
 from hivenode.net.local import (
     Begin,
@@ -47,9 +46,9 @@ from hivenode.net.local import (
 from hivenode.net.messages import Adopt, Assign, Endpoint, Progress, Standing, Start, Stop, Welcome
 from hivenode.spec.events import MembersChanged
 from hivenode.spec.job import JobSpec
-from hivenode.spec.values import Epoch, Plan
+from hivenode.spec.values import Epoch
 from hivenode.store.ports import BlobStore, Journal
-from hivenode.tasks import Signal, TaskGroup
+from hivenode.tasks import TaskGroup
 
 READY_SECONDS = 60.0
 OUTRUN_SECONDS = 10.0
@@ -62,82 +61,6 @@ KILLED_FACTOR = 1.25
 FENCE = "fence"
 
 log = get_logger("jobs")
-
-State = Literal["preparing", "prepared", "running", "finished", "failed"]
-
-
-class JobLog(Protocol):
-    """Where a job's own log lines go."""
-
-    def write(self, job: str, record: dict[str, object]) -> None: ...
-
-
-class Workspace(Protocol):
-    """Directories for workers."""
-
-    def make(self, job: str, attempt: int) -> str:
-        """A new one, with what is kept for that job in it. Raises Exhausted."""
-        ...
-
-    def keep(self, job: str, path: str) -> None:
-        """Put a file from a worker's directory aside for the job's next attempts here; of a job the last few."""
-        ...
-
-    def forget(self, job: str) -> None:
-        """Remove what is kept for a job."""
-        ...
-
-    def remove(self, directory: str) -> None: ...
-
-
-@dataclass(slots=True)
-class Work:
-    """This node's share of one attempt."""
-
-    job: str
-    name: AttemptName
-    epoch: Epoch
-    spec: JobSpec
-    plan: Plan
-    rank: int
-    state: State = "preparing"
-    handle: WorkerHandle | None = None
-    directory: str = ""
-    ready: asyncio.Future[Ready] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-    members: tuple[str, ...] = ()
-    step: int = 0
-    steps: int = 0
-    failure: Failed | None = None
-    finished: Finished | None = None
-    endpoint: Endpoint | None = None
-    last: Progress | None = None
-    told: float = -1.0
-    """When progress was last broadcast, loop time."""
-    accuracy: float | None = None
-    test_loss: float | None = None
-    outrun: bool = False
-    trouble: str = ""
-    """What it goes on in spite of."""
-    over: Signal = field(default_factory=Signal)
-    """When the worker has ended."""
-    keeping: int = 0
-    """Checkpoints in its directory that are being copied."""
-    left: bool = False
-    """Nothing else needs the directory."""
-
-    def standing(self) -> Standing:
-        failure = self.failure
-        return Standing(
-            job=self.job,
-            attempt=self.name[0],
-            state=self.state,
-            step=self.step,
-            detail=failure.message[:2000] if failure else "",
-            fix=failure.fix[:2000] if failure else "",
-            retry=failure.retry if failure else True,
-            needed_bytes=failure.needed_bytes if failure else 0,
-            endpoint=self.endpoint,
-        )
 
 
 class Executor:

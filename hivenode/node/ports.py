@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from hivenode.admin.doctor import Instruments
 from hivenode.errors import HiveError, Unavailable
 from hivenode.jobs.desk import ReadableJobLog
-from hivenode.jobs.executor import Workspace
 from hivenode.jobs.host import WorkerHost
+from hivenode.jobs.work import Workspace
 from hivenode.net.local import Resources, WorkerLimits
 from hivenode.net.messages import ProfileReply
 from hivenode.net.transport import Transport
