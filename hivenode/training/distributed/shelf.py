@@ -24,7 +24,9 @@ from hivenode.training.distributed.letters import (
 
 MAX_HELD = 65_536
 """Keys."""
-MAX_WAITING = 65_536
+MAX_HELD_BYTES = 64 << 20
+"""Of all values."""
+MAX_WAITING = 4096
 
 Who = TypeVar("Who")
 
@@ -34,6 +36,7 @@ class Shelf(Generic[Who]):
 
     def __init__(self) -> None:
         self._held: dict[str, bytes] = {}
+        self._bytes = 0
         self._waiting: list[tuple[Who, Wait]] = []
 
     def ask(self, who: Who, wish: Wish) -> list[tuple[Who, Answer]]:
@@ -61,7 +64,9 @@ class Shelf(Generic[Who]):
             case Check(keys):
                 return Answer(number=int(all(key in self._held for key in keys)))
             case Delete(key):
-                return Answer(number=int(self._held.pop(key, None) is not None))
+                value = self._held.pop(key, None)
+                self._bytes -= len(value or b"")
+                return Answer(number=int(value is not None))
             case Size():
                 return Answer(number=len(self._held))
             case Set(key, value):
@@ -87,5 +92,8 @@ class Shelf(Generic[Who]):
             return Answer(error=f"the value of {key} has {len(value)} bytes, and at most {MAX_VALUE} are kept")
         if key not in self._held and len(self._held) >= MAX_HELD:
             return Answer(error=f"there are {MAX_HELD} keys already")
-        self._held[key] = value
+        held = self._bytes - len(self._held.get(key, b"")) + len(value)
+        if held > MAX_HELD_BYTES:
+            return Answer(error=f"the values would have {held} bytes, and at most {MAX_HELD_BYTES} are kept")
+        self._held[key], self._bytes = value, held
         return answer

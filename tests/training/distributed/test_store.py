@@ -11,8 +11,8 @@ from datetime import timedelta
 import pytest
 from torch.distributed import DistStoreError, HashStore, PrefixStore, Store
 
-from hivenode.training.distributed.letters import MAX_VALUE, Add, Check, Pipe, Reply, Request, Set, Wait
-from hivenode.training.distributed.shelf import Shelf
+from hivenode.training.distributed.letters import MAX_VALUE, Add, Check, Delete, Pipe, Reply, Request, Set, Wait
+from hivenode.training.distributed.shelf import MAX_HELD_BYTES, Shelf
 from hivenode.training.distributed.store import WorkerStore
 
 Stores = tuple[Store, Store]
@@ -167,6 +167,13 @@ def test_what_is_kept_is_bounded() -> None:
     assert not answer.error
     ((_, answer),) = shelf.ask("a", Add("key", 1))
     assert "no number" in answer.error
+    full = MAX_HELD_BYTES // MAX_VALUE
+    for number in range(full):
+        ((_, answer),) = shelf.ask("a", Set(str(number), bytes(MAX_VALUE)))
+    assert "are kept" in answer.error, "the first key takes room too"
+    shelf.ask("a", Delete("key"))
+    ((_, answer),) = shelf.ask("a", Set(str(full), bytes(MAX_VALUE)))
+    assert not answer.error
 
 
 def test_who_waits_is_answered_once_and_with_what_was_asked() -> None:
