@@ -47,7 +47,7 @@ async def test_the_coordinators_machine_dies_and_the_job_goes_on(hive: list[Mach
     victim = await coordinator_of(hive)
     survivors = [machine for machine in hive if machine is not victim]
     before = await survivors[0].api("GET", "/v1/status")
-    submitted = await survivors[0].api("POST", "/v1/jobs", job(100, min_nodes=3))
+    submitted = await survivors[0].api("POST", "/v1/jobs", job(100, strategy="data_parallel", min_nodes=3))
     path = f"/v1/jobs/{submitted['summary']['job']}"
     await survivors[1].until(path, lambda d: d["summary"]["state"] == "running" and d["summary"]["step"] >= 40)
 
@@ -70,7 +70,7 @@ async def test_the_coordinators_machine_dies_and_the_job_goes_on(hive: list[Mach
 
 
 async def test_every_daemon_is_killed_and_the_job_goes_on_from_its_checkpoint(hive: list[Machine]) -> None:
-    wanted = job(14, min_nodes=3)
+    wanted = job(14, strategy="data_parallel", min_nodes=3)
     wanted["spec"]["training"]["codec"] = "int8"
     submitted = await hive[1].api("POST", "/v1/jobs", wanted)
     path = f"/v1/jobs/{submitted['summary']['job']}"
@@ -96,7 +96,7 @@ async def test_every_daemon_is_killed_and_the_job_goes_on_from_its_checkpoint(hi
 
 
 async def test_a_killed_worker_costs_nothing_but_its_share(hive: list[Machine]) -> None:
-    submitted = await hive[0].api("POST", "/v1/jobs", job(14, min_nodes=3))
+    submitted = await hive[0].api("POST", "/v1/jobs", job(14, strategy="data_parallel", min_nodes=3))
     path = f"/v1/jobs/{submitted['summary']['job']}"
     await hive[0].until(path, lambda d: d["summary"]["state"] == "running" and d["summary"]["step"] >= 20)
     coordinator = await coordinator_of(hive)

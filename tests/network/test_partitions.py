@@ -14,7 +14,7 @@ async def test_both_sides_of_a_split_finish_the_job_and_it_is_finished_once(lan:
     name, before = await agreed(machines)
     cut = next(machine for machine in machines if machine.name == name)
     pair = [machine for machine in machines if machine is not cut]
-    path = await submit(pair[0], 40, min_nodes=3)
+    path = await submit(pair[0], 40, strategy="data_parallel", min_nodes=3)
     await training(pair[0], path, 40)
 
     cut.host.unplug()
@@ -42,7 +42,7 @@ async def test_a_stopped_coordinator_is_replaced_and_follows_when_it_returns(lan
     name, before = await agreed(machines)
     stopped = next(machine for machine in machines if machine.name == name)
     others = [machine for machine in machines if machine is not stopped]
-    path = await submit(others[0], 60, min_nodes=3)
+    path = await submit(others[0], 60, strategy="data_parallel", min_nodes=3)
     await training(others[0], path, 20)
 
     stopped.pause()
