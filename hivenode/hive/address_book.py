@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
@@ -28,6 +28,7 @@ class AddressBook:
 
     Args:
         members: everyone known.
+        member: what is known of one.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class AddressBook:
         journal: Journal,
         roles: Roles,
         members: Callable[[], tuple[Member, ...]],
+        member: Callable[[str], Member | None],
         mesh: Mesh,
         rng: random.Random,
     ) -> None:
@@ -46,6 +48,7 @@ class AddressBook:
         self._journal = journal
         self._roles = roles
         self._members = members
+        self._member = member
         self._mesh = mesh
         self._rng = rng
         self._known: dict[str, tuple[str, ...]] = {}
@@ -97,12 +100,13 @@ class AddressBook:
             return
         moved = self._known.get(node) != addresses
         self._known[node] = addresses
-        self._mesh.set(node, present=present)
+        stirred = self._mesh.set(node, present=present)
         if moved and node in self._kept:
             self._transport.want(node, addresses)
         elif moved:
             self._transport.know(node, addresses)
-        self._review()
+        if stirred or node in self._tried or any(node in nodes for nodes in self._needed.values()):
+            self._review()
 
     def need(self, purpose: str, nodes: Sequence[str]) -> None:
         """Keep links to these as well, for this purpose, instead of those named for it before."""
@@ -132,8 +136,15 @@ class AddressBook:
             self._review()
 
     def seek_all(self) -> None:
-        """Seek whoever is not sought yet: somebody may have been let back in."""
-        for member in self._members():
+        """Seek every member that is not sought yet."""
+        self._seek_missing(self._members())
+
+    def seek_known(self, nodes: Iterable[str]) -> None:
+        """Seek those of these that are members and not sought yet: they may have been let back in."""
+        self._seek_missing(member for node in nodes if (member := self._member(node)) is not None)
+
+    def _seek_missing(self, members: Iterable[Member]) -> None:
+        for member in members:
             if member.node not in self._known and member.state is not MemberState.left:
                 self.seek(member.node, member.addresses, present=member.state in PRESENT)
 

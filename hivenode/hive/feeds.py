@@ -130,6 +130,10 @@ class Feeds:
             self._stirred.clear()
         return self._heads
 
+    def head(self, author: str) -> int:
+        """What `heads` says of one author, 0 for one that is not in there."""
+        return QUARANTINED if author in self._forked else self.counted(author)
+
     @property
     def forked(self) -> Mapping[str, int]:
         """Quarantined authors and the number at which their feed forked."""
@@ -377,8 +381,8 @@ class Feeds:
         """Events that a node with these heads lacks, in the order of their clocks as far as each chain allows (so that
         it need not fold them anew with each piece), up to a size; and whether more remain."""
         lacking: list[list[Entry]] = []
-        for author, feed in self._feeds.items():
-            there, floor = heads.get(author, 0), self._floor(author)
+        for author, _ in self.heads.items() - heads.items():
+            feed, there, floor = self._feeds.get(author, []), heads.get(author, 0), self._floor(author)
             if (
                 floor <= there < floor + len(feed)
             ):  # below the floor it lacks what is sealed, and could not chain these on
@@ -407,7 +411,7 @@ class Feeds:
 
     def behind(self, heads: Mapping[str, int]) -> bool:
         """Whether a node with these heads has something we lack."""
-        for author, seq in heads.items():
+        for author, seq in heads.items() - self.heads.items():
             if seq <= self._held(author):
                 continue
             limit = self._limit(author)

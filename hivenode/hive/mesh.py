@@ -38,10 +38,10 @@ def ring_keys(hive: str, node: str) -> tuple[bytes, ...]:
 
 
 class Rings:
-    """Members in the order of each ring."""
+    """Members in the order of each ring: by key, and then by id."""
 
     def __init__(self) -> None:
-        self._rings: tuple[list[tuple[bytes, str]], ...] = tuple([] for _ in range(MAX_RINGS))
+        self._rings: tuple[list[bytes], ...] = tuple([] for _ in range(MAX_RINGS))
         self._members: dict[str, tuple[bytes, ...]] = {}
 
     def __len__(self) -> int:
@@ -52,22 +52,24 @@ class Rings:
 
     def add(self, node: str, keys: tuple[bytes, ...]) -> None:
         self._members[node] = keys
+        name = node.encode()
         for ring, key in zip(self._rings, keys, strict=True):
-            insort(ring, (key, node))
+            insort(ring, key + name)
 
     def remove(self, node: str) -> None:
+        name = node.encode()
         for ring, key in zip(self._rings, self._members.pop(node), strict=True):
-            del ring[bisect_left(ring, (key, node))]
+            del ring[bisect_left(ring, key + name)]
 
     def beside(self, node: str, keys: tuple[bytes, ...]) -> Iterable[str]:
         """The two neighbours on each ring in use; of a node that is not on them, where it would stand."""
         if not self._members:
             return
-        count = len(self._members) + (node not in self._members)
+        count, name = len(self._members) + (node not in self._members), node.encode()
         for ring, key in zip(self._rings[: rings_for(count)], keys, strict=False):
-            at = bisect_left(ring, (key, node))
-            yield ring[at - 1][1]
-            yield ring[(at + (ring[at : at + 1] == [(key, node)])) % len(ring)][1]
+            at = bisect_left(ring, key + name)
+            yield ring[at - 1][_KEY_BYTES:].decode()
+            yield ring[(at + (ring[at : at + 1] == [key + name])) % len(ring)][_KEY_BYTES:].decode()
 
 
 class Mesh:
@@ -88,6 +90,8 @@ class Mesh:
         self._known = Rings()
         self._present = Rings()
         self._partial = False
+        self._beside: dict[str, None] = {}
+        """Our neighbours on the rings, while partial."""
 
     @property
     def partial(self) -> bool:
@@ -99,10 +103,11 @@ class Mesh:
         """Links at most, once partial."""
         return 4 * MAX_RINGS + MAX_NEEDED
 
-    def set(self, node: str, *, present: bool) -> None:
-        """A member to seek, present or gone."""
+    def set(self, node: str, *, present: bool) -> bool:
+        """A member to seek, present or gone. Returns whether `neighbours` may be others now."""
         if node == self._me:
-            return
+            return False
+        new = node not in self._known
         if node not in self._known or (present and node not in self._present):
             keys = ring_keys(self._hive, node)
             if node not in self._known:
@@ -111,7 +116,7 @@ class Mesh:
                 self._present.add(node, keys)
         if not present and node in self._present:
             self._present.remove(node)
-        self._review()
+        return self._review() or (new and not self._partial)
 
     def drop(self, node: str) -> None:
         """Not to be sought any more."""
@@ -128,13 +133,20 @@ class Mesh:
         """
         if not self._partial:
             return frozenset(self._known._members)
-        chosen = {*self._present.beside(self._me, self._keys), *self._known.beside(self._me, self._keys)}
         wanted = [node for node in dict.fromkeys(needed) if node in self._known]
-        return frozenset(chosen.union(wanted[:MAX_NEEDED])) - {self._me}
+        return frozenset((*self._beside, *wanted[:MAX_NEEDED])) - {self._me}
 
-    def _review(self) -> None:
+    def _review(self) -> bool:
+        """Look whether the mesh is partial, and who is beside us; whether either has changed."""
+        before = self._partial, self._beside
         members = len(self._known) + 1
         if members > self._full:
             self._partial = True
         elif members <= self._full * 3 // 4:
             self._partial = False
+        found: dict[str, None] = {}
+        if self._partial:
+            for rings in (self._present, self._known):
+                found.update(dict.fromkeys(rings.beside(self._me, self._keys)))
+        self._beside = found
+        return before != (self._partial, found)

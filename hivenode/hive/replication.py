@@ -211,7 +211,7 @@ class Replication:
     async def _be_whole(self) -> None:
         if self._whole.is_set() or await self._wait_whole(WHOLE_SECONDS):
             return
-        others_have_more = self._known_elsewhere > self.feeds.heads.get(self._identity.node_id, 0)
+        others_have_more = self._known_elsewhere > self.feeds.head(self._identity.node_id)
         if others_have_more and await self._wait_whole(TAKE_BACK_SECONDS):
             return
         if self._identity.node_id in self._journal.damaged:
@@ -230,7 +230,7 @@ class Replication:
         return True
 
     def _see_whole(self) -> None:
-        if self.feeds.heads.get(self._identity.node_id, 0) >= self._known_elsewhere:
+        if self.feeds.head(self._identity.node_id) >= self._known_elsewhere:
             self._whole.set()
 
     async def _introduce(self) -> None:

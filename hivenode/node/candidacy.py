@@ -86,7 +86,7 @@ class Candidacy:
         newcomers, self._newcomers = list(self._newcomers), {}
         for one in newcomers:
             node.membership.admitted(one)
-        missing = [one for one in newcomers if node.membership.member(one) is None]
+        missing = dict.fromkeys(one for one in newcomers if node.membership.member(one) is None)
         links = node.ports.transport.links if missing else ()
         for peer in [one for one in links if one in missing] or links[:1]:
             node.membership.link_up(peer)
