@@ -16,7 +16,9 @@ from hivenode.store.ports import Journal
 
 CELL = "peers"
 GATHER_SECONDS = 0.2
-"""How long changes are gathered before they are written."""
+"""How long changes are gathered before they are written; with more than `FEW` members longer in proportion, since all
+of them are written each time."""
+FEW = 64
 TRIED_AT_ONCE = 8
 """Members that a node without any link tries besides its neighbours."""
 
@@ -172,7 +174,7 @@ class AddressBook:
             while self._stale:
                 self._stale = False
                 await self.write()
-                await asyncio.sleep(GATHER_SECONDS)
+                await asyncio.sleep(GATHER_SECONDS * max(1.0, len(self._known) / FEW))
         finally:
             self._writing = False
 

@@ -224,7 +224,7 @@ class Reactions:
             if not present and was in PRESENT:
                 node.executor.node_gone(member.node)
         if present:
-            self._candidacy.electorate_soon()  # it comes, or says something of its standing, and hardly alone
+            self._candidacy.electorate_soon(member)  # it comes, or says something of its standing, and hardly alone
         else:
             self._candidacy.electorate()
         node.notices.tell(
