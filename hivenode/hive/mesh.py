@@ -37,6 +37,10 @@ def ring_keys(hive: str, node: str) -> tuple[bytes, ...]:
     return tuple(stream[at : at + _KEY_BYTES] for at in range(0, len(stream), _KEY_BYTES))
 
 
+Gap = tuple[bytes, bytes]
+"""Two places on a ring, one after the other; the last and the first meet."""
+
+
 class Rings:
     """Members in the order of each ring: by key, and then by id."""
 
@@ -61,15 +65,29 @@ class Rings:
         for ring, key in zip(self._rings, self._members.pop(node), strict=True):
             del ring[bisect_left(ring, key + name)]
 
-    def beside(self, node: str, keys: tuple[bytes, ...]) -> Iterable[str]:
-        """The two neighbours on each ring in use; of a node that is not on them, where it would stand."""
+    def gaps(self, node: str, keys: tuple[bytes, ...]) -> list[Gap]:
+        """Between whom a node stands on each ring in use, or would."""
         if not self._members:
-            return
-        count, name = len(self._members) + (node not in self._members), node.encode()
+            return []
+        count, name, found = len(self._members) + (node not in self._members), node.encode(), list[Gap]()
         for ring, key in zip(self._rings[: rings_for(count)], keys, strict=False):
             at = bisect_left(ring, key + name)
-            yield ring[at - 1][_KEY_BYTES:].decode()
-            yield ring[(at + (ring[at : at + 1] == [key + name])) % len(ring)][_KEY_BYTES:].decode()
+            found.append((ring[at - 1], ring[(at + (ring[at : at + 1] == [key + name])) % len(ring)]))
+        return found
+
+    def beside(self, node: str, keys: tuple[bytes, ...]) -> Iterable[str]:
+        """The two neighbours on each ring in use; of a node that is not on them, where it would stand."""
+        return (place[_KEY_BYTES:].decode() for gap in self.gaps(node, keys) for place in gap)
+
+
+def comes_between(gaps: Iterable[Gap], node: str, keys: tuple[bytes, ...]) -> bool:
+    """Whether a node stands in one of these gaps, each on its ring."""
+    name = node.encode()
+    for (before, after), key in zip(gaps, keys, strict=False):
+        place = key + name
+        if (before < place < after) if before < after else (place > before or place < after):
+            return True
+    return False
 
 
 class Mesh:
@@ -92,6 +110,8 @@ class Mesh:
         self._partial = False
         self._beside: dict[str, None] = {}
         """Our neighbours on the rings, while partial."""
+        self._gaps: tuple[list[Gap], list[Gap]] = ([], [])
+        """Where we stand between them: among those present, and among all."""
 
     @property
     def partial(self) -> bool:
@@ -108,15 +128,28 @@ class Mesh:
         if node == self._me:
             return False
         new = node not in self._known
-        if node not in self._known or (present and node not in self._present):
+        came = present and node not in self._present
+        if new or came:
             keys = ring_keys(self._hive, node)
-            if node not in self._known:
+            if new:
                 self._known.add(node, keys)
-            if present:
+            if came:
                 self._present.add(node, keys)
-        if not present and node in self._present:
+            if self._elsewhere(node, keys):
+                return False
+        elif not present and node in self._present:
             self._present.remove(node)
+        else:
+            return False
         return self._review() or (new and not self._partial)
+
+    def _elsewhere(self, node: str, keys: tuple[bytes, ...]) -> bool:
+        """Whether a node that has just come leaves our neighbours as they are: most do, and they come in crowds."""
+        same = all(
+            len(gaps) == rings_for(len(rings) + 1)
+            for gaps, rings in zip(self._gaps, (self._present, self._known), strict=True)
+        )
+        return self._partial and same and not any(comes_between(gaps, node, keys) for gaps in self._gaps)
 
     def drop(self, node: str) -> None:
         """Not to be sought any more."""
@@ -144,9 +177,9 @@ class Mesh:
             self._partial = True
         elif members <= self._full * 3 // 4:
             self._partial = False
-        found: dict[str, None] = {}
-        if self._partial:
-            for rings in (self._present, self._known):
-                found.update(dict.fromkeys(rings.beside(self._me, self._keys)))
-        self._beside = found
-        return before != (self._partial, found)
+        present, known = (
+            rings.gaps(self._me, self._keys) if self._partial else [] for rings in (self._present, self._known)
+        )
+        self._gaps = present, known
+        self._beside = {place[_KEY_BYTES:].decode(): None for gap in (*present, *known) for place in gap}
+        return before != (self._partial, self._beside)

@@ -28,6 +28,7 @@ class Roles:
         self._folded: dict[str, tuple[Grant, bytes]] = {}
         self._grants: dict[str, Grant] = {}
         self._news: dict[str, None] = {}
+        self._revoked: dict[str, None] = {}
         self._holders: dict[Role, tuple[str, ...]] = {}
         """As last worked out, until a grant changes."""
         self.back({})
@@ -59,6 +60,10 @@ class Roles:
             self._grants[node] = grant
         else:
             del self._grants[node]
+        if grant is not None and grant.revokes:
+            self._revoked[node] = None
+        else:
+            self._revoked.pop(node, None)
         self._news[node] = None
         self._holders.clear()
 
@@ -101,8 +106,7 @@ class Roles:
         return grant.serial if grant else 0
 
     def revoked(self, node: str) -> bool:
-        grant = self._grants.get(node)
-        return grant is not None and grant.revokes
+        return node in self._revoked
 
     def news(self) -> tuple[str, ...]:
         """Nodes whose latest grant is another than when this was asked last."""
