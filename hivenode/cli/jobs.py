@@ -349,7 +349,7 @@ def plan(
     from hivenode.cli.output import console, print_json
     from hivenode.cli.plans import show_plan
     from hivenode.cli.watching import names
-    from hivenode.spec.values import Plan
+    from hivenode.spec.breakdown import Breakdown
 
     spec = _read(file)
     client = AdminClient(home_of(context, home))
@@ -357,7 +357,7 @@ def plan(
         print_json(client.ask("POST", "/v1/plan", {"spec": spec}))
         return
     out = console()
-    plan = client.post("/v1/plan", Plan, {"spec": spec})
+    plan = client.post("/v1/plan", Breakdown, {"spec": spec})
     for line in summarised(spec.get("data", {})):
         out.print(line)
     show_plan(out, plan, names(client))

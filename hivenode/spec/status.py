@@ -7,9 +7,10 @@ from typing import Any, Protocol
 
 import msgspec
 
+from hivenode.spec.breakdown import Breakdown
 from hivenode.spec.capacity import HiveCapacity
 from hivenode.spec.members import MemberService
-from hivenode.spec.values import BlobRef, Plan, Role
+from hivenode.spec.values import BlobRef, Role
 
 
 class MemberStatus(msgspec.Struct, frozen=True):
@@ -122,7 +123,7 @@ class AttemptStatus(msgspec.Struct, frozen=True):
 class JobDetail(msgspec.Struct, frozen=True):
     summary: JobSummary
     spec: dict[str, Any]
-    plan: Plan | None
+    plan: Breakdown | None
     attempts: tuple[AttemptStatus, ...]
     workers: tuple[WorkerStatus, ...]
     checkpoint_step: int | None
@@ -200,7 +201,7 @@ class NodeService(Protocol):
 
     async def cancel(self, ref: str, reason: str) -> JobDetail: ...
 
-    async def plan(self, data: dict[str, Any]) -> Plan:
+    async def plan(self, data: dict[str, Any]) -> Breakdown:
         """What would be chosen now, without submitting."""
         ...
 
