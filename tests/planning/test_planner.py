@@ -393,7 +393,7 @@ def test_what_a_framework_cannot_do_is_masked_with_its_reason() -> None:
     (candidate,) = [c for c in made.candidates if c.strategy is Strategy.pipeline_parallel]
     assert (candidate.feasible, candidate.reason) == (False, "pipeline_parallel: keras models are not cut")
     with pytest.raises(InvalidInput, match="pipeline_parallel cannot run this job: keras models are not cut"):
-        planned(job, cluster(node(0), node(1)), strategy="pipeline_parallel")
+        planned(job, cluster(node(0), node(1)), strategy="pipeline_parallel", runnable=BUILT)
 
 
 def test_local_steps_and_fewer_bytes_make_a_slow_line_bearable() -> None:

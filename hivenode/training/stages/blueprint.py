@@ -59,10 +59,9 @@ def blueprint(model: ModelSpec, info: DataInfo, seed: int, resources: Resources)
         InvalidInput: the declaration is wrong, or such a model is not cut.
         Unavailable: this node has not what it names.
     """
-    if model.weights or model.lora is not None:
-        what = "weights" if model.weights else "lora"
+    if model.lora is not None:
         raise InvalidInput(
-            f"A model with model.{what} is not cut into stages.", fix="Use single_node or data_parallel for it."
+            "A model with model.lora is not cut into stages.", fix="Use single_node or data_parallel for it."
         )
     layers = layers_of(model, info)
     return _of_layers(layers, seed, model) if layers is not None else _of_module(model, info, seed, resources)
