@@ -137,7 +137,7 @@ class Preparer:
                 fix=f"Name {card.model.source} itself: it is fitted anew.",
             )
         changes = {"weights": _blob(version.blob), "lora": model.lora or card.model.lora}
-        return ModelSpec.model_validate(card.model.model_copy(update=changes).model_dump())
+        return card.model.model_copy(update=changes)  # checked with the rest of the job
 
     async def _file(self, version: ModelVersion) -> Path:
         await self._keeper.obtain(version.blob, self._holders.of(version.blob.digest))

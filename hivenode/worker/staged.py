@@ -105,6 +105,7 @@ class StagedAssignment:
                 self._channel.send, lambda: orders.cancelled,
             )  # fmt: skip
             head = self._start_values()
+            self._blueprint.forget()
             self._trace_sizes(replicas)
             line.limit = self._longest_message()
             self._channel.send(

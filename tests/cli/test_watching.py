@@ -86,8 +86,9 @@ def test_it_survives_a_restart_of_the_local_daemon(daemon: Endpoint, run: Run, j
     assert told.json["summary"]["model"] == "digits:1", "and with --json the end alone is on stdout"
 
 
-def test_a_failed_job_is_a_failure(daemon: Endpoint, run: Run, job_file: Path) -> None:
-    answer = in_background(lambda: run("submit", job_file, "--wait"))
+@pytest.mark.parametrize("options", [(), ("--json",)], ids=" ".join)
+def test_a_failed_job_is_a_failure(daemon: Endpoint, run: Run, job_file: Path, options: tuple[str, ...]) -> None:
+    answer = in_background(lambda: run("submit", job_file, "--wait", *options))
     follower(daemon)
     daemon.do(
         daemon.node.change, JOB, state="failed", error="Loss became NaN.", fix="Lower learning_rate.", ended_at=1.0
@@ -96,6 +97,8 @@ def test_a_failed_job_is_a_failure(daemon: Endpoint, run: Run, job_file: Path) -
     assert told.code == 1
     assert "Loss became NaN." in told.err
     assert "Lower learning_rate." in told.err
+    if options:
+        assert told.json["error"]["code"] == "job_failed", "one object on stdout"
 
 
 def test_logs_are_followed_to_the_end_and_each_printed_once(daemon: Endpoint, run: Run) -> None:

@@ -42,6 +42,7 @@ class Blueprint:
     start: writes the first values of a trained tensor, or of running statistics, to a flat target.
     place: of the first operation of the layer of that number, as the planner counts them.
     declared: what the model can be built from again on any node.
+    forget: gives up what `start` needs, once every tensor has begun.
     """
 
     module: nn.Module
@@ -49,11 +50,12 @@ class Blueprint:
     start: Callable[[str, Vector], None]
     place: Callable[[int], Place]
     declared: ModelSpec
+    forget: Callable[[], None] = lambda: None
 
 
 def blueprint(model: ModelSpec, info: DataInfo, seed: int, resources: Resources) -> Blueprint:
-    """Of `zoo:` and `layers:` models without ever making the whole. Those of transformers are made once, 4 bytes a
-    parameter, to learn their first values, before a stage keeps its own.
+    """Of `zoo:` and `layers:` models without ever making the whole. Those of transformers are made once, 8 bytes a
+    parameter, to learn their first values, 4 of which stay until `Blueprint.forget`.
 
     Raises:
         InvalidInput: the declaration is wrong, or such a model is not cut.
@@ -109,7 +111,7 @@ def _of_module(model: ModelSpec, info: DataInfo, seed: int, resources: Resources
             return Place(WHOLE + blocks[layer - 1])
         return Place(WHOLE + blocks[-1], after=True)
 
-    return Blueprint(_Whole(built.module, built.forward), built.layout, start, place, declared)
+    return Blueprint(_Whole(built.module, built.forward), built.layout, start, place, declared, values.clear)
 
 
 def _blocks(module: nn.Module) -> list[str]:
