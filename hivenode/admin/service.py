@@ -194,9 +194,8 @@ class Service:
     async def request_stop(self) -> None:
         self._p.stop()
 
-    async def notices(self) -> AsyncIterator[Notice]:
-        async for notice in self._p.notices.subscribe():
-            yield notice
+    def notices(self, after: str = "") -> AsyncIterator[Notice]:
+        return self._p.notices.subscribe(after)
 
     # --- jobs -------------------------------------------------------------------------------------------------
 

@@ -172,13 +172,18 @@ class JobLogs(msgspec.Struct, frozen=True):
     missing: tuple[str, ...]
 
 
+MISSED = "missed"
+"""Kind of the notice that stands for others that are lost; its `count` is 0 where that is not known."""
+
+
 class Notice(msgspec.Struct, frozen=True):
-    """One item of the event stream. `kind`: member, coordinator, job, progress, model, log. `data` is the matching
-    structure of this module as plain data."""
+    """One item of the event stream. `kind`: member, coordinator, job, progress, model, missed. `data` is the matching
+    structure of this module as plain data. `id` is what a reader that comes back names."""
 
     kind: str
     at: float
     data: dict[str, Any]
+    id: str = ""
 
 
 class NodeService(Protocol):
@@ -230,8 +235,9 @@ class NodeService(Protocol):
         """The same with a pairing code that a member at `address` shows, or with "" one that is found nearby."""
         ...
 
-    def notices(self) -> AsyncIterator[Notice]:
-        """A bounded subscription; a reader that is too slow loses the oldest notices."""
+    def notices(self, after: str = "") -> AsyncIterator[Notice]:
+        """A bounded subscription, from after that id on if it is given; a reader that is too slow is told how many
+        notices it has missed."""
         ...
 
     async def request_stop(self) -> None: ...

@@ -260,8 +260,8 @@ class MemoryNode:
             raise Refused("The code is wrong, and void now: there is one guess.", fix="Take a new code.")
         return JoinResult("h" * 32, ("worker",), 3)
 
-    def notices(self) -> AsyncIterator[Notice]:
-        return self.bus.subscribe()
+    def notices(self, after: str = "") -> AsyncIterator[Notice]:
+        return self.bus.subscribe(after)
 
     async def request_stop(self) -> None:
         self._ask("stop")

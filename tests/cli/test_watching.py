@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import queue
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from hivenode.cli.client import AdminClient
 from hivenode.cli.progress import JobView
+from hivenode.errors import HiveError
 from hivenode.spec.status import Notice
 from tests.admin.memory import NODES, MemoryNode, summary
 from tests.cli.conftest import Answer, Endpoint, Run
@@ -156,3 +160,45 @@ def test_a_loss_that_is_no_number_is_no_crash(daemon: Endpoint, run: Run, job_fi
     told = answer()
     assert told.code == 1
     assert "Loss became NaN." in told.err
+
+
+def test_a_stream_that_ends_is_gone_on_with_and_nothing_is_missed(daemon: Endpoint) -> None:
+    heard: queue.Queue[Notice | None] = queue.Queue()
+
+    def follow() -> None:
+        with contextlib.suppress(HiveError):  # the endpoint goes in the end
+            for notice in AdminClient(daemon.home).follow(patience=0.5):
+                heard.put(notice)
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    assert heard.get(timeout=10) is None
+    daemon.do(daemon.node.bus.tell, "coordinator", {"node": "0"})
+    assert heard.get(timeout=10).data == {"node": "0"}
+
+    def end_and_tell() -> None:
+        daemon.server._streams.close()
+        for name in "12":
+            daemon.node.bus.tell("coordinator", {"node": name})
+
+    daemon.do(end_and_tell)
+    assert heard.get(timeout=10) is None, "it may have changed what was asked before"
+    assert [heard.get(timeout=10).data for _ in range(2)] == [{"node": "1"}, {"node": "2"}]
+    daemon.stop()
+    thread.join(30)
+    assert not thread.is_alive()
+    daemon.start()
+
+
+def test_after_a_restart_it_is_said_that_something_may_be_missing(daemon: Endpoint) -> None:
+    follow = AdminClient(daemon.home).follow()
+    assert next(follow) is None
+    daemon.do(daemon.node.bus.tell, "coordinator", {"node": "0"})
+    assert next(follow).kind == "coordinator"
+    daemon.stop()
+    again = daemon.do(lambda: MemoryNode(home=str(daemon.home)))
+    daemon.start(again)
+    assert [getattr(next(follow), "kind", None) for _ in range(3)] == [None, "missed", None]
+    daemon.do(again.bus.tell, "member", {"node": "1"})
+    assert next(follow).data == {"node": "1"}
+    follow.close()
