@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import pickle
@@ -12,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hivenode.data import prepare
 from hivenode.data.reading import read
 from hivenode.errors import HiveError, InvalidInput, NotFound
 from hivenode.spec.data import DataSpec
@@ -129,19 +127,6 @@ def test_a_tokenizer_is_a_file_and_nothing_that_goes_on_for_ever(tmp_path: Path)
     for place in ("/dev/zero", str(tmp_path / "pipe"), str(tmp_path)):
         with pytest.raises(InvalidInput, match=r"is no file\."):
             read(spec("text", tmp_path / "a.txt", tokenizer=place))
-
-
-def test_what_the_system_says_of_a_file_is_not_taken_for_a_full_disk(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    asked = spec("csv", Path("/" + "a" * 300)).model_dump_json().encode()
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(asked)))
-    monkeypatch.setattr("resource.setrlimit", lambda kind, pair: None)  # of this process
-    assert prepare.main(1 << 30, None) == 1
-    error = json.loads(capsys.readouterr().out)["error"]
-    assert error["code"] == "invalid_input"
-    assert "File name too long" in error["message"]
-    assert "permissions" in error["fix"]
 
 
 def test_npz_and_npy(tmp_path: Path) -> None:
