@@ -121,8 +121,8 @@ def test_whoever_has_more_makes_more_steps_of_the_same_size() -> None:
 def test_shares_follow_speed_half_and_half() -> None:
     class Told(Losing):
         def mean(self, vector: np.ndarray, weight: float, codec: Codec | None = None, *, judged: bool = False) -> Mean:
-            vector[:] = np.array([3.0, 1.0, 0.0, 1.0], np.float32) / 4
-            return Mean()
+            vector[:] = np.array([30.0, 5.0, 0.0, 20.0, 1.0, 0.5, 0.0, 2.0], np.float32) / 4  # samples, seconds
+            return Mean(total_weight=4.0)
 
     shares = [Share(name, rank, 0.25, 0.1, 1) for rank, name in enumerate(NODES)]
     group = Group(NODES[0], shares, Told([]), lambda message: None, lambda: None)
