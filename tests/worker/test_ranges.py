@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -15,34 +11,10 @@ from hivenode.jobs.workers import ForkWorkers
 from hivenode.net.local import CheckpointWritten, Finished, Log, Need, Peer, PeersReady, Ready, WorkerProgress
 from hivenode.training.strategies.balance import KEY, Line, load
 from hivenode.training.tensorfiles import Parts
-from tests.worker.members import Member, begin, digest, node, plan, spec
+from tests.worker.members import Member, begin, digest, node, plan, slowed, spec
 from tests.worker.test_jobs import Pieces
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-
-STOPPED, GOING = 0.03, 0.01
-"""Seconds in turn, of a process that has a quarter of a processor."""
-
-
-@contextmanager
-def slowed(pid: int) -> Iterator[None]:
-    """Stop a process most of the time."""
-
-    async def hold_back() -> None:
-        with suppress(ProcessLookupError):
-            while True:
-                os.kill(pid, signal.SIGSTOP)
-                await asyncio.sleep(STOPPED)
-                os.kill(pid, signal.SIGCONT)
-                await asyncio.sleep(GOING)
-
-    task = asyncio.get_running_loop().create_task(hold_back())
-    try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGCONT)
 
 
 class Run:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from hivenode.data.dataset import Dataset
+from hivenode.data.dataset import Dataset, Samples
 from hivenode.data.partition import Batches, Indices, Mixed, Order, Own, Ranged
 from hivenode.errors import HiveError, JobFailed
 from hivenode.spec.split import member_range
@@ -153,14 +153,11 @@ class Course:
         """Have ranges by these shares from their epoch on, of which no sample has been taken yet. What this member will
         need of the data is brought meanwhile."""
         self._cut = cut
-        threading.Thread(target=self._bring, args=(cut,), name="pieces", daemon=True).start()
-
-    def _bring(self, cut: Cut) -> None:
-        members = self._members()
-        for part in (self._data.train, self._data.test):
-            if len(part):
-                with contextlib.suppress(HiveError):  # asked for again, and told, when it is needed
-                    part.bring(member_range(len(part), members, cut.weights, self._group.me))
+        members, me = self._members(), self._group.me
+        parts = [
+            (part, member_range(len(part), members, cut.weights, me)) for part in (self._data.train, self._data.test)
+        ]
+        threading.Thread(target=_bring, args=(parts,), name="pieces", daemon=True).start()
 
     def turn(self, step: int) -> bool:
         """So many steps are finished: shares that were to come are in effect once their epoch has begun. Whether it was
@@ -236,6 +233,12 @@ class Course:
     def check(self, loss: float, step: int, learning_rate: float) -> None:
         """See `check_loss`."""
         check_loss(self._spec, loss, step, self.steps_per_epoch, learning_rate)
+
+
+def _bring(parts: Sequence[tuple[Samples, range]]) -> None:
+    for samples, places in parts:
+        with contextlib.suppress(HiveError):  # asked for again, and told, when it is needed
+            samples.bring(places)
 
 
 def check_loss(spec: TrainingSpec, loss: float, step: int, steps_per_epoch: int, learning_rate: float) -> None:
