@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 from aiohttp import web
 
-from hivenode import __version__
+from hivenode import __version__, dumpable
 from hivenode.admin.api import AdminServer
 from hivenode.admin.notify import keep_watchdog, notify
 from hivenode.config import DEFAULT_PORT, Settings, full_address, load_settings
@@ -141,6 +141,7 @@ def run(
     Raises:
         HiveError: it cannot start; the sentence says why.
     """
+    dumpable.forbid()  # the node's key is in its memory
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     settings = load_settings(home, config, overrides or {})
     configure(settings.logs.level, settings.logs.format, sys.stderr)

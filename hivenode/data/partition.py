@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from hivenode.spec.split import member_range, split
+from hivenode.spec.split import held_out, member_range, split
 
 Indices = npt.NDArray[np.int64]
 
@@ -36,14 +36,11 @@ def train_test(samples: int, test_fraction: float, seed: int) -> tuple[Indices, 
     """Disjoint parts that together hold every sample.
 
     Args:
-        test_fraction: in [0, 1); the test part is the nearest whole number, at least one sample when the fraction
-            is above 0, and the training part keeps at least one.
+        test_fraction: see `held_out`.
     """
-    held_out = round(samples * test_fraction)
-    if test_fraction > 0:
-        held_out = min(max(held_out, 1), samples - 1)
+    tested = held_out(samples, test_fraction)
     order = permutation(samples, seed, _SPLIT)
-    return order[held_out:], order[:held_out]
+    return order[tested:], order[:tested]
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,6 +105,8 @@ class Replication:
         self._whole = asyncio.Event()
         if not expects_peers:
             self._whole.set()
+        self._forked = False
+        """Whether less of some feed counts than is folded."""
         self.quarantined = False
         """Whether another member found two branches of our own feed."""
         self.ahead: dict[str, float] = {}
@@ -174,12 +176,18 @@ class Replication:
 
     def heads(self, *, reply: bool = False) -> FeedHeads:
         """What we hold, for another member."""
-        return FeedHeads(heads=dict(self.feeds.heads), reply=reply, seal=self.seal_number, digest=self._seal_digest)
+        return FeedHeads(
+            heads=dict(self.feeds.heads),
+            reply=reply,
+            seal=self.seal_number,
+            digest=self._seal_digest,
+            tips=self.feeds.digest,
+        )
 
     def _summary(self) -> FeedSummary:
         heads, seal = self.feeds.heads, self._seal_digest
         if self._summed is None or self._summed[0] is not heads or self._summed[1] != seal:
-            told = msgspec.msgpack.encode((sorted(heads.items()), self.seal_number, seal))
+            told = msgspec.msgpack.encode((sorted(heads.items()), self.feeds.digest, self.seal_number, seal))
             self._summed = (heads, seal, FeedSummary(digest=hashlib.sha256(told).digest()))
         return self._summed[2]
 
@@ -198,6 +206,11 @@ class Replication:
             if self._identity.node_id not in self.feeds.heads:
                 bodies = (NodeAdmitted(grant=self._grant), *bodies)
             fresh = self.feeds.compose(self._identity, self._clock.now, bodies)
+            if self._identity.node_id in self.feeds.forked:
+                raise Refused(
+                    "There are two histories of what this node stated, so nothing it states counts any more.",
+                    fix="Its home was restored from a backup or copied: give it a new one and invite it again.",
+                )
             if not all(self.feeds.counts(entry.event) for entry in fresh):
                 raise Refused(
                     "This node was revoked: nothing it states counts any more.",
@@ -275,6 +288,9 @@ class Replication:
             self._send(peer, FeedDelta(events=events, more=more))
         if message.reply and self.feeds.behind(message.heads):
             self._send(peer, self.heads())
+        if message.tips and message.tips != self.feeds.digest and message.heads == self.feeds.heads:
+            authors = self._rng.sample(list(message.heads), len(message.heads))
+            self._send(peer, FeedDelta(events=self.feeds.samples(authors, DELTA_BYTES)))
 
     async def _take_in(self) -> None:
         while True:
@@ -301,6 +317,7 @@ class Replication:
             found = self.feeds.examine(self._within_bounds(_in_order(waiting)))
             for author in found.forks:
                 log.error("two different events under one number: author quarantined", author=author)
+                self._forked = True
             if found.offence and len(waiting) > 1:
                 return False
             await self._keep(found.fresh)
@@ -387,6 +404,10 @@ class Replication:
     async def _compare(self) -> None:
         while True:
             await asyncio.sleep(self._sync_seconds * self._rng.uniform(0.75, 1.25))
+            if self._forked:  # once a round: whoever forks its own feed may do so at ever lower numbers
+                self._forked = False
+                self._views.rebuild(list(self.feeds.entries()))
+                self._on_change(())
             if self.trouble:
                 await self._try_again()
             links = self._links()

@@ -109,8 +109,13 @@ class Preparer:
     async def _from_catalogue(self, model: ModelSpec) -> ModelSpec:
         version = self._catalogue.find(_reference(model.source))
         card = await asyncio.to_thread(read_card, await self._file(version))
+        if card.model.kind == "sklearn":
+            raise InvalidInput(
+                f"{version.reference} is {card.model.source}, and estimators are not gone on with.",
+                fix=f"Name {card.model.source} itself: it is fitted anew.",
+            )
         changes = {"weights": _blob(version.blob), "lora": model.lora or card.model.lora}
-        return ModelSpec.model_validate(card.model.model_copy(update=changes).model_dump())
+        return card.model.model_copy(update=changes)  # checked with the rest of the job
 
     async def _file(self, version: ModelVersion) -> Path:
         await self._keeper.obtain(version.blob, self._holders.of(version.blob.digest))

@@ -245,7 +245,6 @@ def _masked_by_framework(spec: JobSpec, data: DataInfo) -> dict[Strategy, str]:
     for given, what in (
         (spec.training.precision == "bf16", 'training.precision = "bf16"'),
         (spec.training.sync != "every_step", f'training.sync = "{spec.training.sync}"'),
-        (bool(spec.model.weights), "model.weights"),
         (spec.model.lora is not None, "model.lora"),
     ):
         if given:

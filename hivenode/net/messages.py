@@ -198,12 +198,14 @@ class Event(msgspec.Struct, frozen=True, array_like=True):
 
 
 class FeedHeads(_Message, frozen=True, tag="heads"):
-    """Version vector: highest sequence number held of each author; and the number and digest of the latest seal."""
+    """Version vector: highest sequence number held of each author; a hash over the events under these numbers; and the
+    number and digest of the latest seal."""
 
     heads: Annotated[dict[NodeId, Count], msgspec.Meta(max_length=2000)]
     reply: bool = False
     seal: Count = 0
     digest: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    tips: Annotated[bytes, msgspec.Meta(max_length=32)] = b""
 
 
 class FeedSummary(_Message, frozen=True, tag="heads_hash"):

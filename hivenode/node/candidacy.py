@@ -116,7 +116,8 @@ class Candidacy:
         reaches = node.ports.transport.reaches
         others = [one for one in node.leadership.voters if one != node.me]
         signs = Signs(
-            able=node.leadership.able and not node.replication.trouble,  # who cannot write cannot coordinate
+            # Who cannot write, or is not believed, cannot coordinate.
+            able=node.leadership.able and not node.replication.trouble and node.me not in node.feeds.forked,
             battery=node.ports.on_battery(),
             health=node.membership.health,
             linked=sum(map(reaches, others)) / len(others) if others else 1.0,

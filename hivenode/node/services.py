@@ -133,9 +133,9 @@ class Services:
         return tuple(node for node in self.membership.alive if not self.roles.revoked(node))
 
     def workers(self) -> tuple[str, ...]:
-        """Alive members that may work, sorted by id."""
-        alive = self.alive()
-        return tuple(node for node in self.roles.holders(Role.worker) if node in alive)
+        """Alive members that may work and whose word of it is taken, sorted by id."""
+        alive, forked = self.alive(), self.feeds.forked
+        return tuple(node for node in self.roles.holders(Role.worker) if node in alive and node not in forked)
 
     def gone(self, node: str) -> bool:
         member = self.membership.member(node)

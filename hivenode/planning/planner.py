@@ -75,15 +75,15 @@ def plan(
     """
     costs = costs or Costs()
     forced = None if spec_placement.strategy == "auto" else Strategy(spec_placement.strategy)
-    if forced is not None and forced not in runnable:
-        raise InvalidInput(
-            f"placement.strategy: {_not_built(forced, workload.framework)}.",
-            fix=f"Use 'auto' or one of {', '.join(repr(s.value) for s in Strategy if s in runnable)}.",
-        )
     if forced is not None and forced in workload.masked:
         raise InvalidInput(
             f"placement.strategy: {forced} cannot run this job: {workload.masked[forced]}.",
             fix="Use 'auto', or another model or framework.",
+        )
+    if forced is not None and forced not in runnable:
+        raise InvalidInput(
+            f"placement.strategy: {_not_built(forced, workload.framework)}.",
+            fix=f"Use 'auto' or one of {', '.join(repr(s.value) for s in Strategy if s in runnable)}.",
         )
     nodes, left_out = eligible(workload, spec_placement, cluster, exclude)
     if workload.engine == Engine.torch and len(nodes) > 1 and len(engines.trusting(nodes)) < 2:

@@ -355,6 +355,11 @@ class World:
         return self._watch.led
 
     @property
+    def may_fork(self) -> set[str]:
+        """Ids of nodes whose feeds this story makes fork on purpose."""
+        return self._watch.may_fork
+
+    @property
     def up(self) -> list[Machine]:
         return [machine for machine in self.machines.values() if machine.up]
 
