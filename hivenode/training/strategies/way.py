@@ -141,8 +141,13 @@ class Course:
 
     @property
     def movable(self) -> bool:
-        """Whether any member could train on any sample."""
+        """Whether any member has any sample, so that what follows can be divided anew after any step."""
         return not self._data.ranges and not self._data.private
+
+    @property
+    def within_reach(self) -> bool:
+        """Whether others can have the samples of a member that is lost."""
+        return not self._data.private
 
     @property
     def ranged(self) -> bool:
