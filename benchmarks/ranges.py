@@ -4,8 +4,9 @@ with the shares that would have been right from the start.
     python benchmarks/ranges.py
     python benchmarks/ranges.py --epochs 30 --json
 
-Real workers on loopback, a CNN on digits, a step for every batch. The slow one is stopped three quarters of the time.
-Where every worker holds all data nothing moves between steps of every batch: that is what stays as planned.
+Real workers on loopback, a CNN on digits, steps of a tenth of a second, a step for every batch. The slow one is stopped
+three quarters of the time. Where every worker holds all data nothing moves between steps of every batch: that is what
+stays as planned.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def speed(log: list[Log]) -> float:
 
 
 async def measured(epochs: int) -> dict[str, float]:
-    job = spec(params={"channels": 32}, epochs=epochs, batch_size=128, learning_rate=0.02)
+    job = spec(params={"channels": 96}, epochs=epochs, batch_size=512, learning_rate=0.02)
     right = [1.0, GOING / (GOING + STOPPED)]
     found: dict[str, float] = {}
     host = ForkWorkers()
@@ -61,7 +62,7 @@ async def measured(epochs: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=16)
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     found = asyncio.run(measured(options.epochs))

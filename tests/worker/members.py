@@ -22,7 +22,7 @@ from hivenode.spec.values import Engine, Plan, Precision, Share, Strategy
 LIMITS = WorkerLimits(threads=1, memory_bytes=1 << 30, nice=0)
 M = TypeVar("M", bound=FromWorker)
 
-STOPPED, GOING = 0.03, 0.01
+STOPPED, GOING = 0.009, 0.003
 """Seconds in turn, of a process that has a quarter of a processor."""
 
 
