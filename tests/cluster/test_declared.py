@@ -116,6 +116,13 @@ async def test_files_private_data_packages_and_the_catalogue(hive: list[Machine]
     short = {"epochs": 1, "max_steps": 1, "batch_size": 32, "learning_rate": 0.0001}
     onward = {"name": "onward", "model": {"source": "catalog:rows@1"}, "data": shared, "training": short}
     assert (await finished(ash, onward))["summary"]["accuracy"] > 0.9, "one step goes on from where the model was"
+    cut = onward | {"name": "cut", "placement": {"strategy": "pipeline_parallel"}}
+    ended = await finished(ash, cut)
+    assert (ended["attempts"][0]["strategy"], ended["summary"]["accuracy"] > 0.9) == ("pipeline_parallel", True)
+    adapted = onward | {"model": {"source": "catalog:rows", "lora": {"rank": 2}}}
+    status, answer = await ash.ask("POST", "/v1/jobs", {"spec": adapted})
+    assert status == 400
+    assert "lora adapts hf: models" in answer["error"]["message"]
     status, answer = await ash.ask("POST", "/v1/jobs", {"spec": onward | {"model": {"source": "catalog:row"}}})
     assert status == 404
     assert "There is no model row" in answer["error"]["message"]
