@@ -391,6 +391,7 @@ class Service:
                     samples_per_second=heard.progress.samples_per_second,
                     age_seconds=now - heard.at,
                     trouble=heard.progress.trouble,
+                    share=heard.progress.share,
                 )
                 for node, heard in live.items()
             ),

@@ -341,6 +341,8 @@ class Progress(_Message, frozen=True, tag="progress"):
     tokens_per_second: float | None = None
     trouble: Sentence = ""
     """What it goes on in spite of."""
+    share: float | None = None
+    """Of the samples, that is this worker's."""
 
 
 class Hold(_Message, frozen=True, tag="hold"):
