@@ -191,9 +191,10 @@ class Reactions:
         node.changed.notify()
 
     def _heed_grants(self, entries: Sequence[Entry]) -> None:
-        """The authority has spoken: part from whoever is revoked, seek out whoever may come back."""
+        """The authority has spoken: part from whoever is revoked now, seek out whoever may come back."""
         node = self._node
         transport = node.ports.transport
+        news = node.roles.news()
         if node.roles.revoked(node.me):
             known = (member.node for member in node.membership.members)
             for peer in dict.fromkeys([*node.book.sought, *known, *transport.links]):
@@ -201,16 +202,18 @@ class Reactions:
                 transport.drop(peer, LinkEnd.local)
             node.executor.expelled()
             return
-        for grant in node.roles.grants:
-            if grant.revokes and node.book.addresses(grant.node) is not None:
-                self.let_go(grant.node)
-            if grant.revokes:
-                # It is told why before the door closes: a link that ends by our own will is flushed first.
-                transport.send(grant.node, FeedDelta(events=tuple(entry.event for entry in entries)))
-                transport.drop(grant.node, LinkEnd.local)
-                transport.forget(grant.node)
-                node.membership.expel(grant.node)
-        node.book.seek_all()
+        for one in filter(node.roles.revoked, news):
+            if node.book.addresses(one) is not None:
+                self.let_go(one)
+            # It is told why before the door closes: a link that ends by our own will is flushed first.
+            transport.send(one, FeedDelta(events=tuple(entry.event for entry in entries)))
+            transport.drop(one, LinkEnd.local)
+            transport.forget(one)
+            node.membership.expel(one)
+        if node.me in news:  # perhaps it is we who may come back
+            node.book.seek_all()
+        else:
+            node.book.seek_known(news)
 
     # --- members ------------------------------------------------------------------------------------------------
 
@@ -226,7 +229,7 @@ class Reactions:
             if not present and was in PRESENT:
                 node.executor.node_gone(member.node)
         if present:
-            self._candidacy.electorate_soon()  # it comes, or says something of its standing, and hardly alone
+            self._candidacy.electorate_soon(member)  # it comes, or says something of its standing, and hardly alone
         else:
             self._candidacy.electorate()
         node.notices.tell(

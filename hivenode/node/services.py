@@ -100,6 +100,7 @@ class Services:
             journal=ports.journal,
             roles=self.roles,
             members=lambda: self.membership.members,
+            member=lambda node: self.membership.member(node),
             mesh=Mesh(self.me, credentials.hive_id, settings.network.full_mesh),
             rng=ports.rng,
         )
