@@ -108,7 +108,7 @@ async def attempt(hive: Siege, heard: list[Message], damage: list[Damage]) -> No
     """Send well-framed payloads, some damaged. Either all is read, or the link is ended and the offender named."""
     mallory = await hive.attacker()
     data = payloads(heard, await known_names(hive, mallory))
-    async with hive.attack("fuzz"), await mallory.link() as wire:
+    async with hive.attack("fuzz", epoch=False), await mallory.link() as wire:
         for number, payload in enumerate(data):
             wire.raw(frame(BINARY, damaged(payload, damage[number] if number < len(damage) else [])))
         ended = await ended_or_read(wire)
@@ -148,7 +148,7 @@ async def raw(hive: Siege, heard: list[Message], damage: Damage, tail: bytes) ->
     mallory = await hive.attacker()
     whole = b"".join(frame(BINARY, data) for data in payloads(heard, await known_names(hive, mallory)))
     code = 0
-    async with hive.attack("fuzz of frames"), await mallory.link() as wire:
+    async with hive.attack("fuzz of frames", epoch=False), await mallory.link() as wire:
         wire.raw(damaged(whole, damage) + tail)
         try:
             async with asyncio.timeout(MOMENT):
