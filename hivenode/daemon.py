@@ -172,6 +172,7 @@ class _Daemon:
             loop.add_signal_handler(number, self._stopping.set)
         credentials = await self._credentials()
         self._measuring = asyncio.create_task(self._profile.measure(), name="profile")
+        await self._lender.offers(0.0)  # begun now, so that the first job finds them
         watchdog = asyncio.create_task(keep_watchdog(), name="watchdog")
         await self._power.look()
         power = asyncio.create_task(self._power.watch(), name="power")

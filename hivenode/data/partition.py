@@ -134,15 +134,15 @@ class Ranged:
 
 class Own:
     """`Order` in which every member has samples of its own and nobody else's: in each step each trains on as large a
-    part of them. Those of a member that is lost are lost with it.
+    part of them. Those of a member that is lost are lost with it, until it is back.
 
     Args:
         counts: samples of each planned member.
+        steps: in an epoch.
     """
 
-    def __init__(self, counts: Mapping[str, int], batch_size: int, seed: int) -> None:
-        self._counts, self._seed = counts, seed
-        self._steps = max(1, -(-sum(counts.values()) // batch_size))
+    def __init__(self, counts: Mapping[str, int], steps: int, seed: int) -> None:
+        self._counts, self._steps, self._seed = counts, steps, seed
         self._key: tuple[int, str] | None = None
         self._order: Indices = np.zeros(0, np.int64)
 

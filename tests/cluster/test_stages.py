@@ -55,6 +55,7 @@ async def test_a_stage_dies_and_the_layers_are_cut_again_over_those_left(tmp_pat
         assert detail["attempts"][1]["resume_step"] >= 20
         assert detail["attempts"][1]["strategy"] == "pipeline_parallel"
         assert detail["summary"]["accuracy"] > 0.9
+        await hive[1].until("/v1/models", lambda models: bool(models))
         prediction = await hive[1].api("POST", "/v1/models/digits/predict", {"inputs": [[0.0] * 64]})
         assert len(prediction["outputs"][0]) == 10
     finally:
