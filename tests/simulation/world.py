@@ -473,10 +473,11 @@ class World:
                             for a in job.attempts.values())
                 for job in node.ledger.jobs.values()
             ]  # fmt: skip
-            waiting = list(node.coordinator.waiting.values())
+            leader = node.leadership.leader
+            waiting = [why for job in node.ledger.jobs if (why := node.waits.why(job, leader))]
             lines.append(
                 f"  {machine.name} {machine.id[:6]} sees {self.sees(machine.name)} linked "
-                f"{len(node.ports.transport.links)} leader {node.leadership.leader} jobs {jobs} waiting {waiting}"
+                f"{len(node.ports.transport.links)} leader {leader} jobs {jobs} waiting {waiting}"
             )
         return lines
 
