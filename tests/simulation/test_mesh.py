@@ -178,6 +178,7 @@ def test_a_crowd_joins_through_seeds_that_have_links_for_a_few_of_them_at_a_time
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_three_hundred_join_at_once_within_a_minute() -> None:
     async def main(rng: random.Random) -> None:
         world = await crowd(rng, 300, 110, {})
