@@ -357,6 +357,14 @@ class Held(_Message, frozen=True, tag="held"):
     digest: Digest
 
 
+class Waiting(_Message, frozen=True, tag="waiting"):
+    """Why an open job does not run, from who coordinates; to every linked node and the submitter, now and then."""
+
+    job: JobId
+    epoch: Epoch
+    reason: Sentence
+
+
 class Have(_Message, frozen=True, tag="have"):
     """Which of these blobs are really there, whole? What is found damaged is thrown away."""
 
@@ -464,7 +472,7 @@ Message = (
     Ping | Ack | PingRequest | Nack | Gossip | PushPull | Sums
     | VoteRequest | VoteReply | Heartbeat | HeartbeatAck
     | FeedHeads | FeedSummary | FeedDelta | SealOffered
-    | Progress
+    | Progress | Waiting
     | Certificate
     | Call | Reply
     | Keep
@@ -474,6 +482,6 @@ PRIORITY: dict[type, int] = {
     VoteRequest: 0, VoteReply: 0, Heartbeat: 0, HeartbeatAck: 0,
     Keep: 1, Ping: 1, Ack: 1, PingRequest: 1, Nack: 1, Gossip: 1, PushPull: 1, Sums: 1,
     Call: 2, Reply: 2, Certificate: 2,
-    FeedHeads: 3, FeedSummary: 3, FeedDelta: 3, SealOffered: 3, Progress: 3,
+    FeedHeads: 3, FeedSummary: 3, FeedDelta: 3, SealOffered: 3, Progress: 3, Waiting: 3,
 }  # fmt: skip
 """Outbound queue of each message type: election, membership, rpc, gossip. Lower goes first."""
