@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -249,7 +248,7 @@ class Exchange:
                 )
             try:
                 self._meeting.admit(peer, now() + self._connect)
-            except (ValueError, ssl.SSLError) as error:
+            except ValueError as error:
                 raise _unreadable(error) from error
             self._nodes[peer.rank] = peer.node
             self._engine.group.admit(peer.rank)
@@ -272,7 +271,7 @@ class Exchange:
         )
         try:
             self._meeting = Meeting(self._me.rank, self._key, self._listener, others, engine.linked, now() + seconds)
-        except (ValueError, ssl.SSLError) as error:
+        except ValueError as error:
             raise _unreadable(error) from error
         self._engine = engine
         with engine.lock:
@@ -451,7 +450,7 @@ class Exchange:
         )
         engine.waiting_since = None
         if attempt.state is not Progress.complete:
-            engine.settle()
+            engine.settle(attempt)
             self._check(attempt.number)
             self._check_mismatch()
         if attempt.disagreement is not None:
