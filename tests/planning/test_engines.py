@@ -68,6 +68,14 @@ def test_elsewhere_the_exchange_averages_and_the_plan_says_why(nodes: tuple[Node
     assert "training.trusted_subnets" in refused.value.fix
 
 
+def test_a_job_that_asks_for_torch_and_runs_on_one_node_is_told_so() -> None:
+    made = planned(big(engine="torch"), at(1), strategy="single_node")
+    assert made.strategy is Strategy.single_node
+    assert "it is not used: one node has nobody to average with" in made.engine_reason
+    assert made.engine_reason in to_text(explain(made))
+    assert not planned(big(), at(1), strategy="single_node").engine_reason
+
+
 @pytest.mark.parametrize(
     ("training", "why"),
     [

@@ -27,8 +27,8 @@ class State(Enum):
 
 
 class Buffers:
-    """Memory kept from one round to the next, so that its pages stay mapped. When a view changes, only that of the round
-    which is void is kept: what other rounds came to may still be on its way to members of the old view."""
+    """Memory kept from one round to the next, so that its pages stay mapped. When a view changes, only that of the void
+    round is kept: what another came to may still be on its way to members of the old view."""
 
     def __init__(self) -> None:
         self._held: dict[str, Encoded] = {}

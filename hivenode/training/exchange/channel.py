@@ -1,7 +1,7 @@
 """A TLS connection between two workers, by the OpenSSL that comes with `cryptography`: its AES is more than twice as
 fast as that of the OpenSSL 3.0 that many Pythons have. It goes by way of memory buffers, so that whole windows are
-taken from the system and given to it. Numbers are decrypted into the caller's arrays by OpenSSL's own calls, as pyOpenSSL's
-would copy them once more.
+taken from the system and given to it. Numbers are decrypted into the caller's arrays by OpenSSL's own calls, as
+pyOpenSSL's would copy them once more.
 """
 
 from __future__ import annotations

@@ -29,7 +29,10 @@ SETTLE_SECONDS = 0.25
 """How long a link out of the view may take to finish the frame it is sending, or receiving."""
 
 MUTE_SECONDS = 0.75
-"""A link of which nothing was heard for so long will not finish it."""
+"""A link out of the view of which nothing was heard for so long will not finish it."""
+
+LAST_WORDS_SECONDS = 0.05
+"""How long such a link may take to tell the peer, should it go on one day."""
 
 BRISK_SECONDS = 1.0
 BRISK_GAPS = 4.0
@@ -171,11 +174,14 @@ class Engine(Sink):
         """Before a caller gets its vector back: nobody outside the view may still be sent pieces of it, lest it
         completes a round with what is written there next. (Members have stopped taking part already.) Nor should
         anything arrive in the attempt's memory any more, which the next then takes over. Lock held."""
-        moment = now()
-        patience = {link: 0.0 if moment - link.heard > MUTE_SECONDS else SETTLE_SECONDS for link, _ in self._closing}
+        closing, moment = [link for link, _ in self._closing], now()
         with self._released():
-            for link, seconds in patience.items():
-                link.settle(seconds)
+            for link in closing:
+                if moment - link.heard > MUTE_SECONDS:
+                    link.drain(LAST_WORDS_SECONDS)
+                    link.cut()
+                else:
+                    link.settle(SETTLE_SECONDS)
         self.changed.wait_for(lambda: self.closed or attempt.idle, SETTLE_SECONDS)
 
     def _enter(self, view: RankView, dropped: Sequence[Accusation]) -> None:
