@@ -482,6 +482,12 @@ class Exchange:
         if self._engine.group.phase is Phase.out and verdict is not None:
             if verdict.reason in BLAMED:
                 raise _blame(verdict.reason)(self._me.node, verdict.round or number, None)
+            if verdict.reason is Reason.unreachable and verdict.by in self._nodes.keys() - {self._me.rank}:
+                raise Excluded(
+                    f"The other workers go on without {self._me.node}: it and {self._nodes[verdict.by]} could not reach"
+                    " each other, whichever dialled.",
+                    fix="Open or forward worker.ports of one of the two to the other, or join them by a VPN.",
+                )
             raise Excluded(f"The other workers go on without {self._me.node}: {_WHY[verdict.reason]}.")
 
     def _check_mismatch(self) -> None:

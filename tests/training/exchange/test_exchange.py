@@ -38,6 +38,7 @@ class Crew:
         self.pool = ThreadPoolExecutor(16)
         self.members: list[Exchange] = []
         self.views: dict[int, list[View]] = {}
+        self.told = threading.Condition()
 
     def hire(self, count: int, **options: float) -> list[Peer]:
         for _ in range(count):
@@ -46,7 +47,7 @@ class Crew:
             exchange = Exchange(
                 Seat(name(rank), rank, "127.0.0.1"),
                 WorkerKey.create(),
-                on_view=self.views[rank].append,
+                on_view=lambda view, rank=rank: self._tell(rank, view),  # type: ignore[misc]
                 **options,  # type: ignore[arg-type]
             )
             self._stack.callback(exchange.close)
@@ -55,6 +56,11 @@ class Crew:
             Peer(name(rank), rank, "127.0.0.1", exchange.port, exchange.certificate)
             for rank, exchange in enumerate(self.members)
         ]
+
+    def _tell(self, rank: int, view: View) -> None:
+        with self.told:
+            self.views[rank].append(view)
+            self.told.notify_all()
 
     def all(self, call: Callable[[Exchange], T], ranks: list[int] | None = None) -> list[Future[T]]:
         chosen = self.members if ranks is None else [self.members[rank] for rank in ranks]
@@ -112,6 +118,22 @@ def test_who_can_only_dial_is_met_by_dialling(crew: Crew) -> None:
     futures = crew.all(lambda exchange: exchange.connect(told[crew.members.index(exchange)]))
     assert [future.result().members for future in futures] == [(name(0), name(1), name(2))] * 3
     assert [future.result() for future in crew.all(ones)] == [3.0] * 3
+
+
+def test_two_that_cannot_reach_each_other_are_named(crew: Crew) -> None:
+    """Rank 0 reaches both; 1 and 2 do not reach each other, whichever dials."""
+    peers = crew.hire(3, connect_seconds=2.0)
+    with listen("127.0.0.1", (0, 0)) as nowhere:
+        dead = nowhere.getsockname()[1]
+    hidden = [Peer(peer.node, peer.rank, peer.host, dead, peer.certificate) for peer in peers]
+    told = [peers, [*peers[:2], hidden[2]], [peers[0], hidden[1], peers[2]]]
+    futures = crew.all(lambda exchange: exchange.connect(told[crew.members.index(exchange)]))
+    assert [future.result().members for future in futures[:2]] == [(name(0), name(1))] * 2
+    excluded = futures[2].exception()
+    assert isinstance(excluded, Excluded)
+    assert f"{name(2)}: it and {name(1)} could not reach each other" in excluded.sentence
+    assert "worker.ports" in excluded.fix
+    assert [future.result() for future in crew.all(ones, [0, 1])] == [2.0, 2.0]
 
 
 def test_another_certificate_than_the_one_handed_in_is_refused(crew: Crew) -> None:
@@ -179,10 +201,8 @@ def test_what_the_daemon_says_is_lost_is_left_out(crew: Crew) -> None:
         assert changed.lost == (name(2),)
     assert isinstance(futures[2].exception(), Excluded)
     assert [future.result() for future in crew.all(ones, [0, 1])] == [2.0, 2.0]
-    until = time.monotonic() + 20
-    while crew.views[0][-1].members != (name(0), name(1)) and time.monotonic() < until:
-        time.sleep(0.01)  # it is told by a thread of its own
-    assert crew.views[0][-1].members == (name(0), name(1))
+    with crew.told:  # by a thread of its own
+        assert crew.told.wait_for(lambda: crew.views[0][-1].members == (name(0), name(1)), 20)
 
 
 def test_a_vector_is_not_touched_by_a_round_that_is_void(crew: Crew) -> None:
