@@ -27,7 +27,7 @@ def complaints(
         )
     if replication.trouble:
         found.append(replication.trouble)
-    if replication.quarantined:
+    if replication.quarantined or me in replication.feeds.forked:
         found.append(
             "Another member found two branches of this node's own feed and takes nothing more of it: give this node a "
             "new home and invite it again."
@@ -38,9 +38,10 @@ def complaints(
         for author, hours in sorted(replication.ahead.items())
     )
     found.extend(
-        f"The feed of {roles.name(author)} forked at event {seq} (restored from a backup, or one key on two machines): "
-        "nothing it says is taken in. Give it a new home and invite it again."
+        f"The feed of {_name(author, roles, replication)} forked at event {seq} (restored from a backup, or one key on "
+        "two machines): nothing it says is taken in. Give it a new home and invite it again."
         for author, seq in sorted(replication.feeds.forked.items())
+        if author != me
     )
     found.extend(sealer.alarms[cause] for cause in sorted(sealer.alarms))
     found.extend(
@@ -49,3 +50,9 @@ def complaints(
         for author in replication.excessive
     )
     return tuple(found)
+
+
+def _name(author: str, roles: Roles, replication: Replication) -> str:
+    """Also of one whose own grant does not count any more."""
+    held = replication.feeds.grants.get(author)
+    return held.name if held is not None else roles.name(author)

@@ -207,12 +207,22 @@ class TakesTheHigherId(Election):
 CHECKS = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
 
 
-@pytest.mark.claim("E3")
+@pytest.mark.claim("E3", "E4")
 @pytest.mark.parametrize("machine", [Quorum, Whole, Open])
 def test_whatever_happens(machine: type[Machine]) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(max_examples=60, stateful_step_count=50, deadline=None, suppress_health_check=CHECKS),
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("machine", [Quorum, Whole, Open])
+def test_whatever_happens_for_long(machine: type[Machine]) -> None:
+    run_state_machine_as_test(
+        machine,
+        settings=settings(max_examples=3000, stateful_step_count=100, deadline=None, suppress_health_check=CHECKS),
     )
 
 
