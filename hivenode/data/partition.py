@@ -101,6 +101,8 @@ class Mixed:
         if epoch != self._epoch:
             self._epoch, self._order = epoch, self._batches.order(epoch)
         batch = self._batches.of_step(self._order, step)
+        if len(members) == 1:
+            return batch, len(batch)
         mine = member_range(len(batch), members, weights, me)
         return batch[mine.start : mine.stop], len(batch)
 
