@@ -165,7 +165,7 @@ async def test_a_worker_that_the_kernel_kills_is_planned_for_in_stages(tmp_path:
     of the model does fit, but that is only known then."""
     hive = [Machine(tmp_path, name, f"memory_bytes = {800 << 20}\n") for name in ("ash", "birch")]
     for machine in hive:
-        (machine.home / "profile.json").write_bytes(msgspec.json.encode({f"{machine_key()} / 1 threads": 1e11}))
+        (machine.home / "profile.json").write_bytes(msgspec.json.encode({f"{machine_key()} / 1 threads": 1e13}))
     try:
         await form_hive(hive)
         warm = digits({"source": "zoo:logistic"}, {"max_steps": 1}, strategy="data_parallel", min_nodes=2)
@@ -176,7 +176,7 @@ async def test_a_worker_that_the_kernel_kills_is_planned_for_in_stages(tmp_path:
         with ExitStack() as shortage:
             allowances = [shortage.enter_context(memory_for(machine.worker_pids, 300 << 20)) for machine in hive]
             model = {"source": "zoo:mlp", "params": {"hidden": 3464, "depth": 3}}
-            training = {"epochs": 1, "max_steps": 3, "batch_size": 1, "optimizer": "adam", "learning_rate": 0.001}
+            training = {"epochs": 1, "max_steps": 3, "batch_size": 2, "optimizer": "adam", "learning_rate": 0.001}
             wanted = digits(model, training)
             wanted["spec"]["data"]["test_fraction"] = 0.01
             submitted = await hive[0].api("POST", "/v1/jobs", wanted)
@@ -188,7 +188,8 @@ async def test_a_worker_that_the_kernel_kills_is_planned_for_in_stages(tmp_path:
             assert detail["summary"]["state"] == "finished", detail
             first, second = detail["attempts"]
             assert (first["strategy"], len(first["nodes"])) == ("single_node", 1)
-            assert (second["strategy"], len(second["nodes"])) == ("model_parallel", 2)
+            assert second["strategy"] in ("model_parallel", "pipeline_parallel")
+            assert len(second["nodes"]) == 2
             told = r"was killed by the kernel, which had run out of memory, when it held \d+ MiB; \d+ MiB were planned"
             assert re.search(told, second["cause"])
             await stop(hive)
