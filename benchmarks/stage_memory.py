@@ -3,9 +3,10 @@
     python benchmarks/stage_memory.py [--stages 2 3] [--models mlp gpt] [--json]
 
 Real daemons, one worker each. Measured is the most anonymous memory that a worker has at any time of a job, checkpoints
-and evaluation included, sampled every few milliseconds (RssAnon, proc(5)), over what its worker server has, of which it
-was forked: that is a worker which has done nothing yet. The plan's share is what it expects of weights, gradients,
-optimizer, activations and data of that stage, besides what it allows every worker to begin with.
+and evaluation included, sampled every few milliseconds (RssAnon, proc(5)), over what a worker has in the same place of
+the same job with a model of next to nothing: the framework, and what is imported to cut a model. The plan's share is
+what it expects of weights, gradients, optimizer, activations and data of that stage, besides what it allows every
+worker to begin with.
 """
 
 from __future__ import annotations
@@ -40,8 +41,14 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-def job(name: str, stages: int) -> dict[str, Any]:
+TINY: dict[str, dict[str, int]] = {"mlp": {"hidden": 8}, "gpt": {"width": 6}}
+
+
+def job(name: str, stages: int, *, tiny: bool = False) -> dict[str, Any]:
     parts = MODELS[name]
+    if tiny:
+        model = parts["model"]
+        parts = {**parts, "model": {**model, "params": {**model["params"], **TINY[name]}}}
     training = {"epochs": 1, "max_steps": 4, "checkpoint_every_steps": 2, "optimizer": "adam", "learning_rate": 0.001}
     strategy = "single_node" if stages == 1 else "pipeline_parallel"
     return {
@@ -92,6 +99,18 @@ class Sampler:
         return self.most
 
 
+async def peaks(hive: list[Machine], spec: dict[str, Any]) -> tuple[Any, list[tuple[dict[str, Any], int]]]:
+    """The job's end, and by stage its share of the plan and the most that its worker took over its server."""
+    ids = {(await machine.api("GET", "/v1/status"))["node"]: machine.name for machine in hive}
+    sampler = Sampler(hive)
+    try:
+        detail = await finished(hive[0], spec)
+    finally:
+        most = await asyncio.to_thread(sampler.stop)
+    shares = sorted(detail["plan"]["shares"], key=lambda share: int(share["rank"]))
+    return detail, [(share, most[ids[share["node"]]]) for share in shares]
+
+
 async def finished(machine: Machine, spec: dict[str, Any]) -> Any:
     submitted = await machine.api("POST", "/v1/jobs", {"spec": spec})
     path = f"/v1/jobs/{submitted['summary']['job']}"
@@ -105,18 +124,13 @@ async def measure(models: list[str], counts: list[int]) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="hivenode-bench-") as folder:
         names = ("ash", "birch", "cedar", "dogwood")[: max(counts)]
         hive = await found_hive(Path(folder), names, f"memory_bytes = {6 << 30}\n")
-        ids = {(await machine.api("GET", "/v1/status"))["node"]: machine.name for machine in hive}
         try:
             for name in models:
                 for stages in counts:
-                    sampler = Sampler(hive)
-                    try:
-                        detail = await finished(hive[0], job(name, stages))
-                    finally:
-                        most = await asyncio.to_thread(sampler.stop)
-                    for share in sorted(detail["plan"]["shares"], key=lambda share: share["rank"]):
-                        planned = share["memory_bytes"] - Costs().base_memory_bytes
-                        taken = most[ids[share["node"]]]
+                    _, idle = await peaks(hive, job(name, stages, tiny=True))
+                    detail, whole = await peaks(hive, job(name, stages))
+                    for (_, before), (share, most) in zip(idle, whole, strict=True):
+                        planned, taken = share["memory_bytes"] - Costs().base_memory_bytes, most - before
                         found.append(
                             {
                                 "model": name,
@@ -124,6 +138,7 @@ async def measure(models: list[str], counts: list[int]) -> list[dict[str, Any]]:
                                 "stage": share["rank"],
                                 "small_batches": detail["plan"]["micro_batches"],
                                 "layers": share["layer_range"],
+                                "idle_bytes": before,
                                 "planned_bytes": planned,
                                 "taken_bytes": taken,
                                 "ratio": taken / planned,
