@@ -1,6 +1,6 @@
 """How long a hive is without a coordinator, in virtual time.
 
-    python benchmarks/election.py [--seeds 1000] [--whole 50] [--json]
+    python benchmarks/election.py [--seeds 1000] [--whole 50] [--only "cores 32 stops"] [--json]
 
 Election cores on a LAN (0.5 to 5 ms a message, 1 to 20 ms a durable write). The coordinator falls *silent* (frozen, or
 cut off; nobody is told, and the failure detector would need 5.5 s and more), is *killed* (its host refuses dials, which
@@ -131,28 +131,39 @@ def main() -> None:
     parser.add_argument("--whole", type=int, default=50, help="runs with whole nodes, for each row")
     parser.add_argument("--hours", type=float, default=1.0, help="of the watch for needless elections")
     parser.add_argument("--minutes", type=float, default=20.0, help="of the same with whole nodes")
+    parser.add_argument("--only", default="", help='rows whose name begins so: "cores 32 stops", "needless 8", "lossy"')
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     args = parser.parse_args()
+
+    def wanted(*name: object) -> bool:
+        return " ".join(map(str, name)).startswith(args.only)
+
     if not args.json:
         print("cores  nodes how      runs     p50     p99      max   seconds without a coordinator")
     for nodes in (3, 8, 32):
         for how in TARGET:
-            row("cores", nodes, how, cores(nodes, how, args.seeds), args.json)
+            if wanted("cores", nodes, how):
+                row("cores", nodes, how, cores(nodes, how, args.seeds), args.json)
     for nodes in (3, 8):
         for how in ("silent", "killed"):
-            if args.whole:
+            if args.whole and wanted("whole", nodes, how):
                 row("whole", nodes, how, whole(nodes, how, args.whole), args.json)
     for nodes in (2, 3, 8, 32):
+        if not wanted("needless", nodes):
+            continue
         lossy = false_elections(nodes, args.hours, loss=0.3)
         lagging = false_elections(nodes, args.hours, lag=1.0)
         if args.json:
-            print(json.dumps({"nodes": nodes, "hours": args.hours, "needless_lossy": lossy, "needless_lag": lagging}))
+            said = {"nodes": nodes, "hours": args.hours, "needless_lossy": lossy, "needless_lag": lagging}
+            print(json.dumps(said), flush=True)
         else:
             print(f"{nodes} nodes, {args.hours:g} h: needless elections {lossy} with 30 % loss, {lagging} with lag")
     for nodes in (3, 5):
+        if not wanted("lossy", nodes):
+            continue
         needless = lossy_network(nodes, args.minutes)
         if args.json:
-            print(json.dumps({"whole": nodes, "minutes": args.minutes, "needless_lossy": needless}))
+            print(json.dumps({"whole": nodes, "minutes": args.minutes, "needless_lossy": needless}), flush=True)
         else:
             print(f"{nodes} whole nodes, {args.minutes:g} min: needless elections {needless} with 30 % loss")
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 from aiohttp import web
 
-from hivenode import __version__
+from hivenode import __version__, dumpable
 from hivenode.admin.api import AdminServer
 from hivenode.admin.notify import keep_watchdog, notify
 from hivenode.config import DEFAULT_PORT, Settings, full_address, load_settings
@@ -141,6 +141,7 @@ def run(
     Raises:
         HiveError: it cannot start; the sentence says why.
     """
+    dumpable.forbid()  # the node's key is in its memory
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     settings = load_settings(home, config, overrides or {})
     configure(settings.logs.level, settings.logs.format, sys.stderr)
@@ -171,6 +172,7 @@ class _Daemon:
             loop.add_signal_handler(number, self._stopping.set)
         credentials = await self._credentials()
         self._measuring = asyncio.create_task(self._profile.measure(), name="profile")
+        await self._lender.offers(0.0)  # begun now, so that the first job finds them
         watchdog = asyncio.create_task(keep_watchdog(), name="watchdog")
         await self._power.look()
         power = asyncio.create_task(self._power.watch(), name="power")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -15,6 +16,8 @@ from hivenode.logs import get_logger
 T = TypeVar("T")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+BODY_SECONDS = 30.0
+
 HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 log = get_logger("admin")
@@ -24,6 +27,12 @@ class TooLarge(InvalidInput):
     """A body is over its bound."""
 
     http_status = 413
+
+
+class TooSlow(InvalidInput):
+    """A body does not come."""
+
+    http_status = 408
 
 
 class WrongMethod(InvalidInput):
@@ -50,15 +59,23 @@ async def read(request: web.Request, form: type[T], limit: int) -> T:
         limit: most bytes.
 
     Raises:
+        TooSlow: it has not come within `BODY_SECONDS`.
         TooLarge: over the limit (refused by its declared length, before it is read, where it declares one).
         InvalidInput: not JSON, or not of that form.
     """
     body = bytearray()
     if (request.content_length or 0) <= limit:
-        async for chunk in request.content.iter_any():
-            body += chunk
-            if len(body) > limit:
-                break
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                async for chunk in request.content.iter_any():
+                    body += chunk
+                    if len(body) > limit:
+                        break
+        except TimeoutError:
+            raise TooSlow(
+                f"The body of {request.path} was not there after {BODY_SECONDS:g} s.",
+                fix="Send it at once, in one piece.",
+            ) from None
     if len(body) > limit or (request.content_length or 0) > limit:
         raise TooLarge(
             f"The body of {request.path} is over {limit // 1024} KiB.", fix="Send less at once, in several requests."

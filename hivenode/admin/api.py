@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 from typing import Annotated, Any, Literal
 
@@ -10,7 +11,8 @@ from aiohttp import web
 
 from hivenode.admin import metrics
 from hivenode.admin.answers import HEADERS, Handler, answer, errors, read
-from hivenode.admin.auth import check, check_loopback
+from hivenode.admin.auth import check, check_loopback, shows
+from hivenode.admin.doorstep import Bounds, Doorstep
 from hivenode.admin.events import KEEP_ALIVE_SECONDS, Streams
 from hivenode.admin.member_routes import MemberRoutes
 from hivenode.errors import Conflict, InvalidInput
@@ -87,14 +89,18 @@ class AdminServer:
         port: int = 0,
         *,
         keep_alive_seconds: float = KEEP_ALIVE_SECONDS,
+        bounds: Bounds | None = None,
     ) -> None:
         self._service = service
         self._token = token
         self._host = host
         self._port = port
+        self._bounds = bounds or Bounds()
+        self._doorstep = Doorstep(self._bounds.strangers)
         self._streams = Streams(service, keep_alive_seconds)
         self._metrics = metrics.registry(service)
         self._runner: web.AppRunner | None = None
+        self._listening: asyncio.Server | None = None
 
     async def start(self) -> str:
         """Listen; returns the URL. Raises Conflict when the port is taken, InvalidInput when it is not loopback."""
@@ -105,11 +111,18 @@ class AdminServer:
             logger=sparing_logger("admin"),
             handle_signals=False,
             shutdown_timeout=SHUTDOWN_SECONDS,
+            keepalive_timeout=self._bounds.head_seconds,
+            max_line_size=self._bounds.line_bytes,
+            max_field_size=self._bounds.line_bytes,
+            max_headers=self._bounds.headers,
         )
         await runner.setup()
+        server = runner.server
+        assert server is not None
         try:
-            site = web.TCPSite(runner, self._host, self._port, backlog=BACKLOG)
-            await site.start()
+            self._listening = await asyncio.get_running_loop().create_server(
+                lambda: self._doorstep.watched(server()), self._host, self._port, backlog=BACKLOG
+            )
         except OSError as error:
             await runner.cleanup()
             if error.errno == errno.EADDRINUSE:
@@ -122,12 +135,14 @@ class AdminServer:
                 fix="Correct admin.host and admin.port in the configuration.",
             ) from error
         self._runner = runner
-        host, port = runner.addresses[0][:2]
+        host, port = self._listening.sockets[0].getsockname()[:2]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     async def stop(self) -> None:
         """End the streams, let running answers out, close. Does nothing when it never started."""
         if self._runner is not None:
+            if self._listening is not None:
+                self._listening.close()
             self._streams.close()
             await self._runner.cleanup()
             self._runner = None
@@ -166,6 +181,8 @@ class AdminServer:
             authorization=request.headers.get("Authorization", ""),
             token=self._token,
         )
+        if shows(request.headers.get("Authorization", ""), self._token):
+            self._doorstep.known(request)
         return await handler(request)
 
     # --- how it is --------------------------------------------------------------------------------------------

@@ -46,12 +46,17 @@ def check(method: str, path: str, *, host: str, origin: str | None, authorizatio
         )
     if (method, path) in OPEN:
         return
-    scheme, _, given = authorization.partition(" ")
-    if not token or scheme.lower() != "bearer" or not hmac.compare_digest(_bytes(given.strip()), _bytes(token)):
+    if not shows(authorization, token):
         raise Unauthorized(
             "This needs the node's admin token." if not authorization else "That is not this node's admin token.",
             fix='Send the content of admin.token in the node\'s home as "Authorization: Bearer TOKEN".',
         )
+
+
+def shows(authorization: str, token: str) -> bool:
+    """Whether an Authorization header brings the token."""
+    scheme, _, given = authorization.partition(" ")
+    return bool(token) and scheme.lower() == "bearer" and hmac.compare_digest(_bytes(given.strip()), _bytes(token))
 
 
 def _bytes(header: str) -> bytes:

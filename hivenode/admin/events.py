@@ -12,11 +12,12 @@ from aiohttp import web
 
 from hivenode.admin.answers import HEADERS
 from hivenode.errors import Exhausted
-from hivenode.spec.status import NodeService, Notice
+from hivenode.spec.status import MISSED, NodeService, Notice
 
 KEEP_ALIVE_SECONDS = 10.0
 MAX_READERS = 64
 RETRY_MS = 500
+MAX_ID = 64
 
 
 class Streams:
@@ -35,14 +36,14 @@ class Streams:
         """One stream, until its reader or the endpoint goes. Raises Exhausted when too many are open.
 
         `GET /v1/events?kind=job&kind=progress` gives only those kinds, `?job=ID` only what concerns that job (and
-        what concerns none).
+        what concerns none). A reader that comes back names the last `id` it has seen in the header `Last-Event-ID`.
         """
         if len(self._open) >= MAX_READERS:
             raise Exhausted(f"{MAX_READERS} readers follow the events already.", fix="Close some and try again.")
         task = asyncio.current_task()
         assert task is not None
         self._open[task] = None
-        notices = self._service.notices()
+        notices = self._service.notices(request.headers.get("Last-Event-ID", "")[:MAX_ID])
         following = asyncio.ensure_future(_next(notices))
         try:
             await asyncio.sleep(0)  # subscribed from here on: what the reader asks after the header is not a gap
@@ -91,9 +92,9 @@ async def _next(notices: AsyncIterator[Notice]) -> Notice | None:
 
 def _wanted(notice: Notice, kinds: list[str], job: str) -> bool:
     about = notice.data.get("job", "")
-    return (not kinds or notice.kind in kinds) and (not job or not about or about == job)
+    return notice.kind == MISSED or ((not kinds or notice.kind in kinds) and (not job or not about or about == job))
 
 
 def _encode(notice: Notice) -> bytes:
     kind = notice.kind.replace("\n", " ")
-    return b"event: " + kind.encode() + b"\ndata: " + msgspec.json.encode(notice) + b"\n\n"
+    return f"id: {notice.id}\nevent: {kind}\ndata: ".encode() + msgspec.json.encode(notice) + b"\n\n"

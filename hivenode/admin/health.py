@@ -27,7 +27,7 @@ def complaints(
         )
     if replication.trouble:
         found.append(replication.trouble)
-    if replication.quarantined:
+    if replication.quarantined or me in replication.feeds.forked:
         found.append(
             "Another member found two branches of this node's own feed and takes nothing more of it: give this node a "
             "new home and invite it again."
@@ -41,6 +41,7 @@ def complaints(
         f"The feed of {roles.name(author)} forked at event {seq} (restored from a backup, or one key on two machines): "
         "nothing it says is taken in. Give it a new home and invite it again."
         for author, seq in sorted(replication.feeds.forked.items())
+        if author != me
     )
     found.extend(sealer.alarms[cause] for cause in sorted(sealer.alarms))
     found.extend(

@@ -23,16 +23,18 @@ from hivenode.hive.leadership import Leadership
 from hivenode.hive.membership import Membership
 from hivenode.hive.roles import Roles
 from hivenode.hive.swim import MemberState
+from hivenode.jobs.breakdowns import break_down
 from hivenode.jobs.capacities import capacity_of
-from hivenode.jobs.coordinator import Coordinator
 from hivenode.jobs.ledger import Attempt, Job, Ledger
 from hivenode.jobs.live import Live
 from hivenode.jobs.predictor import Predictor
 from hivenode.jobs.preparing import Preparer
 from hivenode.jobs.proposals import Proposer, describe
 from hivenode.jobs.results import Append
+from hivenode.jobs.waits import Waits
 from hivenode.net.messages import LogsReply, LogsRequest, Request, Response
 from hivenode.net.transport import Transport
+from hivenode.spec.breakdown import Breakdown
 from hivenode.spec.capacity import HiveCapacity
 from hivenode.spec.events import JobCancelled, JobSubmitted
 from hivenode.spec.job import JobSpec, encoded, parse_job
@@ -76,9 +78,9 @@ class Parts:
     roles: Roles
     ledger: Ledger
     live: Live
+    waits: Waits
     catalogue: Catalogue
     holders: Holders
-    coordinator: Coordinator
     proposer: Proposer
     preparer: Preparer
     spawn: Callable[[Coroutine[Any, Any, None], str], object]
@@ -192,9 +194,8 @@ class Service:
     async def request_stop(self) -> None:
         self._p.stop()
 
-    async def notices(self) -> AsyncIterator[Notice]:
-        async for notice in self._p.notices.subscribe():
-            yield notice
+    def notices(self, after: str = "") -> AsyncIterator[Notice]:
+        return self._p.notices.subscribe(after)
 
     # --- jobs -------------------------------------------------------------------------------------------------
 
@@ -231,10 +232,11 @@ class Service:
         await p.append(JobCancelled(job=job.id, reason=reason[:1900]))
         return self._detail(p.ledger.jobs[job.id])
 
-    async def plan(self, data: dict[str, Any]) -> Plan:
+    async def plan(self, data: dict[str, Any]) -> Breakdown:
         spec = parse_job(data)
         self._resolve_nodes(spec)
-        return await self._p.proposer.propose(await self._p.preparer.resolve(spec, keep=False), salt="dry run")
+        spec = await self._p.preparer.resolve(spec, keep=False)
+        return break_down(await self._p.proposer.propose(spec, salt="dry run"), spec)
 
     async def capacity(self) -> HiveCapacity:
         profiles, missing = await self._p.proposer.profiles()
@@ -343,10 +345,10 @@ class Service:
         p = self._p
         if not job.open:
             return f"{job.ending}: {job.error}" if job.error else job.ending
-        if waiting := p.coordinator.waiting.get(job.id):
-            return waiting
         if p.leadership.leader is None:
             return "waiting for a coordinator to be elected"
+        if waiting := p.waits.why(job.id, p.leadership.leader):
+            return waiting
         if attempt is None or attempt.ended is not None:
             return "waiting for the coordinator to plan it"
         planned = len(attempt.plan.shares)
@@ -363,7 +365,7 @@ class Service:
         return JobDetail(
             summary=self._summary(job),
             spec=json.loads(job.spec),
-            plan=attempt.plan if attempt else None,
+            plan=_broken_down(attempt.plan, job.spec) if attempt else None,
             attempts=tuple(
                 AttemptStatus(
                     attempt=each.number,
@@ -389,6 +391,7 @@ class Service:
                     samples_per_second=heard.progress.samples_per_second,
                     age_seconds=now - heard.at,
                     trouble=heard.progress.trouble,
+                    share=heard.progress.share,
                 )
                 for node, heard in live.items()
             ),
@@ -463,6 +466,14 @@ def _declared_epochs(spec: bytes) -> int:
         return JobSpec.model_validate_json(spec).training.epochs
     except ValidationError:
         return 0
+
+
+def _broken_down(plan: Plan, spec: bytes) -> Breakdown:
+    """The bare plan when this version does not understand the declaration."""
+    try:
+        return break_down(plan, JobSpec.model_validate_json(spec))
+    except (ValidationError, InvalidInput):
+        return Breakdown(**msgspec.structs.asdict(plan))
 
 
 def plain(value: msgspec.Struct) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import quote, urlsplit
@@ -12,7 +12,7 @@ from urllib.parse import quote, urlsplit
 import msgspec
 
 from hivenode.errors import BY_CODE, HiveError, Refused, Unavailable
-from hivenode.spec.status import Notice
+from hivenode.spec.status import MISSED, Notice
 
 T = TypeVar("T")
 
@@ -84,8 +84,9 @@ class AdminClient:
         return data
 
     def follow(self, query: str = "", *, patience: float = PATIENCE_SECONDS) -> Iterator[Notice | None]:
-        """What happens, as it happens, and None each time the stream has been (re)connected: what was asked before
-        that may have changed unnoticed.
+        """What happens, as it happens, and None each time the stream has been (re)connected or something was missed:
+        what was asked before that may have changed unnoticed. Of a stream that ends, what was told meanwhile comes
+        with the next.
 
         Args:
             query: narrows it: "?kind=job", "?job=ID".
@@ -93,11 +94,16 @@ class AdminClient:
         """
         lost_at: float | None = None
         pause = FIRST_PAUSE_SECONDS
+        seen = ""
         while True:
             try:
-                for notice in self._stream(query):
+                for notice in self._stream(query, seen):
                     lost_at, pause = None, FIRST_PAUSE_SECONDS
                     yield notice
+                    if notice is not None:
+                        seen = notice.id
+                        if notice.kind == MISSED:
+                            yield None
             except Unavailable:
                 now = time.monotonic()
                 lost_at = lost_at if lost_at is not None else now
@@ -106,10 +112,10 @@ class AdminClient:
                 time.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
-    def _stream(self, query: str) -> Iterator[Notice | None]:
+    def _stream(self, query: str, after: str) -> Iterator[Notice | None]:
         connection = self._connect(SILENCE_SECONDS)
         try:
-            response = self._request(connection, "GET", f"/v1/events{query}", b"")
+            response = self._request(connection, "GET", f"/v1/events{query}", b"", {"Last-Event-ID": after})
             if response.status >= 400:
                 self._raise(response.read(MAX_LINE))
             yield None
@@ -127,10 +133,15 @@ class AdminClient:
         return http.client.HTTPConnection(url.hostname or "127.0.0.1", url.port, timeout=timeout)
 
     def _request(
-        self, connection: http.client.HTTPConnection, method: str, path: str, body: bytes
+        self,
+        connection: http.client.HTTPConnection,
+        method: str,
+        path: str,
+        body: bytes,
+        more: Mapping[str, str] | None = None,
     ) -> http.client.HTTPResponse:
         token = self._read(self.home / "admin.token").decode("ascii", "replace").strip()
-        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json", **(more or {})}
         try:
             connection.request(method, path, body=body or None, headers=headers)
             return connection.getresponse()

@@ -186,5 +186,9 @@ def describe(notice: Notice) -> str:
             )
         case "model":
             return f"{data.get('model')} registered, from job {data.get('job')}"
+        case "missed" if data.get("count"):
+            return f"{data.get('count')} notices were told too quickly, or too long ago"
+        case "missed":
+            return "the daemon was restarted, and what it told meanwhile is not known"
         case _:
             return " ".join(f"{key}={value}" for key, value in data.items())

@@ -54,9 +54,7 @@ def submit(
     except KeyboardInterrupt:
         out.print(f"\nThe job goes on. `hivenode jobs {job}` shows it, `hivenode cancel {job}` ends it.")
         raise
-    if as_json:
-        print_json(detail)
-    _conclude(out, detail.summary)
+    _conclude(out, detail, as_json=as_json)
 
 
 def watch(
@@ -69,16 +67,14 @@ def watch(
     watching only."""
     from hivenode.cli import watching
     from hivenode.cli.client import AdminClient, segment
-    from hivenode.cli.output import console, print_json
+    from hivenode.cli.output import console
     from hivenode.spec.status import JobDetail
 
     client = AdminClient(home_of(context, home))
     found = client.get(f"/v1/jobs/{segment(job)}", JobDetail).summary
     out = console(stderr=as_json)
     detail = watching.watch(client, found.job, out)
-    if as_json:
-        print_json(detail)
-    _conclude(out, detail.summary)
+    _conclude(out, detail, as_json=as_json)
 
 
 def tensorboard(
@@ -119,11 +115,15 @@ def tensorboard(
         typer.echo(f"Not reached, so without their lines: {clean(', '.join(missing))}.", err=True)
 
 
-def _conclude(out: Console, summary: JobSummary) -> None:
-    from hivenode.cli.output import number, styled
+def _conclude(out: Console, detail: JobDetail, *, as_json: bool) -> None:
+    """Of a job that has failed there is the error on stdout, and nothing else."""
+    from hivenode.cli.output import number, print_json, styled
     from hivenode.errors import JobFailed
 
+    summary = detail.summary
     if summary.state == "finished":
+        if as_json:
+            print_json(detail)
         took = f"loss {number(summary.loss)}, accuracy {number(summary.accuracy, 3)}"
         out.print(styled(f"Finished: {took}.", "bold green"))
         if summary.model:
@@ -256,11 +256,12 @@ def _show(client: AdminClient, detail: JobDetail) -> None:
             )  # fmt: skip
         out.print(attempts)
     if detail.workers and job.ended_at is None:
-        workers = table("NODE", "STATE", "STEP", "LOSS", "SAMPLES/S", "HEARD")
+        workers = table("NODE", "STATE", "STEP", "LOSS", "SAMPLES/S", "OF THE DATA", "HEARD")
         for worker in detail.workers:
             workers.add_row(
                 styled(worker.name), state(worker.state), str(worker.step), number(worker.loss),
-                f"{worker.samples_per_second:.0f}", f"{duration(worker.age_seconds)} ago",
+                f"{worker.samples_per_second:.0f}", f"{worker.share:.1%}" if worker.share is not None else "-",
+                f"{duration(worker.age_seconds)} ago",
             )  # fmt: skip
         out.print(workers)
         for worker in detail.workers:
@@ -349,7 +350,7 @@ def plan(
     from hivenode.cli.output import console, print_json
     from hivenode.cli.plans import show_plan
     from hivenode.cli.watching import names
-    from hivenode.spec.values import Plan
+    from hivenode.spec.breakdown import Breakdown
 
     spec = _read(file)
     client = AdminClient(home_of(context, home))
@@ -357,7 +358,7 @@ def plan(
         print_json(client.ask("POST", "/v1/plan", {"spec": spec}))
         return
     out = console()
-    plan = client.post("/v1/plan", Plan, {"spec": spec})
+    plan = client.post("/v1/plan", Breakdown, {"spec": spec})
     for line in summarised(spec.get("data", {})):
         out.print(line)
     show_plan(out, plan, names(client))

@@ -9,6 +9,7 @@ from typing import Any
 
 import typer
 
+from hivenode import dumpable
 from hivenode.cli import (
     analyze,
     apart,
@@ -84,6 +85,7 @@ def _report(error: HiveError, *, as_json: bool) -> None:
 
 def run() -> None:
     """The `hivenode` script."""
+    dumpable.forbid()  # some verbs have processes set apart that run under the same user
     code = main()
     try:
         sys.stdout.flush()

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from rich.console import Console, Group, RenderableType
 
 from hivenode.cli.output import clean, duration, size, styled, table
+from hivenode.spec.breakdown import Breakdown
 from hivenode.spec.shapes import spelled
-from hivenode.spec.values import Plan
 
 
-def show_plan(out: Console, plan: Plan, names: Mapping[str, str]) -> None:
+def show_plan(out: Console, plan: Breakdown, names: Mapping[str, str]) -> None:
     """Print it.
 
     Args:
@@ -20,7 +20,7 @@ def show_plan(out: Console, plan: Plan, names: Mapping[str, str]) -> None:
     out.print(picture(plan, names))
 
 
-def picture(plan: Plan, names: Mapping[str, str]) -> RenderableType:
+def picture(plan: Breakdown, names: Mapping[str, str]) -> RenderableType:
     heading = styled("Plan: ", "bold")
     heading.append(plan.strategy.value, "bold cyan")
     heading.append(f" on {_nodes(len(plan.shares))}")
@@ -28,14 +28,16 @@ def picture(plan: Plan, names: Mapping[str, str]) -> RenderableType:
         heading.append(" (tried out, to learn how it does)", "yellow")
     staged = ("LAYERS", "IN", "OUT") if plan.staged else ()
     lines = ("LINE",) if len(plan.lines()) > 1 else ()
-    shares = table("NODE", *lines, *staged, "SHARE", "STEP", "MEMORY", right=("SHARE", "STEP", "MEMORY"))
+    ranges = {task.node: task.data_range for task in plan.subtasks}
+    divided = ("SAMPLES",) if len(set(ranges.values())) > 1 else ()
+    shares = table("NODE", *lines, *staged, *divided, "SHARE", "STEP", "MEMORY", right=("SHARE", "STEP", "MEMORY"))
     for share in sorted(plan.shares, key=lambda share: share.rank):
-        span = share.layer_range
-        layers = f"{span[0]} to {span[1] - 1}" if span is not None else "all"
+        layers = _span(share.layer_range) if share.layer_range is not None else "all"
         shares.add_row(
             styled(names.get(share.node, share.node[:8])),
             *((str(share.replica + 1),) if lines else ()),
             *((layers, _shape(share.input_shape), _shape(share.output_shape)) if staged else ()),
+            *((_span(ranges[share.node]),) if divided else ()),
             f"{share.weight:.1%}",
             f"{share.step_seconds * 1000:.1f} ms",
             size(share.memory_bytes),
@@ -53,8 +55,13 @@ def picture(plan: Plan, names: Mapping[str, str]) -> RenderableType:
             str(one.visits),
             styled(one.reason.removeprefix(f"{one.strategy.value}: "), style),
         )
-    why = [plan.reason, *filter(None, [plan.engine_reason])]
+    why = filter(None, [plan.reason, plan.coordination, plan.engine_reason])
     return Group(heading, *(styled(f"  {clean(line)}") for line in why), shares, others)
+
+
+def _span(span: tuple[int, int] | None) -> str:
+    """Of a range, its ends; it may be empty, or not known."""
+    return "-" if span is None or span[0] == span[1] else f"{span[0]} to {span[1] - 1}"
 
 
 def _shape(shape: tuple[int, ...]) -> str:

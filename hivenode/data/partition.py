@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from hivenode.spec.split import member_range, split
+from hivenode.spec.split import held_out, member_range, split
 
 Indices = npt.NDArray[np.int64]
 
@@ -36,14 +36,11 @@ def train_test(samples: int, test_fraction: float, seed: int) -> tuple[Indices, 
     """Disjoint parts that together hold every sample.
 
     Args:
-        test_fraction: in [0, 1); the test part is the nearest whole number, at least one sample when the fraction
-            is above 0, and the training part keeps at least one.
+        test_fraction: see `held_out`.
     """
-    held_out = round(samples * test_fraction)
-    if test_fraction > 0:
-        held_out = min(max(held_out, 1), samples - 1)
+    tested = held_out(samples, test_fraction)
     order = permutation(samples, seed, _SPLIT)
-    return order[held_out:], order[:held_out]
+    return order[tested:], order[:tested]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,15 +136,15 @@ class Ranged:
 
 class Own:
     """`Order` in which every member has samples of its own and nobody else's: in each step each trains on as large a
-    part of them. Those of a member that is lost are lost with it.
+    part of them. Those of a member that is lost are lost with it, until it is back.
 
     Args:
         counts: samples of each planned member.
+        steps: in an epoch.
     """
 
-    def __init__(self, counts: Mapping[str, int], batch_size: int, seed: int) -> None:
-        self._counts, self._seed = counts, seed
-        self._steps = max(1, -(-sum(counts.values()) // batch_size))
+    def __init__(self, counts: Mapping[str, int], steps: int, seed: int) -> None:
+        self._counts, self._steps, self._seed = counts, steps, seed
         self._key: tuple[int, str] | None = None
         self._order: Indices = np.zeros(0, np.int64)
 

@@ -2,7 +2,9 @@
 
 A node writes only its own feed. Anyone may pass anyone's events on: what makes an event valid is its place in the
 chain and its author's signature, never who delivered it. Two different events under one number are a fork (a node
-restored from an old backup, or one key on two machines): the author is quarantined and neither branch grows here.
+restored from an old backup, or one key on two machines): the author is quarantined, neither branch grows here, and of
+the one held nothing counts from the lowest number on under which two are known. Nodes that hold different branches
+show each other samples of them until they agree on that number.
 
 Of a revoked author only the events up to the number in its revocation count. Later ones are not taken in, and those
 that were taken before the revocation arrived are kept on disk but are no part of `entries` and `heads`.
@@ -114,6 +116,9 @@ class Feeds:
         """As last asked for."""
         self._stirred: dict[str, None] = {}
         """Authors of whom something has changed since."""
+        self._digest = b""
+        self._digest_of: Mapping[str, int] | None = None
+        """The heads at which it was taken; they are never changed in place."""
 
     @property
     def heads(self) -> Mapping[str, int]:
@@ -130,10 +135,24 @@ class Feeds:
             self._stirred.clear()
         return self._heads
 
+    def head(self, author: str) -> int:
+        """What `heads` says of one author, 0 for one that is not in there."""
+        return QUARANTINED if author in self._forked else self.counted(author)
+
     @property
     def forked(self) -> Mapping[str, int]:
-        """Quarantined authors and the number at which their feed forked."""
+        """Quarantined authors and the lowest number under which two events of theirs are known."""
         return self._forked
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 over the last event that counts of each author. Two nodes with equal heads have equal ones, unless
+        they hold different branches of a feed."""
+        heads = self.heads
+        if self._digest_of is not heads:
+            tips = [(author, self._tip(author)) for author in sorted(heads)]
+            self._digest, self._digest_of = hashlib.sha256(_encode(tips)).digest(), heads
+        return self._digest
 
     @property
     def floors(self) -> Mapping[str, Cut]:
@@ -146,7 +165,8 @@ class Feeds:
             yield from self._feeds[author][: self._reach(author)]
 
     def counts(self, event: Event) -> bool:
-        """False for what a revoked author says after the end that its revocation sets."""
+        """False for what a revoked author says after the end that its revocation sets, and for what is said in a feed
+        from where it forked."""
         limit = self._limit(event.author)
         return limit is None or event.seq <= limit
 
@@ -181,7 +201,7 @@ class Feeds:
         gap, forks, offence = False, [], ""
         for event in events:
             author = event.author
-            if author in self._forked or not self.counts(event) or event.seq <= self._floor(author):
+            if not self.counts(event) or event.seq <= self._floor(author):
                 continue
             held, tip = staged.get(author) or (self._held(author), self._tips.get(author, GENESIS))
             if event.seq > held + 1:
@@ -237,8 +257,11 @@ class Feeds:
         return self.counted(grant.node) != before
 
     def _limit(self, author: str) -> int | None:
-        grant = self._latest.get(author)
-        return max(grant.through, self._floor(author)) if grant is not None and grant.revokes else None
+        grant, fork = self._latest.get(author), self._forked.get(author)
+        ends = [grant.through] if grant is not None and grant.revokes else []
+        if fork is not None:
+            ends.append(fork - 1)
+        return max(min(ends), self._floor(author)) if ends else None
 
     def counted(self, author: str) -> int:
         """The number of the last event of an author that counts."""
@@ -251,6 +274,15 @@ class Feeds:
 
     def _held(self, author: str) -> int:
         return self._floor(author) + len(self._feeds.get(author, ()))
+
+    def _tip(self, author: str) -> bytes:
+        """SHA-256 of the last event of an author that counts."""
+        seq, floor = self.counted(author), self._floors.get(author)
+        if seq == self._held(author):
+            return self._tips.get(author, GENESIS)
+        if floor is not None and seq == floor.seq:
+            return floor.tip
+        return hashlib.sha256(self._feeds[author][seq - self._floor(author) - 1].encoded).digest() if seq else GENESIS
 
     def _reach(self, author: str) -> int:
         """How many of the entries held count."""
@@ -376,16 +408,24 @@ class Feeds:
     def missing(self, heads: Mapping[str, int], limit_bytes: int) -> tuple[tuple[Event, ...], bool]:
         """Events that a node with these heads lacks, in the order of their clocks as far as each chain allows (so that
         it need not fold them anew with each piece), up to a size; and whether more remain."""
-        lacking: list[list[Entry]] = []
-        for author, feed in self._feeds.items():
-            there, floor = heads.get(author, 0), self._floor(author)
-            if (
-                floor <= there < floor + len(feed)
-            ):  # below the floor it lacks what is sealed, and could not chain these on
-                lacking.append(feed[there - floor : self._reach(author)])
+        lacking: list[tuple[int, str, int]] = []
+        """A heap: of each author the next event to send, as its clock, author and place."""
+        for author, _ in self.heads.items() - heads.items():
+            feed, there, floor = self._feeds.get(author, []), heads.get(author, 0), self._floor(author)
+            # Below the floor it lacks what is sealed, and could not chain these on.
+            if floor <= there < floor + min(len(feed), self._reach(author)):
+                lacking.append((feed[there - floor].event.hlc, author, there - floor))
+        heapq.heapify(lacking)
         events: list[Event] = []
         size = 0
-        for entry in heapq.merge(*lacking, key=lambda entry: (entry.event.hlc, entry.event.author)):
+        while lacking:
+            _, author, at = lacking[0]
+            feed = self._feeds[author]
+            if at + 1 < self._reach(author):
+                heapq.heapreplace(lacking, (feed[at + 1].event.hlc, author, at + 1))
+            else:
+                heapq.heappop(lacking)
+            entry = feed[at]
             size += len(entry.encoded) + 8
             if events and (size > limit_bytes or len(events) >= 512):
                 return tuple(events), True
@@ -399,15 +439,39 @@ class Feeds:
     def _proofs(self, heads: Mapping[str, int]) -> Iterator[Event]:
         """Of forked authors, whom a node with these heads still believes, both branches: one of them it lacks."""
         for author, event in sorted(self._evidence.items()):
-            floor, feed = self._floor(author), self._feeds.get(author, [])
-            if floor < event.seq <= heads.get(author, 0) < QUARANTINED:
-                yield event
-                if feed:
-                    yield feed[min(event.seq - floor, len(feed)) - 1].event
+            if event.seq <= heads.get(author, 0) + 1 <= QUARANTINED:
+                yield from self._sides(author)
+
+    def _sides(self, author: str) -> Iterator[Event]:
+        """Of a forked author, the event that showed it and our own beside it."""
+        event, floor, feed = self._evidence.get(author), self._floor(author), self._feeds.get(author, [])
+        if event is not None and event.seq > floor:
+            yield event
+            if feed:
+                yield feed[min(event.seq - floor, len(feed)) - 1].event
+
+    def samples(self, authors: Iterable[str], limit_bytes: int) -> tuple[Event, ...]:
+        """For a node that counts other events under the same numbers. Of each author, in this order and up to a size:
+        both sides of a fork that is known, the last event that counts, and others at doubling distances before it. The
+        lowest that differs brings that node nearer to where the branches part, by half of what remains each time."""
+        events: list[Event] = []
+        size = 0
+        for author in authors:
+            floor, last, back = self._floor(author), self.counted(author), 0
+            found = list(self._sides(author))
+            while last - back > floor:
+                found.append(self._feeds[author][last - back - floor - 1].event)
+                back = 2 * back + 1
+            for event in found:
+                size += len(event.body) + 256
+                if size > limit_bytes or len(events) == 512:
+                    return tuple(events)
+                events.append(event)
+        return tuple(events)
 
     def behind(self, heads: Mapping[str, int]) -> bool:
         """Whether a node with these heads has something we lack."""
-        for author, seq in heads.items():
+        for author, seq in heads.items() - self.heads.items():
             if seq <= self._held(author):
                 continue
             limit = self._limit(author)

@@ -99,12 +99,14 @@ class Replication:
         self._lock = asyncio.Lock()
         self._inbox = Inbox()
         self._arrived = asyncio.Event()
-        self._allowance = Allowance(0.0)
+        self._allowance = Allowance()
         self._overflowing: dict[str, None] = {}
         self._known_elsewhere = 0
         self._whole = asyncio.Event()
         if not expects_peers:
             self._whole.set()
+        self._forked = False
+        """Whether less of some feed counts than is folded."""
         self.quarantined = False
         """Whether another member found two branches of our own feed."""
         self.ahead: dict[str, float] = {}
@@ -174,12 +176,18 @@ class Replication:
 
     def heads(self, *, reply: bool = False) -> FeedHeads:
         """What we hold, for another member."""
-        return FeedHeads(heads=dict(self.feeds.heads), reply=reply, seal=self.seal_number, digest=self._seal_digest)
+        return FeedHeads(
+            heads=dict(self.feeds.heads),
+            reply=reply,
+            seal=self.seal_number,
+            digest=self._seal_digest,
+            tips=self.feeds.digest,
+        )
 
     def _summary(self) -> FeedSummary:
         heads, seal = self.feeds.heads, self._seal_digest
         if self._summed is None or self._summed[0] is not heads or self._summed[1] != seal:
-            told = msgspec.msgpack.encode((sorted(heads.items()), self.seal_number, seal))
+            told = msgspec.msgpack.encode((sorted(heads.items()), self.feeds.digest, self.seal_number, seal))
             self._summed = (heads, seal, FeedSummary(digest=hashlib.sha256(told).digest()))
         return self._summed[2]
 
@@ -198,6 +206,11 @@ class Replication:
             if self._identity.node_id not in self.feeds.heads:
                 bodies = (NodeAdmitted(grant=self._grant), *bodies)
             fresh = self.feeds.compose(self._identity, self._clock.now, bodies)
+            if self._identity.node_id in self.feeds.forked:
+                raise Refused(
+                    "There are two histories of what this node stated, so nothing it states counts any more.",
+                    fix="Its home was restored from a backup or copied: give it a new one and invite it again.",
+                )
             if not all(self.feeds.counts(entry.event) for entry in fresh):
                 raise Refused(
                     "This node was revoked: nothing it states counts any more.",
@@ -211,7 +224,7 @@ class Replication:
     async def _be_whole(self) -> None:
         if self._whole.is_set() or await self._wait_whole(WHOLE_SECONDS):
             return
-        others_have_more = self._known_elsewhere > self.feeds.heads.get(self._identity.node_id, 0)
+        others_have_more = self._known_elsewhere > self.feeds.head(self._identity.node_id)
         if others_have_more and await self._wait_whole(TAKE_BACK_SECONDS):
             return
         if self._identity.node_id in self._journal.damaged:
@@ -230,7 +243,7 @@ class Replication:
         return True
 
     def _see_whole(self) -> None:
-        if self.feeds.heads.get(self._identity.node_id, 0) >= self._known_elsewhere:
+        if self.feeds.head(self._identity.node_id) >= self._known_elsewhere:
             self._whole.set()
 
     async def _introduce(self) -> None:
@@ -275,6 +288,9 @@ class Replication:
             self._send(peer, FeedDelta(events=events, more=more))
         if message.reply and self.feeds.behind(message.heads):
             self._send(peer, self.heads())
+        if message.tips and message.tips != self.feeds.digest and message.heads == self.feeds.heads:
+            authors = self._rng.sample(list(message.heads), len(message.heads))
+            self._send(peer, FeedDelta(events=self.feeds.samples(authors, DELTA_BYTES)))
 
     async def _take_in(self) -> None:
         while True:
@@ -301,11 +317,13 @@ class Replication:
             found = self.feeds.examine(self._within_bounds(_in_order(waiting)))
             for author in found.forks:
                 log.error("two different events under one number: author quarantined", author=author)
+                self._forked = True
             if found.offence and len(waiting) > 1:
                 return False
             await self._keep(found.fresh)
+            now = asyncio.get_running_loop().time()
             for entry in found.fresh:
-                self._allowance.spend(entry.event)
+                self._allowance.spend(entry.event, now)
                 self._clock.observe(entry.event.hlc)
             self._see_whole()
         self._pass_on(waiting, found.fresh)
@@ -332,11 +350,12 @@ class Replication:
             said.setdefault(peer, set()).update(keys)
             old.update(keys if delta.more else ())
         news = {(e.event.author, e.event.seq): e.event for e in fresh if (e.event.author, e.event.seq) not in old}
-        others = [peer for peer in self._links() if not news.keys() <= said.get(peer, set())]
+        told = {peer for peer, known in said.items() if news.keys() <= known}
+        others = [peer for peer in self._links() if peer not in told] if news else []
         whole = FeedDelta(events=tuple(news.values()))
-        for peer in self._rng.sample(others, min(len(others), self._fanout())) if news else ():
-            known = said.get(peer)
-            rest = [event for key, event in news.items() if key not in known] if known else ()
+        for peer in self._rng.sample(others, min(len(others), self._fanout())):
+            heard = said.get(peer)
+            rest = [event for key, event in news.items() if key not in heard] if heard else ()
             self._send(peer, FeedDelta(events=tuple(rest)) if rest else whole)
 
     def _within_bounds(self, events: Sequence[Event]) -> list[Event]:
@@ -387,6 +406,10 @@ class Replication:
     async def _compare(self) -> None:
         while True:
             await asyncio.sleep(self._sync_seconds * self._rng.uniform(0.75, 1.25))
+            if self._forked:  # once a round: whoever forks its own feed may do so at ever lower numbers
+                self._forked = False
+                self._views.rebuild(list(self.feeds.entries()))
+                self._on_change(())
             if self.trouble:
                 await self._try_again()
             links = self._links()

@@ -15,7 +15,7 @@ may lie:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from types import MappingProxyType
@@ -145,6 +145,8 @@ class Roster:
         self._present = 1
         self.changes = 0
         """Rises whenever `members` changes."""
+        self.on_touch: Callable[[str], None] = lambda node: None
+        """Called with each member that came, changed or went."""
         self._leaving = False
         self._conflict = -1
         self._accused_at: dict[str, float] = {}
@@ -425,6 +427,7 @@ class Roster:
                 continue
             del self._records[member.node], self._members[member.node]
             self.changes += 1
+            self.on_touch(member.node)
             self.broadcasts.discard(member.node)
             self._tombstones[member.node] = member.incarnation
             while len(self._tombstones) > self._profile.max_members:
@@ -467,6 +470,7 @@ class Roster:
         record.member = member
         self._members[member.node] = member
         self.changes += 1
+        self.on_touch(member.node)
 
 
 def _member(statement: Alive, state: MemberState, since: float) -> Member:

@@ -108,6 +108,8 @@ class Swim:
         )
         self.members: Mapping[str, Member] = self._roster.members
         """Everyone known, this node included, by id."""
+        self._summary = sums.Summary(self.members)
+        self._roster.on_touch = self._summary.touch
         self._links: dict[str, None] = {}
         self._prober = Prober(
             me, profile=profile, rng=rng, members=self.members, links=self._links, gossip=self._attached,
@@ -458,7 +460,7 @@ class Swim:
         self._asked[peer] = None
         if len(self._asked) > MAX_STATEMENTS:
             del self._asked[next(iter(self._asked))]
-        return [Send(peer, Sums(sums.of(self.members.values(), sums.groups_for(len(self.members))), reply=True))]
+        return [Send(peer, Sums(self._summary.of(sums.groups_for(len(self.members))), reply=True))]
 
     def _compare(self, now: float, peer: str, theirs: bytes, *, reply: bool) -> list[Effect]:
         if not sums.valid(theirs):
@@ -470,11 +472,11 @@ class Swim:
         elif self._asked.pop(peer, self) is not None:
             return []
         groups = len(theirs) // sums.BYTES
-        ours = sums.of(self.members.values(), groups)
+        ours = self._summary.of(groups)
         different = sums.differing(ours, theirs)
         if not different:
             return []
-        wanted = [self._roster.statements_of(node) for node in self.members if sums.group(node, groups) in different]
+        wanted = [self._roster.statements_of(node) for node in self._summary.members(groups, different)]
         effects: list[Effect] = [*self._send_pieces(peer, wanted, reply=False)] if wanted else []
         if reply:
             effects.append(Send(peer, Sums(ours, reply=False)))

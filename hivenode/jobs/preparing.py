@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
-import subprocess
-import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Protocol
@@ -16,7 +13,8 @@ import msgspec
 from hivenode.catalog.holders import Keeper
 from hivenode.catalog.models import Catalogue, Holders, ModelVersion
 from hivenode.data.manifest import Manifest, read_manifest
-from hivenode.errors import Exhausted, HiveError, InvalidInput, NotFound, Unavailable, from_dict
+from hivenode.data.preparing import Preparation
+from hivenode.errors import HiveError, InvalidInput, NotFound, Unavailable
 from hivenode.logs import get_logger
 from hivenode.models.card import read_card
 from hivenode.spec.data import FILES, DataSpec, SharedData
@@ -26,7 +24,6 @@ from hivenode.spec.model import ModelSpec
 from hivenode.spec.values import BlobRef
 from hivenode.store.ports import BlobStore
 
-PREPARE_SECONDS = 3600.0
 SPREAD_SECONDS = (1.0, 2.0, 4.0, 8.0)
 """Between tries to have others keep a job's data."""
 
@@ -47,30 +44,11 @@ async def prepare(spec: DataSpec, directory: str | None, memory_bytes: int) -> M
     Raises:
         HiveError: what is wrong with it.
     """
-    arguments = [sys.executable, "-P", "-m", "hivenode.data.prepare", str(memory_bytes)]
-    # Popen and a thread, not asyncio's subprocesses: those can hang when cancelled while they start.
-    process = subprocess.Popen(  # noqa: ASYNC220  # starting is quick, waiting is done in a thread
-        [*arguments, *([directory] if directory else [])],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
-    )  # fmt: skip
+    preparation = Preparation(spec, directory, memory_bytes)
     try:
-        async with asyncio.timeout(PREPARE_SECONDS):
-            out, err = await asyncio.to_thread(process.communicate, spec.model_dump_json().encode())
-    except TimeoutError:
-        raise Exhausted(f"Reading {spec.source} took over an hour.", fix="Split it.") from None
+        return await asyncio.to_thread(preparation.manifest)
     finally:
-        process.kill()
-        process.wait()
-    if process.returncode == 0:
-        return await asyncio.to_thread(read_manifest, out)
-    try:
-        raise from_dict(msgspec.json.decode(out, type=dict[str, dict[str, str]])["error"])
-    except (msgspec.DecodeError, KeyError):
-        last = err.decode(errors="replace").strip().splitlines()[-1:] or [f"exit status {process.returncode}"]
-        raise Unavailable(
-            f"{spec.source} could not be read: {last[0][:300]}.", fix="Look at the file, or free some memory."
-        ) from None
+        preparation.end()
 
 
 class Preparer:
@@ -131,8 +109,13 @@ class Preparer:
     async def _from_catalogue(self, model: ModelSpec) -> ModelSpec:
         version = self._catalogue.find(_reference(model.source))
         card = await asyncio.to_thread(read_card, await self._file(version))
+        if card.model.kind == "sklearn":
+            raise InvalidInput(
+                f"{version.reference} is {card.model.source}, and estimators are not gone on with.",
+                fix=f"Name {card.model.source} itself: it is fitted anew.",
+            )
         changes = {"weights": _blob(version.blob), "lora": model.lora or card.model.lora}
-        return ModelSpec.model_validate(card.model.model_copy(update=changes).model_dump())
+        return card.model.model_copy(update=changes)  # checked with the rest of the job
 
     async def _file(self, version: ModelVersion) -> Path:
         await self._keeper.obtain(version.blob, self._holders.of(version.blob.digest))

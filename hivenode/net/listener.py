@@ -72,7 +72,7 @@ class Gate:
         return self._counts.total()
 
 
-class _Watched(asyncio.Protocol):
+class Watched(asyncio.Protocol):
     """The web server's protocol, plus word of the connection's end."""
 
     def __init__(self, inner: asyncio.Protocol, lost: Callable[[], None]) -> None:
@@ -235,7 +235,7 @@ class Listener:
         try:
             try:
                 transport, _ = await loop.connect_accepted_socket(
-                    lambda: _Watched(self._server(), lost.set),
+                    lambda: Watched(self._server(), lost.set),
                     connection,
                     ssl=context,
                     ssl_handshake_timeout=self._limits.handshake_seconds,

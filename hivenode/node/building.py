@@ -197,7 +197,7 @@ def build_work(node: Services, reactions: Reactions) -> None:
     )
 
 
-def build_coordination(node: Services) -> None:
+def build_coordination(node: Services, reactions: Reactions) -> None:
     """What plans jobs while this node leads."""
     ports = node.ports
     node.predictor = Predictor(ports.workers, ports.limits, ports.lends)
@@ -212,6 +212,8 @@ def build_coordination(node: Services) -> None:
     node.coordinator = Coordinator(
         ledger=node.ledger,
         live=node.live,
+        waits=node.waits,
+        announce=reactions.announce,
         proposer=node.proposer,
         call=node.call_node,
         append=node.replication.append,
@@ -301,9 +303,9 @@ def build_service(node: Services) -> None:
             roles=node.roles,
             ledger=node.ledger,
             live=node.live,
+            waits=node.waits,
             catalogue=node.catalogue,
             holders=node.holders,
-            coordinator=node.coordinator,
             proposer=node.proposer,
             preparer=node.preparer,
             spawn=node.tasks.spawn,

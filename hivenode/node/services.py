@@ -33,6 +33,7 @@ from hivenode.jobs.preparing import Preparer
 from hivenode.jobs.proposals import Proposer
 from hivenode.jobs.results import Results
 from hivenode.jobs.supplies import Supplies
+from hivenode.jobs.waits import Waits
 from hivenode.logs import get_logger
 from hivenode.net.calls import Calls
 from hivenode.net.messages import Request, Response
@@ -89,6 +90,7 @@ class Services:
         self.holders = Holders()
         self.experience = Experience()
         self.live = Live()
+        self.waits = Waits()
         self.views = Views([self.roles, self.ledger, self.holders, self.experience])
         self.feeds = Feeds(credentials.hive_id, credentials.authority_key)
         self.notices = Notices(ports.wall)
@@ -98,6 +100,7 @@ class Services:
             journal=ports.journal,
             roles=self.roles,
             members=lambda: self.membership.members,
+            member=lambda node: self.membership.member(node),
             mesh=Mesh(self.me, credentials.hive_id, settings.network.full_mesh),
             rng=ports.rng,
         )
@@ -133,9 +136,9 @@ class Services:
         return tuple(node for node in self.membership.alive if not self.roles.revoked(node))
 
     def workers(self) -> tuple[str, ...]:
-        """Alive members that may work, sorted by id."""
-        alive = self.alive()
-        return tuple(node for node in self.roles.holders(Role.worker) if node in alive)
+        """Alive members that may work and whose word of it is taken, sorted by id."""
+        alive, forked = self.alive(), self.feeds.forked
+        return tuple(node for node in self.roles.holders(Role.worker) if node in alive and node not in forked)
 
     def gone(self, node: str) -> bool:
         member = self.membership.member(node)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Literal
 
+from hivenode.spec.breakdown import Subtask
 from hivenode.spec.split import counts, split
+from hivenode.spec.training import TrainingSpec
 from hivenode.spec.values import Plan, Strategy
 
 UNIT = 2**32
@@ -23,69 +25,48 @@ def fractions(weights: Sequence[float]) -> tuple[float, ...]:
     return tuple((count + 1) / UNIT for count in given)
 
 
-@dataclass(frozen=True, slots=True)
-class Subtask:
-    """One node's part of a job, spelled out."""
-
-    node: str
-    rank: int
-    data_range: tuple[int, int]
-    """Samples of the training set it answers for, first and past the last. All of them where layers are divided."""
-    batch: int
-    """Samples of each full batch that it computes."""
-    layer_range: tuple[int, int] | None
-    """Layers it holds, first and past the last; None for all."""
-    stage: int | None
-    """Place in the line of stages, 0 first; None where every node holds the whole model."""
-    line: int | None
-    """Which line of stages it belongs to; None where there are no stages."""
-    input_shape: tuple[int, ...]
-    """Of one sample as it comes into its layers; empty where it is not known."""
-    output_shape: tuple[int, ...]
-    memory_bytes: int
-    """Predicted peak of its worker."""
-    step_seconds: float
-    """Predicted compute time of one step."""
-    receives_from: tuple[str, ...]
-    """Nodes whose tensors it needs in the forward direction, or to reduce gradients or weights."""
-    sends_to: tuple[str, ...]
+Divided = Literal["samples", "layers", "members", "trees"]
+"""What the nodes of a plan have each a part of."""
 
 
-def subtasks(plan: Plan, *, samples: int, batch_size: int) -> tuple[Subtask, ...]:
+def subtasks(plan: Plan, *, samples: int | None, batch_size: int, divided: Divided) -> tuple[Subtask, ...]:
     """What each share of a plan means for a set of `samples` and global batches of `batch_size`.
 
     Samples are divided in proportion to the shares; none is left out or given twice. Where layers are divided, every
-    stage of a line sees all samples of that line's part.
+    stage of a line sees all samples of that line's part; where members of an ensemble or trees are, every node all.
+
+    Args:
+        samples: of the training part; None where each node has its own.
     """
     shares = sorted(plan.shares, key=lambda share: share.rank)
-    if plan.staged:
+    places = {share.node: (0, 0) for share in shares}
+    if divided == "layers":
         lines = plan.lines()
         parts = [math.fsum(share.weight for share in line) for line in lines]
-        cut, given = split(samples, parts), counts(batch_size, parts)
         places = {share.node: (number, stage) for number, line in enumerate(lines) for stage, share in enumerate(line)}
+    elif divided == "samples":
+        lines, parts = (), [share.weight for share in shares]
+        places = {share.node: (number, 0) for number, share in enumerate(shares)}
     else:
-        weights = [share.weight for share in shares]
-        cut, given = split(samples, weights), counts(batch_size, weights)
+        lines, parts = (), [1.0]
+    cut, given = split(samples or 0, parts), counts(batch_size, parts)
     made = []
-    for place, share in enumerate(shares):
-        line = stage = None
+    for share in shares:
+        at, stage = places[share.node]
         receives = sends = tuple(other.node for other in shares if other is not share)
-        at = place
-        if plan.staged:
-            line, stage = places[share.node]
-            along, same = lines[line], tuple(each[stage].node for each in lines if each is not lines[line])
+        if lines:
+            along, same = lines[at], tuple(each[stage].node for each in lines if each is not lines[at])
             receives = (*(other.node for other in along[max(0, stage - 1) : stage]), *same)
             sends = (*(other.node for other in along[stage + 1 : stage + 2]), *same)
-            at = line
         made.append(
             Subtask(
                 node=share.node,
                 rank=share.rank,
-                data_range=(cut[at].start, cut[at].stop),
+                data_range=(cut[at].start, cut[at].stop) if samples is not None else None,
                 batch=given[at],
                 layer_range=share.layer_range,
-                stage=stage,
-                line=line,
+                stage=stage if lines else None,
+                line=at if lines else None,
                 input_shape=share.input_shape,
                 output_shape=share.output_shape,
                 memory_bytes=share.memory_bytes,
@@ -97,20 +78,32 @@ def subtasks(plan: Plan, *, samples: int, batch_size: int) -> tuple[Subtask, ...
     return tuple(made)
 
 
-def coordination(plan: Plan) -> str:
+def coordination(plan: Plan, divided: Divided, training: TrainingSpec) -> str:
     """How the nodes of a plan work together, in a sentence."""
     n = len(plan.shares)
-    lines = len(plan.lines()) if plan.staged else 1
+    lines = len(plan.lines()) if divided == "layers" else 1
+    if n == 1:
+        return "One node trains alone; its checkpoints are kept on another."
+    if divided in ("members", "trees"):
+        what = "members of the ensemble" if divided == "members" else "trees"
+        return f"{n} nodes each fit their part of the {what} to all samples, and put them together once."
     if lines > 1:
         return (
             f"{n} nodes form {lines} lines of {n // lines} stages that each hold the whole model between them; every "
             "batch is divided over the lines and cut into small ones, and nodes with the same layers average their "
             "gradients after every step."
         )
+    every = training.sync_every
+    local = (
+        f"{n} nodes hold the whole model; each trains on its part of the data for {every} step{'s' * (every > 1)}, and "
+        "then they average with each other how far they have come."
+    )
     return {
-        Strategy.single_node: "One node trains alone; its checkpoints are kept on another.",
-        Strategy.data_parallel: (
-            f"{n} nodes hold the whole model; each computes its part of every batch, and they sum their gradients "
+        Strategy.single_node: "",  # has one node
+        Strategy.data_parallel: local
+        if training.sync == "local"
+        else (
+            f"{n} nodes hold the whole model; each computes its part of every batch, and they average what came of it "
             "with each other after every step."
         ),
         Strategy.model_parallel: (

@@ -39,6 +39,10 @@ _MANY = {
 }
 
 
+INSTEAD = 'data_parallel with data.source = "private:NAME" and training.sync = "local"'
+"""Of what federated rounds would be, what there is."""
+
+
 def plan(
     workload: Workload,
     spec_placement: PlacementSpec,
@@ -71,15 +75,15 @@ def plan(
     """
     costs = costs or Costs()
     forced = None if spec_placement.strategy == "auto" else Strategy(spec_placement.strategy)
-    if forced is not None and forced not in runnable:
-        raise InvalidInput(
-            f"placement.strategy: {_not_built(forced, workload.framework)}.",
-            fix=f"Use 'auto' or one of {', '.join(repr(s.value) for s in Strategy if s in runnable)}.",
-        )
     if forced is not None and forced in workload.masked:
         raise InvalidInput(
             f"placement.strategy: {forced} cannot run this job: {workload.masked[forced]}.",
             fix="Use 'auto', or another model or framework.",
+        )
+    if forced is not None and forced not in runnable:
+        raise InvalidInput(
+            f"placement.strategy: {_not_built(forced, workload.framework)}.",
+            fix=f"Use 'auto' or one of {', '.join(repr(s.value) for s in Strategy if s in runnable)}.",
         )
     nodes, left_out = eligible(workload, spec_placement, cluster, exclude)
     if workload.engine == Engine.torch and len(nodes) > 1 and len(engines.trusting(nodes)) < 2:
@@ -311,6 +315,8 @@ def _expected(candidate: Candidate) -> str:
 
 
 def _not_built(strategy: Strategy, framework: str) -> str:
+    if strategy is Strategy.federated:
+        return f"federated rounds are not available in this version; {INSTEAD} is"
     return f"{strategy.value} is not available for {framework} jobs in this version"
 
 

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from hivenode.planning.profile import ClusterView, NodeProfile
 from hivenode.spec.job import JobSpec
+from hivenode.spec.split import held_out
 from hivenode.spec.values import COMPLEXITY_EDGES, Strategy
 
 DATASET_EDGES = (1e4, 1e6)
@@ -155,7 +156,7 @@ class Workload:
             parameters=model.parameters,
             flops_per_sample=BACKWARD_FACTOR * model.flops_per_sample,
             activation_bytes_per_sample=model.activation_bytes_per_sample,
-            samples=max(1, round(data.samples * (1 - spec.data.test_fraction))),
+            samples=max(1, data.samples - held_out(data.samples, spec.data.test_fraction)),
             batch_size=training.batch_size,
             epochs=training.epochs,
             optimizer=training.optimizer,

@@ -10,6 +10,8 @@ from hivenode.spec.section import Section
 
 FILES = ("npz", "npy", "csv", "parquet", "jsonl", "text", "images", "arrow")
 """Kinds of files, read on the submitting node (or, if private, where they lie)."""
+BUILT_IN = ("char", "byte")
+"""Tokenizers that are no file."""
 KINDS = ("sklearn", *FILES, "private", "shared")
 
 Task = Literal["classification", "regression", "language", "text_to_text", "reconstruction", "clustering"]

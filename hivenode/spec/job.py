@@ -56,7 +56,7 @@ class JobSpec(Section):
         estimator = self.model.kind == "sklearn"
         if estimator != (self.framework == "sklearn"):
             raise ValueError(f"framework is {self.framework}, and {self.model.source} is not a model of it")
-        if self.framework == "keras" and self.model.kind not in ("zoo", "layers"):
+        if self.framework == "keras" and self.model.kind not in ("zoo", "layers", "catalog"):
             raise ValueError(f"keras builds zoo: and layers: models, and {self.model.source} is neither")
         if estimator and self.training.sync == "accumulate":
             raise ValueError("training.sync is accumulate, and an estimator has no gradients to accumulate")

@@ -69,3 +69,13 @@ def member_range(total: int, members: Sequence[str], weights: Mapping[str, float
         weights: share of each planned node, renormalised here over the members.
     """
     return split(total, [weights[member] for member in members])[members.index(me)]
+
+
+def held_out(samples: int, test_fraction: float) -> int:
+    """Samples of the test part: the nearest whole number, at least one when the fraction is above 0, and the training
+    part keeps at least one.
+
+    Args:
+        test_fraction: in [0, 1).
+    """
+    return min(max(round(samples * test_fraction), 1), samples - 1) if test_fraction > 0 else 0

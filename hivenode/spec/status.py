@@ -7,9 +7,10 @@ from typing import Any, Protocol
 
 import msgspec
 
+from hivenode.spec.breakdown import Breakdown
 from hivenode.spec.capacity import HiveCapacity
 from hivenode.spec.members import MemberService
-from hivenode.spec.values import BlobRef, Plan, Role
+from hivenode.spec.values import BlobRef, Role
 
 
 class MemberStatus(msgspec.Struct, frozen=True):
@@ -73,6 +74,8 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     age_seconds: float
     trouble: str = ""
     """What it goes on in spite of, such as a checkpoint that could not be written, and what to do about it."""
+    share: float | None = None
+    """Of the samples, that it trains on; it moves with the workers' speeds."""
 
 
 class JobSummary(msgspec.Struct, frozen=True):
@@ -122,7 +125,7 @@ class AttemptStatus(msgspec.Struct, frozen=True):
 class JobDetail(msgspec.Struct, frozen=True):
     summary: JobSummary
     spec: dict[str, Any]
-    plan: Plan | None
+    plan: Breakdown | None
     attempts: tuple[AttemptStatus, ...]
     workers: tuple[WorkerStatus, ...]
     checkpoint_step: int | None
@@ -171,13 +174,18 @@ class JobLogs(msgspec.Struct, frozen=True):
     missing: tuple[str, ...]
 
 
+MISSED = "missed"
+"""Kind of the notice that stands for others that are lost; its `count` is 0 where that is not known."""
+
+
 class Notice(msgspec.Struct, frozen=True):
-    """One item of the event stream. `kind`: member, coordinator, job, progress, model, log. `data` is the matching
-    structure of this module as plain data."""
+    """One item of the event stream. `kind`: member, coordinator, job, progress, model, missed. `data` is the matching
+    structure of this module as plain data. `id` is what a reader that comes back names."""
 
     kind: str
     at: float
     data: dict[str, Any]
+    id: str = ""
 
 
 class NodeService(Protocol):
@@ -200,7 +208,7 @@ class NodeService(Protocol):
 
     async def cancel(self, ref: str, reason: str) -> JobDetail: ...
 
-    async def plan(self, data: dict[str, Any]) -> Plan:
+    async def plan(self, data: dict[str, Any]) -> Breakdown:
         """What would be chosen now, without submitting."""
         ...
 
@@ -229,8 +237,9 @@ class NodeService(Protocol):
         """The same with a pairing code that a member at `address` shows, or with "" one that is found nearby."""
         ...
 
-    def notices(self) -> AsyncIterator[Notice]:
-        """A bounded subscription; a reader that is too slow loses the oldest notices."""
+    def notices(self, after: str = "") -> AsyncIterator[Notice]:
+        """A bounded subscription, from after that id on if it is given; a reader that is too slow is told how many
+        notices it has missed."""
         ...
 
     async def request_stop(self) -> None: ...

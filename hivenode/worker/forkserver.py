@@ -21,6 +21,7 @@ from typing import NoReturn
 
 import msgspec
 
+from hivenode import dumpable
 from hivenode.net.forking import MAX_PACKET, REQUEST, Ended, Fork, Forked, FromForkserver, Hello, NotForked
 from hivenode.worker import sandbox
 
@@ -140,6 +141,7 @@ def _become_worker(request: Fork, channel: int, log: int, parent: int) -> NoRetu
 def main(framework: str) -> None:
     """Import, say hello, serve."""
     sandbox.die_with_parent(os.getppid())
+    dumpable.forbid()  # it has no walls, and its children may run what packages of others do
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the daemon's to handle
     control = socket.socket(fileno=os.dup(0))
     empty = os.open(os.devnull, os.O_RDONLY)

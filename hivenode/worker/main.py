@@ -44,7 +44,7 @@ def run(sock: socket.socket, limits: WorkerLimits) -> int:
             case Begin():
                 births = None
                 if first.plan.engine is Engine.torch:  # now, while there is one thread, and processes can be made
-                    births = Nursery(lambda: _walls(first, reach.GLOO))
+                    births = Nursery(lambda: _walls(first, reach.GLOO), limits.memory_bytes)
                 _wall_in(channel, first)
                 if _staged(first):
                     StagedAssignment(channel, first, limits).run()

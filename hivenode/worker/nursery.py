@@ -14,7 +14,9 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
+from hivenode import dumpable
 from hivenode.errors import Unavailable
+from hivenode.training.distributed.memory import create
 from hivenode.worker import sandbox
 
 EXIT_DEFECT = 70
@@ -30,9 +32,10 @@ class Nursery:
 
     Args:
         wall_in: called in each child before it does anything. The nursery itself stays as it is: it only forks.
+        memory_bytes: how much the worker may share with its children.
     """
 
-    def __init__(self, wall_in: Callable[[], object]) -> None:
+    def __init__(self, wall_in: Callable[[], object], memory_bytes: int) -> None:
         if threading.active_count() > 1:
             raise RuntimeError("only a process with one thread can be forked")
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -41,11 +44,12 @@ class Nursery:
             _serve(theirs, parent, wall_in)
         theirs.close()
         self._control = ours
+        self.memory = create(memory_bytes)
 
-    def child(self, control: socket.socket, wishes: socket.socket, memory: int) -> Callable[[], None]:
+    def child(self, control: socket.socket, wishes: socket.socket) -> Callable[[], None]:
         """See `Births`."""
         try:
-            socket.send_fds(self._control, [BEAR], [control.fileno(), wishes.fileno(), memory])
+            socket.send_fds(self._control, [BEAR], [control.fileno(), wishes.fileno(), self.memory])
             answer = self._control.recv(256).decode()
         except OSError as error:
             answer = str(error)
@@ -67,6 +71,7 @@ def _serve(control: socket.socket, parent: int, wall_in: Callable[[], object]) -
     status = EXIT_DEFECT
     try:
         sandbox.die_with_parent(parent)
+        dumpable.forbid()  # it has no walls
         own = socket.socket(fileno=sandbox.hold_only(control.fileno(), 2))
         import hivenode.training.distributed.child  # noqa: F401 - its imports take seconds, once
 
@@ -113,6 +118,7 @@ def _become_child(own: socket.socket, descriptors: list[int], parent: int, wall_
     try:
         sandbox.die_with_parent(parent)
         own.close()
+        dumpable.allow()
         wall_in()
         from hivenode.training.distributed.child import main
 

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from hivenode.net.local import Begin, Predict, Resources
-from hivenode.spec.data import DataSpec
+from hivenode.spec.data import BUILT_IN, FILES, DataSpec
 from hivenode.spec.job import JobSpec
 
 MOST_LINKS = 100_000
@@ -35,10 +35,15 @@ def to_train(begin: Begin) -> list[Path]:
     if kind == "hf" and name in lent.directories:
         found += with_targets(Path(lent.directories[name]))
     if spec.data.kind == "private" and spec.data.name in lent.private:
-        data = DataSpec.model_validate_json(lent.private[spec.data.name])
-        for place in (data.name, data.tokenizer):
-            found += with_targets(Path(place).expanduser())
+        found += to_read(DataSpec.model_validate_json(lent.private[spec.data.name]))
     return found
+
+
+def to_read(data: DataSpec) -> list[Path]:
+    """Files of this machine that its owner's own declaration names."""
+    places = [data.name] if data.kind in FILES else []
+    places += [data.tokenizer] if data.tokenizer not in BUILT_IN else []
+    return [path for place in places for path in with_targets(Path(place).expanduser())]
 
 
 def to_predict(first: Predict) -> list[Path]:

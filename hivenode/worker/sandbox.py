@@ -14,8 +14,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from hivenode import dumpable
 from hivenode.net.local import WorkerLimits
-from hivenode.worker import landlock, seccomp
+from hivenode.worker import capabilities, landlock, seccomp
 
 # linux/prctl.h
 _PR_SET_PDEATHSIG = 1
@@ -68,8 +69,10 @@ def confine(kind: str, limits: WorkerLimits) -> None:
     """Apply limits to the calling process for good.
 
     Memory is limited by RLIMIT_DATA: private writable memory, so shared libraries do not count and an allocation
-    beyond it fails cleanly. On top of it, `nice`, no core dumps, no new privileges.
+    beyond it fails cleanly. On top of it, `nice`, no core dumps, no new privileges, and few of those that root has.
+    Unlike its parent it may be looked into by its user.
     """
+    dumpable.allow()
     _prctl(_PR_SET_NAME, ctypes.c_char_p(f"hive-{kind}"[:15].encode()))
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -80,6 +83,7 @@ def confine(kind: str, limits: WorkerLimits) -> None:
     os.umask(0o077)
     with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
         file.write(str(OOM_SCORE))
+    capabilities.shed()
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,7 @@ def set_apart(left: Apart) -> list[str]:
     holding.append("no new privileges")
     if _leave_network():
         holding.append("network: a namespace of its own, with nothing in it")
+    capabilities.shed()
     return [*holding, *landlock.restrict((*_interpreter(), *left.reads), left.writes), *seccomp.restrict()]
 
 

@@ -1,5 +1,5 @@
-"""A filter on system calls: no new process or program, no socket, no memory that escapes the limit, no kernel doors,
-and no hand on other processes, which have the same user.
+"""A filter on system calls: no new process or program, no socket but those of the network where that is needed, no
+memory that escapes the limit, no kernel doors, and no hand on other processes, which have the same user.
 
 A classic BPF program for `prctl(PR_SET_SECCOMP)`, after seccomp(2). Threads can still be started.
 """
@@ -19,6 +19,11 @@ _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16
 _CLONE_THREAD = 0x10000
 _SHARED_ANONYMOUS = 0x01 | 0x20
 _X32 = 0x40000000
+_NETWORK = (2, 10, 16)
+"""AF_INET, AF_INET6, and AF_NETLINK, by which the C library asks for this machine's addresses. Not AF_UNIX: what
+listens on such sockets (Docker, D-Bus, an agent with keys) goes by the user, who is the same."""
+_PAIRED, _KIND = (1, 5), 0xF
+"""SOCK_STREAM, SOCK_SEQPACKET: a pair of datagram sockets could still send to any other."""
 _F_SETOWN, _F_SETOWN_EX, _FIOSETOWN, _SIOCSPGRP = 8, 15, 0x8901, 0x8902
 """Name a process that is to get a signal when something can be read; unasked for, SIGIO ends it."""
 
@@ -28,7 +33,7 @@ class _Table(NamedTuple):
 
     Attributes:
         to_itself: whose first argument is a process, which has to be the caller, or 0 for it.
-        for_sockets: refused to whoever does not use the network (keys for TLS are handed over in a memfd).
+        socket: refused altogether to whoever does not use the network.
     """
 
     audit: int
@@ -37,8 +42,9 @@ class _Table(NamedTuple):
     fcntl: int
     ioctl: int
     kill: int
+    socket: int
+    socketpair: int
     to_itself: tuple[int, ...]
-    for_sockets: tuple[int, ...]
     denied: tuple[int, ...]
 
 
@@ -49,12 +55,11 @@ _COMMON = (
 )  # fmt: skip
 _TABLES = {
     "x86_64": _Table(
-        0xC000003E, 56, 9, 72, 16, 62,
+        0xC000003E, 56, 9, 72, 16, 62, 41, 53,
         (234, 302, 203),  # tgkill, prlimit64, sched_setaffinity
-        (41, 319),  # socket, memfd_create
         (
             57, 58, 59, 322,  # fork, vfork, execve, execveat
-            29, 447,  # shmget, memfd_secret
+            29, 319, 447,  # shmget, memfd_create, memfd_secret
             200, 129, 297,  # tkill, rt_sigqueueinfo, rt_tgsigqueueinfo
             141, 142, 144, 314, 251, 256, 279,  # setpriority, sched_set*, ioprio_set, migrate_pages, move_pages
             101, 310, 311, 312,  # ptrace, process_vm_readv, process_vm_writev, kcmp
@@ -65,12 +70,11 @@ _TABLES = {
         ),
     ),
     "aarch64": _Table(
-        0xC00000B7, 220, 222, 25, 29, 129,
+        0xC00000B7, 220, 222, 25, 29, 129, 198, 199,
         (131, 261, 122),
-        (198, 279),
         (
-            221, 281, 194, 447, 130, 138, 240, 140, 118, 119, 274, 30, 238, 239, 117, 270, 271, 272, 41, 51, 40, 39,
-            97, 268, 142, 105, 106, 104, 273, 294, 217, 218, 219, 241, 280, 282, 265, *_COMMON,
+            221, 281, 194, 279, 447, 130, 138, 240, 140, 118, 119, 274, 30, 238, 239, 117, 270, 271, 272, 41, 51, 40,
+            39, 97, 268, 142, 105, 106, 104, 273, 294, 217, 218, 219, 241, 280, 282, 265, *_COMMON,
         ),
     ),
 }  # fmt: skip
@@ -90,7 +94,7 @@ def restrict(*, network: bool = False) -> list[str]:
     """Filter the system calls of this thread and those it starts, for good. `no_new_privs` has to be set.
 
     Args:
-        network: leave it sockets.
+        network: leave it the sockets of the network.
 
     Returns:
         what now holds, in words; empty on an architecture whose numbers are not known.
@@ -108,7 +112,7 @@ def restrict(*, network: bool = False) -> list[str]:
         number = ctypes.get_errno()
         raise OSError(number, f"seccomp: {os.strerror(number)}")
     holding = ["processes and programs: seccomp", "shared memory: seccomp", "a hand on other processes: seccomp"]
-    return holding if network else [*holding, "sockets: seccomp"]
+    return [*holding, "sockets of this machine: seccomp" if network else "sockets: seccomp"]
 
 
 def _program(table: _Table, pid: int, *, network: bool) -> list[_Instruction]:
@@ -140,16 +144,27 @@ def _program(table: _Table, pid: int, *, network: bool) -> list[_Instruction]:
         code += _by_argument(number, 0, (pid, 0), allowed, refused)
     code += _by_argument(table.fcntl, 1, (_F_SETOWN, _F_SETOWN_EX), refused, allowed)
     code += _by_argument(table.ioctl, 1, (_FIOSETOWN, _SIOCSPGRP), refused, allowed)
-    for number in table.denied if network else table.denied + table.for_sockets:
+    code += _by_argument(table.socket, 0, _NETWORK if network else (), allowed, refused)
+    code += _by_argument(table.socketpair, 1, _PAIRED, allowed, refused, _KIND)
+    for number in table.denied:
         code += [_Instruction(_EQUAL, 0, 1, number), refused]
     return [*code, allowed]
 
 
 def _by_argument(
-    number: int, place: int, values: tuple[int, ...], among: _Instruction, otherwise: _Instruction
+    number: int,
+    place: int,
+    values: tuple[int, ...],
+    among: _Instruction,
+    otherwise: _Instruction,
+    mask: int = 0xFFFFFFFF,
 ) -> list[_Instruction]:
-    """What becomes of one system call by whether the low half of an argument is among some values."""
-    code = [_Instruction(_EQUAL, 0, 2 + 2 * len(values), number), _Instruction(_LOAD, 0, 0, _ARGUMENTS + 8 * place)]
+    """What becomes of one system call by whether the low half of an argument, masked, is among some values."""
+    code = [
+        _Instruction(_EQUAL, 0, 3 + 2 * len(values), number),
+        _Instruction(_LOAD, 0, 0, _ARGUMENTS + 8 * place),
+        _Instruction(_AND, 0, 0, mask),
+    ]
     for value in values:
         code += [_Instruction(_EQUAL, 0, 1, value), among]
     return [*code, otherwise]

@@ -16,12 +16,13 @@ import torch
 from hivenode.errors import Corrupted, InvalidInput, Unavailable
 from hivenode.models.declared import describe
 from hivenode.net.framing import Channel
-from hivenode.net.local import Begin, CheckpointFailed, CheckpointWritten, Finished, Peer, Ready, WorkerLimits
+from hivenode.net.local import Begin, CheckpointFailed, CheckpointWritten, Finished, Log, Peer, Ready, WorkerLimits
 from hivenode.spec.job import JobSpec
 from hivenode.spec.split import split
 from hivenode.spec.values import Share
 from hivenode.training import checkpoints, modelfile, tensorfiles
 from hivenode.training.exchange import Seat, WorkerKey
+from hivenode.training.frameworks.given_weights import given, told_afresh
 from hivenode.training.frameworks.model import Vector
 from hivenode.training.loop import Result
 from hivenode.training.optimizers import Optimizer
@@ -38,6 +39,7 @@ from hivenode.training.stages.gather import (
     spread,
     take,
 )  # fmt: skip
+from hivenode.training.stages.holdings import Holdings
 from hivenode.training.stages.line import Line
 from hivenode.training.stages.loop import Ends, StagedTraining
 from hivenode.training.stages.replicas import Replicas
@@ -103,6 +105,7 @@ class StagedAssignment:
                 self._channel.send, lambda: orders.cancelled,
             )  # fmt: skip
             head = self._start_values()
+            self._blueprint.forget()
             self._trace_sizes(replicas)
             line.limit = self._longest_message()
             self._channel.send(
@@ -159,9 +162,11 @@ class StagedAssignment:
         """First or saved values of this stage's tensors; returns what is known besides."""
         stage, number = self._stage, self._number
         if self._begin.resume is None:
-            for holdings, vector in ((self._held, stage.weights), (self._running, stage.buffers)):
+            for holdings, vector in self._owned():
                 for name, part in holdings.parts(number).items():
                     self._blueprint.start(name, vector[part])
+            if self._spec.model.weights:
+                self._take_given()
             return checkpoints.Head(0, {})
         path = Path(self._begin.resume)
         parts = tensorfiles.Parts(path)
@@ -176,6 +181,20 @@ class StagedAssignment:
                 f"{path.name} is an incomplete checkpoint: {error}.", fix="Use another copy of it."
             ) from error
         return head
+
+    def _owned(self) -> tuple[tuple[Holdings, Vector], ...]:
+        return (self._held, self._stage.weights), (self._running, self._stage.buffers)
+
+    def _take_given(self) -> None:
+        """This stage's tensors of those that training is to begin with. Raises as `given_weights.overlay`."""
+        with given(self._spec.model, self._begin.resources, "pt") as file:
+            afresh = file.lacking({**self._held.shapes, **self._running.shapes})
+            for holdings, vector in self._owned():
+                for name, part in holdings.parts(self._number).items():
+                    if name not in afresh:
+                        file.fill(vector[part], name)
+        if self._number == self._mine[0].replica == 0 and (told := told_afresh(afresh)):
+            self._channel.send(Log(level="info", event=told))
 
     def _trace_sizes(self, replicas: Replicas) -> None:
         """Trace the model for every size of small batch that will come, so that training never waits for it."""
@@ -221,7 +240,7 @@ class StagedAssignment:
 
     def _model(self, line: Line, result: Result) -> Path:
         """The whole model as a file; the same bytes at every stage."""
-        card = modelfile.card(self._spec, self._blueprint.declared, self._data)
+        card = modelfile.card(self._spec, self._blueprint.declared.model_copy(update={"weights": ""}), self._data)
         held, running = self._held, self._running
         plan = tensorfiles.layout(
             {**held.shapes, **running.shapes}, modelfile.metadata(replace(card, accuracy=result.accuracy))

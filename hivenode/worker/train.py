@@ -31,6 +31,7 @@ from hivenode.training.distributed.crew import Births
 from hivenode.training.distributed.plaintext import InPlaintext
 from hivenode.training.distributed.switchboard import Switchboard
 from hivenode.training.exchange import Seat
+from hivenode.training.frameworks.given_weights import told_afresh
 from hivenode.training.frameworks.making import make
 from hivenode.training.frameworks.model import Layout, Vector
 from hivenode.training.loop import Result, Training
@@ -167,9 +168,8 @@ class TrainingAssignment:
                 self._channel.send(Log(level="info", event=line))
         if not training.leads:
             return
-        if self._afresh:
-            names = ", ".join(self._afresh[:20])
-            self._channel.send(Log(level="info", event=f"not among the weights given, so begun afresh: {names}"[:2000]))
+        if told := told_afresh(self._afresh):
+            self._channel.send(Log(level="info", event=told))
 
     def _threads(self) -> int:
         """As many as this share of a step can feed."""

@@ -11,6 +11,7 @@ import msgspec
 
 from hivenode.admin.notices import Notices
 from hivenode.errors import Conflict, InvalidInput, NotFound, Refused, Unavailable
+from hivenode.spec.breakdown import Breakdown, Subtask
 from hivenode.spec.capacity import HiveCapacity, NodeCapacity
 from hivenode.spec.job import parse_job
 from hivenode.spec.status import (
@@ -28,13 +29,13 @@ from hivenode.spec.status import (
     Status,
     WorkerStatus,
 )
-from hivenode.spec.values import BlobRef, Candidate, Plan, Role, Share, Strategy
+from hivenode.spec.values import BlobRef, Candidate, Role, Share, Strategy
 from tests.admin.members import MemoryMembers
 
 NODES = {"ash": "a" * 32, "birch": "b" * 32, "cedar": "c" * 32}
 BLOB = BlobRef(digest="0" * 64, size=123_456)
 
-PLAN = Plan(
+PLAN = Breakdown(
     strategy=Strategy.data_parallel,
     shares=tuple(
         Share(node=node, rank=rank, weight=1 / 3, step_seconds=0.01, memory_bytes=50_000_000)
@@ -48,6 +49,25 @@ PLAN = Plan(
         Candidate(Strategy.single_node, True, "one node, ash", 1, 26.0, 0.0, 2, -3.2),
         Candidate(Strategy.data_parallel, True, "three nodes", 3, 12.5, 0.1, 4, -2.5),
         Candidate(Strategy.federated, False, "no data is private"),
+    ),
+    coordination="3 nodes take turns",
+    subtasks=tuple(
+        Subtask(
+            node=node,
+            rank=rank,
+            data_range=(480 * rank, 480 * rank + 480),
+            batch=21,
+            layer_range=None,
+            stage=None,
+            line=None,
+            input_shape=(1, 8, 8),
+            output_shape=(10,),
+            memory_bytes=50_000_000,
+            step_seconds=0.01,
+            receives_from=(),
+            sends_to=(),
+        )
+        for rank, node in enumerate(NODES.values())
     ),
 )
 
@@ -188,7 +208,7 @@ class MemoryNode:
         self.change(job.job, state="cancelled", ended_at=1_700_000_100.0, error=reason)
         return self.detail(self.job_list[job.job])
 
-    async def plan(self, data: dict[str, Any]) -> Plan:
+    async def plan(self, data: dict[str, Any]) -> Breakdown:
         self._ask("plan", data)
         parse_job(data)
         return PLAN
@@ -240,8 +260,8 @@ class MemoryNode:
             raise Refused("The code is wrong, and void now: there is one guess.", fix="Take a new code.")
         return JoinResult("h" * 32, ("worker",), 3)
 
-    def notices(self) -> AsyncIterator[Notice]:
-        return self.bus.subscribe()
+    def notices(self, after: str = "") -> AsyncIterator[Notice]:
+        return self.bus.subscribe(after)
 
     async def request_stop(self) -> None:
         self._ask("stop")

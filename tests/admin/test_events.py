@@ -78,3 +78,64 @@ async def test_the_endpoint_stops_while_somebody_listens(node: MemoryNode) -> No
                     pass
         with pytest.raises(aiohttp.ClientConnectionError):
             await session.get(url + "/v1/status")
+
+
+async def told(session: aiohttp.ClientSession, after: str, count: int) -> list[tuple[str, str]]:
+    """Kind, and what is told of it, of the next few that a reader gets who has seen all up to `after`."""
+    async with session.get("/v1/events", headers={"Last-Event-ID": after}) as stream:
+        found = [await next_event(stream) for _ in range(count)]
+    return [(one["kind"], one["data"].get("node", one["data"].get("count"))) for one in found]
+
+
+async def test_a_reader_that_comes_back_goes_on_where_it_was(session: aiohttp.ClientSession, node: MemoryNode) -> None:
+    async with session.get("/v1/events") as stream:
+        node.bus.tell("coordinator", {"node": "a"})
+        seen = (await next_event(stream))["id"]
+    for name in "bcd":
+        node.bus.tell("coordinator", {"node": name})
+    assert await told(session, seen, 3) == [("coordinator", name) for name in "bcd"]
+    async with session.get("/v1/events?kind=job", headers={"Last-Event-ID": seen}) as stream:
+        node.job_list["j-abcdefghjk"] = summary()
+        node.change("j-abcdefghjk", step=11)
+        assert (await next_event(stream))["kind"] == "job", "what it did not ask for is left out of that too"
+
+
+async def test_what_is_kept_no_more_is_named(
+    session: aiohttp.ClientSession, node: MemoryNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with session.get("/v1/events") as stream:
+        node.bus.tell("coordinator", {"node": "first"})
+        seen = (await next_event(stream))["id"]
+    for number in range(1007):
+        node.bus.tell("coordinator", {"node": str(number)})
+    assert await told(session, seen, 2) == [("missed", 7), ("coordinator", "7")]
+
+
+@pytest.mark.parametrize("after", ["0-3", "of another run", "-", "{life}-99999", "{life}-" + "9" * 60])
+async def test_who_names_what_this_daemon_never_told_is_told_so(
+    session: aiohttp.ClientSession, node: MemoryNode, after: str
+) -> None:
+    async with session.get("/v1/events") as stream:
+        node.bus.tell("coordinator", {"node": "first"})
+        life = (await next_event(stream))["id"].partition("-")[0]
+    assert await told(session, after.format(life=life), 2) == [("missed", 0), ("coordinator", "first")]
+
+
+async def test_a_reader_that_does_not_read_costs_a_bounded_amount_and_learns_what_it_missed(
+    session: aiohttp.ClientSession, node: MemoryNode
+) -> None:
+    async with session.get("/v1/events") as stream:
+        for number in range(60_000):  # more than sockets and buffers hold
+            node.bus.tell("coordinator", {"node": str(number), "text": "x" * 500})
+            if number % 100 == 0:
+                await asyncio.sleep(0)
+        missed, numbers = 0, []
+        while not numbers or numbers[-1] != 59_999:
+            one = await next_event(stream)
+            if one["kind"] == "missed":
+                missed += one["data"]["count"]
+            else:
+                numbers.append(int(one["data"]["node"]))
+    assert missed > 0
+    assert len(numbers) + missed == 60_000
+    assert numbers == sorted(set(numbers))

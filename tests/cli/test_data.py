@@ -22,3 +22,11 @@ def test_a_file_and_a_job_are_summed_up(run: Run, tmp_path: Path) -> None:
     answer = run("data", "summary", tmp_path / "rows.csv", "--target", "c")
     assert answer.code == 2
     assert "has no column 'c'" in answer.err
+    answer = run("data", "summary", f"csv:{tmp_path}/rows.csv")
+    assert "40 samples of 2 numbers" in " ".join(answer.out.split())
+
+
+def test_a_verb_that_was_left_out_is_named(run: Run) -> None:
+    answer = run("data", "csv:rows.csv")
+    assert answer.code == 2
+    assert "`hivenode data summary csv:rows.csv`" in answer.err

@@ -83,7 +83,11 @@ def test_plan_submits_nothing(busy: Endpoint, run: Run, job_file: Path) -> None:
     assert "data_parallel" in answer.out
     assert "33.3%" in answer.out
     assert "cannot run" in answer.out
-    assert run("plan", job_file, "--json").json["predicted_seconds"] == 12.5
+    assert "480 to 959" in answer.out, "whose samples are whose"
+    assert "3 nodes take turns" in answer.out
+    told = run("plan", job_file, "--json").json
+    assert told["predicted_seconds"] == 12.5
+    assert [task["data_range"] for task in told["subtasks"]] == [[0, 480], [480, 960], [960, 1440]]
     assert busy.node.job_list == {}
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import queue
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from hivenode.cli.client import AdminClient
 from hivenode.cli.progress import JobView
+from hivenode.errors import HiveError
 from hivenode.spec.status import Notice
 from tests.admin.memory import NODES, MemoryNode, summary
 from tests.cli.conftest import Answer, Endpoint, Run
@@ -86,8 +90,9 @@ def test_it_survives_a_restart_of_the_local_daemon(daemon: Endpoint, run: Run, j
     assert told.json["summary"]["model"] == "digits:1", "and with --json the end alone is on stdout"
 
 
-def test_a_failed_job_is_a_failure(daemon: Endpoint, run: Run, job_file: Path) -> None:
-    answer = in_background(lambda: run("submit", job_file, "--wait"))
+@pytest.mark.parametrize("options", [(), ("--json",)], ids=" ".join)
+def test_a_failed_job_is_a_failure(daemon: Endpoint, run: Run, job_file: Path, options: tuple[str, ...]) -> None:
+    answer = in_background(lambda: run("submit", job_file, "--wait", *options))
     follower(daemon)
     daemon.do(
         daemon.node.change, JOB, state="failed", error="Loss became NaN.", fix="Lower learning_rate.", ended_at=1.0
@@ -96,6 +101,8 @@ def test_a_failed_job_is_a_failure(daemon: Endpoint, run: Run, job_file: Path) -
     assert told.code == 1
     assert "Loss became NaN." in told.err
     assert "Lower learning_rate." in told.err
+    if options:
+        assert told.json["error"]["code"] == "job_failed", "one object on stdout"
 
 
 def test_logs_are_followed_to_the_end_and_each_printed_once(daemon: Endpoint, run: Run) -> None:
@@ -153,3 +160,45 @@ def test_a_loss_that_is_no_number_is_no_crash(daemon: Endpoint, run: Run, job_fi
     told = answer()
     assert told.code == 1
     assert "Loss became NaN." in told.err
+
+
+def test_a_stream_that_ends_is_gone_on_with_and_nothing_is_missed(daemon: Endpoint) -> None:
+    heard: queue.Queue[Notice | None] = queue.Queue()
+
+    def follow() -> None:
+        with contextlib.suppress(HiveError):  # the endpoint goes in the end
+            for notice in AdminClient(daemon.home).follow(patience=0.5):
+                heard.put(notice)
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    assert heard.get(timeout=10) is None
+    daemon.do(daemon.node.bus.tell, "coordinator", {"node": "0"})
+    assert heard.get(timeout=10).data == {"node": "0"}
+
+    def end_and_tell() -> None:
+        daemon.server._streams.close()
+        for name in "12":
+            daemon.node.bus.tell("coordinator", {"node": name})
+
+    daemon.do(end_and_tell)
+    assert heard.get(timeout=10) is None, "it may have changed what was asked before"
+    assert [heard.get(timeout=10).data for _ in range(2)] == [{"node": "1"}, {"node": "2"}]
+    daemon.stop()
+    thread.join(30)
+    assert not thread.is_alive()
+    daemon.start()
+
+
+def test_after_a_restart_it_is_said_that_something_may_be_missing(daemon: Endpoint) -> None:
+    follow = AdminClient(daemon.home).follow()
+    assert next(follow) is None
+    daemon.do(daemon.node.bus.tell, "coordinator", {"node": "0"})
+    assert next(follow).kind == "coordinator"
+    daemon.stop()
+    again = daemon.do(lambda: MemoryNode(home=str(daemon.home)))
+    daemon.start(again)
+    assert [getattr(next(follow), "kind", None) for _ in range(3)] == [None, "missed", None]
+    daemon.do(again.bus.tell, "member", {"node": "1"})
+    assert next(follow).data == {"node": "1"}
+    follow.close()

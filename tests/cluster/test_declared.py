@@ -99,6 +99,11 @@ async def test_files_private_data_packages_and_the_catalogue(hive: list[Machine]
     status, answer = await ash.ask("POST", "/v1/plan", {"spec": spec | {"data": {"source": "private:visit"}}})
     assert status == 503
     assert "No node that answers has private:visit" in answer["error"]["message"]
+    assert answer["error"]["fix"].startswith("Did you mean 'private:visits'?")
+    federated = spec | {"placement": {"strategy": "federated"}}
+    status, answer = await ash.ask("POST", "/v1/plan", {"spec": federated})
+    assert status == 400
+    assert 'data_parallel with data.source = "private:NAME"' in answer["error"]["message"]
 
     tower = {"source": "python:towers:tower", "params": {"width": 8}, "parameters": 50}
     spec = {"name": "tower", "model": tower, "data": shared, "training": training}
@@ -111,6 +116,13 @@ async def test_files_private_data_packages_and_the_catalogue(hive: list[Machine]
     short = {"epochs": 1, "max_steps": 1, "batch_size": 32, "learning_rate": 0.0001}
     onward = {"name": "onward", "model": {"source": "catalog:rows@1"}, "data": shared, "training": short}
     assert (await finished(ash, onward))["summary"]["accuracy"] > 0.9, "one step goes on from where the model was"
+    cut = onward | {"name": "cut", "placement": {"strategy": "pipeline_parallel"}}
+    ended = await finished(ash, cut)
+    assert (ended["attempts"][0]["strategy"], ended["summary"]["accuracy"] > 0.9) == ("pipeline_parallel", True)
+    adapted = onward | {"model": {"source": "catalog:rows", "lora": {"rank": 2}}}
+    status, answer = await ash.ask("POST", "/v1/jobs", {"spec": adapted})
+    assert status == 400
+    assert "lora adapts hf: models" in answer["error"]["message"]
     status, answer = await ash.ask("POST", "/v1/jobs", {"spec": onward | {"model": {"source": "catalog:row"}}})
     assert status == 404
     assert "There is no model row" in answer["error"]["message"]

@@ -45,9 +45,17 @@ async def test_a_stage_dies_and_the_layers_are_cut_again_over_those_left(tmp_pat
         detail = await hive[0].until(path, lambda d: d["summary"]["state"] == "finished", 90)
         assert [attempt["outcome"] for attempt in detail["attempts"]] == ["lost", "finished"]
         assert [len(attempt["members"]) for attempt in detail["attempts"]] == [3, 2]
+        first, last = detail["plan"]["subtasks"]
+        assert (first["stage"], last["stage"]) == (0, 1)
+        assert (first["input_shape"], last["output_shape"]) == ([1, 8, 8], [10])
+        assert (first["output_shape"], first["layer_range"][1]) == (last["input_shape"], last["layer_range"][0])
+        assert first["data_range"] == last["data_range"] == [0, 1438]
+        assert (first["sends_to"], last["receives_from"]) == ([last["node"]], [first["node"]])
+        assert all(task["memory_bytes"] > 0 and task["step_seconds"] > 0 for task in (first, last))
         assert detail["attempts"][1]["resume_step"] >= 20
         assert detail["attempts"][1]["strategy"] == "pipeline_parallel"
         assert detail["summary"]["accuracy"] > 0.9
+        await hive[1].until("/v1/models", lambda models: bool(models))
         prediction = await hive[1].api("POST", "/v1/models/digits/predict", {"inputs": [[0.0] * 64]})
         assert len(prediction["outputs"][0]) == 10
     finally:

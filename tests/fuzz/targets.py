@@ -93,7 +93,7 @@ def election(heard: Iterable[Message]) -> None:
 
 
 def feeds(heard: Iterable[Message]) -> None:
-    held, inbox, allowance = Feeds(AUTHORITY.hive_id, AUTHORITY.public_key), Inbox(), Allowance(0.0)
+    held, inbox, allowance = Feeds(AUTHORITY.hive_id, AUTHORITY.public_key), Inbox(), Allowance()
     for number, message in enumerate(heard):
         if isinstance(message, FeedDelta):
             inbox.put(NODES[number % 4], message)

@@ -216,6 +216,16 @@ def test_whatever_happens(machine: type[Machine]) -> None:
     )
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("machine", [Quorum, Whole, Open])
+def test_whatever_happens_for_long(machine: type[Machine]) -> None:
+    run_state_machine_as_test(
+        machine,
+        settings=settings(max_examples=3000, stateful_step_count=100, deadline=None, suppress_health_check=CHECKS),
+    )
+
+
 def hear_two_leaders_of_one_counter(kind: type[Election]) -> None:
     machine = type("Scripted", (Open,), {"kind": kind})()
     for leader in ("a", "b"):

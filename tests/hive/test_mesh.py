@@ -184,3 +184,23 @@ def test_who_returns_is_present_again_and_who_is_dropped_is_not_sought() -> None
     assert victim not in mesh.neighbours()
     mesh.set(victim, present=True)
     assert mesh.neighbours() == plain
+
+
+@given(SALTS, st.lists(st.tuples(st.integers(0, 119), st.sampled_from(["present", "gone", "drop"])), max_size=200))
+@settings(max_examples=25, deadline=None)
+def test_a_mesh_says_when_its_neighbours_change(salt: int, steps: list[tuple[int, str]]) -> None:
+    members = ids(120, salt)
+    mesh, held = Mesh("m" * 32, HIVE, 40), dict[str, bool]()
+    for number, what in [*((n, "present") for n in range(60)), *steps]:
+        node, before = members[number], mesh.neighbours()
+        if what == "drop":
+            mesh.drop(node)
+            held.pop(node, None)
+        else:
+            told = mesh.set(node, present=what == "present")
+            held[node] = what == "present"
+            assert told or mesh.neighbours() == before
+    if len(held) > 40:
+        assert (
+            mesh.neighbours() == mesh_of("m" * 32, held, [n for n, here in held.items() if not here], 40).neighbours()
+        )

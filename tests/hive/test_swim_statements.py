@@ -319,6 +319,31 @@ def test_leaving_tells_every_link_and_is_not_refuted() -> None:
     assert len(sent(rig.receive(Ping(1), by=A, now=1.2), to=A)) == 1
 
 
+@pytest.mark.parametrize(("after", "hears"), [(1.0, True), (29.0, True), (31.0, False)])
+def test_the_dead_get_gossip_for_a_while_so_that_they_can_refute(after: float, hears: bool) -> None:
+    rig = Rig(A, B)
+    rig.hear(suspect(B, by=A))
+    rig.hear(dead(B, by=A), now=2.0)
+    assert rig.state(B) is MemberState.dead
+    rig.until(2.0 + after)
+    rig.effects.clear()
+    rig.hear(alive(C), now=2.0 + after)
+    rig.until(2.5 + after)
+    gossip = [message for message in sent(rig.effects, to=B) if isinstance(message, Gossip)]
+    assert bool(gossip) is hears
+    if hears:
+        assert gossip[0].gossip[0] == dead(B, by=A), "first of what it is accused of"
+
+
+def test_those_that_left_get_no_gossip() -> None:
+    rig = Rig(A, B)
+    rig.hear(left(B))
+    rig.effects.clear()
+    rig.hear(alive(C), now=1.0)
+    rig.until(2.0)
+    assert not any(isinstance(message, Gossip) for message in sent(rig.effects, to=B))
+
+
 def test_the_long_dead_are_forgotten_and_old_statements_do_not_bring_them_back() -> None:
     rig = Rig(A, B, C, profile=dataclasses.replace(LAN, forget_after=100.0))
     rig.hear(dead(B, by=A), left(C))
@@ -535,8 +560,48 @@ def test_the_formulas_are_memberlists() -> None:
     assert [push_pull_interval(LAN, n) for n in (2, 32, 33, 64, 65, 128, 129)] == [30, 30, 60, 60, 90, 90, 120]
 
 
+def test_the_profiles_have_memberlists_numbers() -> None:
+    """hashicorp/memberlist, config.go: DefaultLANConfig, DefaultWANConfig, DefaultLocalConfig."""
+    columns = (
+        "probe_interval", "probe_timeout", "indirect_checks", "suspicion_mult", "suspicion_max_mult", "retransmit_mult",
+        "gossip_interval", "gossip_fanout", "gossip_to_dead", "push_pull_interval", "max_health",
+    )  # fmt: skip
+    theirs = {
+        "lan": (1, 0.5, 3, 4, 6, 4, 0.2, 3, 30, 30, 7),
+        "wan": (5, 3, 3, 6, 6, 4, 0.5, 4, 60, 60, 7),
+        "local": (1, 0.2, 1, 3, 6, 2, 0.1, 3, 15, 15, 7),
+    }
+    ours = {name: tuple(getattr(profile, column) for column in columns) for name, profile in PROFILES.items()}
+    assert ours == theirs
+
+
+@pytest.mark.parametrize(("members", "apart"), [(3, 30.0), (40, 60.0)])
+def test_the_whole_membership_is_exchanged_with_somebody_at_regular_times(members: int, apart: float) -> None:
+    rig = Rig(*(node_id(i) for i in range(1, members)))
+    asked = []
+    while (now := rig.swim.deadline()) <= 250.0:
+        for effect in rig.swim.tick(now):
+            if not isinstance(effect, Send):
+                continue
+            if isinstance(effect.message, Ping):
+                rig.receive(Ack(effect.message.sequence), by=effect.peer, now=now)
+            if isinstance(effect.message, PushPull):
+                assert {s.node for s in effect.message.members} == set(rig.swim.members)
+                assert effect.message.reply
+                asked.append(now)
+    assert asked[0] <= 30.0
+    assert [round(after - before, 3) for before, after in itertools.pairwise(asked)] == [apart] * (len(asked) - 1)
+    assert len(asked) >= 4
+
+
 def test_members_is_a_view_that_nobody_can_change() -> None:
     rig = Rig(A)
     with pytest.raises(TypeError):
         rig.swim.members[B] = rig.swim.members[A]  # type: ignore[index]
     assert isinstance(rig.swim.members[A], Member)
+
+
+def test_no_more_members_are_remembered_than_the_profile_says() -> None:
+    rig = Rig(A, B, profile=dataclasses.replace(LAN, max_members=3))
+    rig.hear(alive(C))
+    assert set(rig.swim.members) == {ME, A, B}

@@ -10,6 +10,7 @@ from hivenode.jobs.ledger import Job, Ledger
 from hivenode.spec.events import (
     AttemptAdopted,
     AttemptEnded,
+    AttemptGrown,
     Body,
     JobCancelled,
     JobGivenUp,
@@ -100,11 +101,27 @@ def test_a_late_adoption_takes_nothing_back() -> None:
     assert held.current.adopted == [HIGH]
 
 
+@pytest.mark.claim("E6")
+def test_a_late_growth_adds_nobody() -> None:
+    def grown(by: str, epoch: Epoch) -> tuple[str, Body]:
+        return (by, AttemptGrown("j-1", 1, LOW, epoch, Share(NEW, 1, 1.0, 0.1, 1)))
+
+    def nodes(*said: tuple[str, Body]) -> set[str]:
+        current = job(FIRST, *said).current
+        assert current is not None
+        return {share.node for share in current.plan.shares}
+
+    assert nodes(ADOPTED, grown(OLD, Epoch(4, OLD))) == {WORKER}
+    assert nodes(ADOPTED, grown(NEW, HIGH)) == {WORKER, NEW}
+    assert nodes(grown(OLD, LOW)) == {WORKER, NEW}
+
+
 def test_nobody_speaks_in_anothers_epoch() -> None:
     for body, liar in itertools.product(
         (
             JobPlanned("j-1", 2, HIGH, plan(), "taken over"),
             AttemptAdopted("j-1", 1, LOW, HIGH, (WORKER,)),
+            AttemptGrown("j-1", 1, LOW, HIGH, Share(NEW, 1, 1.0, 0.1, 1)),
             ended(OLD, HIGH, "failed")[1],
             ended(OLD, HIGH, "lost")[1],
             JobGivenUp("j-1", HIGH, "error", "fix"),
@@ -115,6 +132,7 @@ def test_nobody_speaks_in_anothers_epoch() -> None:
         assert held.open
         assert held.current is not None
         assert (held.current.name, held.current.ended, held.fence) == ((1, LOW), None, LOW)
+        assert held.current.plan == plan()
 
 
 def test_a_result_stands_whoever_coordinates() -> None:

@@ -13,12 +13,11 @@ from hypothesis import strategies as st
 
 from hivenode.errors import InvalidInput, Unavailable
 from hivenode.planning.breakdown import coordination, subtasks
-from hivenode.planning.explain import explain, to_text
 from hivenode.planning.planner import EXPLORED_WITHIN, eligible, expected_seconds, experience_of, plan
 from hivenode.planning.profile import ClusterView, NodeProfile
 from hivenode.planning.qtable import Experience
 from hivenode.planning.workload import Workload
-from hivenode.spec.job import PlacementSpec
+from hivenode.spec.job import PlacementSpec, TrainingSpec
 from hivenode.spec.values import Plan, Strategy
 from tests.planning.cluster import cluster, node, workload
 
@@ -189,14 +188,13 @@ def test_a_strategy_that_is_asked_for_is_used_or_refused() -> None:
 def test_all_five_are_explained() -> None:
     made = planned(workload(flops=1e10), cluster(node(0), node(1), node(2)), runnable=BUILT)
     assert [c.strategy for c in made.candidates] == list(Strategy)
-    shown = explain(made, lambda n: f"machine {n[:2]}")
-    assert len(shown.rows) == 5
-    assert shown.rows[0].verdict.startswith("chosen")
-    assert all(row.verdict.startswith("cannot run: ") for row in shown.rows[-3:])
-    text = to_text(shown)
-    assert "machine 00: 33.3% of each batch" in text or "machine 00: 34.4% of each batch" in text
-    assert "pipeline_parallel is not available" in text
-    assert "sum their gradients" in coordination(made)
+    masked = {c.strategy: c.reason for c in made.candidates if not c.feasible}
+    assert len(masked) == 3
+    assert "pipeline_parallel is not available" in masked[Strategy.pipeline_parallel]
+    local = TrainingSpec(sync="local", sync_every=7)
+    assert "after every step" in coordination(made, "samples", TrainingSpec())
+    assert "for 7 steps" in coordination(made, "samples", local)
+    assert "part of the trees to all samples" in coordination(made, "trees", TrainingSpec())
 
 
 def test_a_plan_fits_its_wire_type() -> None:
@@ -209,13 +207,19 @@ def test_subtasks_cover_every_sample_and_layer_once() -> None:
     view = cluster(node(0, 100), node(1, 37), node(2, 61))
     job = workload(flops=1e10, samples=6401, batch=65)
     data = subtasks(
-        planned(job, view, strategy="data_parallel", min_nodes=3), samples=job.samples, batch_size=job.batch
+        planned(job, view, strategy="data_parallel", min_nodes=3),
+        samples=job.samples,
+        batch_size=job.batch,
+        divided="samples",
     )
     assert sorted(i for task in data for i in range(*task.data_range)) == list(range(6401))
     assert sum(task.batch for task in data) == 65
     assert all(set(task.sends_to) == {other.node for other in data} - {task.node} for task in data)
     line = subtasks(
-        planned(job, view, strategy="pipeline_parallel", min_nodes=3), samples=job.samples, batch_size=job.batch
+        planned(job, view, strategy="pipeline_parallel", min_nodes=3),
+        samples=job.samples,
+        batch_size=job.batch,
+        divided="layers",
     )
     assert [i for task in line for i in range(*task.layer_range)] == list(range(10))  # type: ignore[misc]
     assert [task.stage for task in line] == [0, 1, 2]
@@ -229,14 +233,12 @@ def test_subtasks_of_several_lines() -> None:
     view = cluster(*(node(i, memory_gib=6) for i in range(4)))
     made = planned(workload(parameters=400_000_000, flops=1e11, optimizer="adam", layers=2, samples=6401), view)
     assert made.strategy is Strategy.pipeline_parallel
-    tasks = subtasks(made, samples=6401, batch_size=64)
+    tasks = subtasks(made, samples=6401, batch_size=64, divided="layers")
     assert [(task.line, task.stage, task.batch) for task in tasks] == [(0, 0, 32), (0, 1, 32), (1, 0, 32), (1, 1, 32)]
     assert [i for task in tasks[::2] for i in range(*task.data_range)] == list(range(6401))
     assert tasks[1].receives_from == (tasks[0].node, tasks[3].node)
     assert tasks[0].sends_to == (tasks[1].node, tasks[2].node)
-    text = to_text(explain(made))
-    assert "4 nodes form 2 lines of 2 stages" in text
-    assert "line 2, layers 1 to 1" in text
+    assert "4 nodes form 2 lines of 2 stages" in coordination(made, "layers", TrainingSpec())
 
 
 def test_the_same_seed_gives_the_same_plan() -> None:
@@ -391,7 +393,7 @@ def test_what_a_framework_cannot_do_is_masked_with_its_reason() -> None:
     (candidate,) = [c for c in made.candidates if c.strategy is Strategy.pipeline_parallel]
     assert (candidate.feasible, candidate.reason) == (False, "pipeline_parallel: keras models are not cut")
     with pytest.raises(InvalidInput, match="pipeline_parallel cannot run this job: keras models are not cut"):
-        planned(job, cluster(node(0), node(1)), strategy="pipeline_parallel")
+        planned(job, cluster(node(0), node(1)), strategy="pipeline_parallel", runnable=BUILT)
 
 
 def test_local_steps_and_fewer_bytes_make_a_slow_line_bearable() -> None:

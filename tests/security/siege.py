@@ -180,7 +180,7 @@ async def siege(root: Path, extra: str = "", roles: tuple[str, ...] = ()) -> Asy
     await form_hive(machines)
     ash, birch = machines
     try:
-        wish: dict[str, Any] = {"uses": 1000} | ({"roles": roles} if roles else {})
+        wish: dict[str, Any] = {"uses": 10_000} | ({"roles": roles} if roles else {})
         token = (await ash.api("POST", "/v1/invites", wish))["token"]
         address, beside = [(await machine.api("GET", "/v1/status"))["addresses"][0] for machine in machines]
         one = Siege(ash, birch, token, address, beside)

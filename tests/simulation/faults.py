@@ -23,6 +23,7 @@ import random
 from collections.abc import Awaitable, Callable
 
 from hivenode.hive.leadership import Leadership
+from hivenode.net.messages import FeedDelta
 from hivenode.net.simulated import Quality
 from hivenode.node import Node
 from hivenode.spec.events import BlobHeld
@@ -66,8 +67,12 @@ async def paused_node(rng: random.Random) -> None:
     world = await hive(rng)
     await asyncio.sleep(30)
     victim = rng.choice(NAMES)
+    membership = world.machines[victim].node.membership
+    assert membership.health == 0
     await world.pause(victim, rng.uniform(8, 40))
+    await world.until(lambda: membership.health > 0, 2, "it distrusts itself")
     await world.formed(seconds=60)
+    await world.until(lambda: membership.health == 0, 60, "it trusts itself again")
     assert (await world.ask(victim, _health)) == ()
 
 
@@ -108,7 +113,7 @@ async def one_way_link(rng: random.Random) -> None:
     after = world.leader(first)
     assert before is not None
     assert after is not None
-    assert after.counter <= before.counter + 4
+    assert after.counter <= before.counter + 2
     world.check_facts()
 
 
@@ -443,7 +448,8 @@ async def bulk_on_every_link(rng: random.Random) -> None:
 
 @fault(20)
 async def join_storm(rng: random.Random) -> None:
-    """Many nodes start at once with one address, and dial each other over a network that delays and repeats."""
+    """Many nodes start at once with one address, and dial each other over a bad network; what anybody has stated is
+    repeated to everybody all the time, in any order."""
     world = World(rng, quality=Quality(delay_seconds=(0.001, 0.3), loss=0.1))
     await world.start_node("n0")
     names = [f"n{number}" for number in range(1, 12)]
@@ -455,4 +461,14 @@ async def join_storm(rng: random.Random) -> None:
         "one link for each pair",
     )
     job = await world.submit("n3", min_nodes=4)
+
+    async def repeat(node: Node) -> None:
+        events = [entry.event for entry in node.feeds.entries()]
+        for peer in node.ports.transport.links:
+            node.ports.transport.send(peer, FeedDelta(tuple(rng.choices(events, k=min(40, len(events))))))
+
+    for _ in range(10):
+        await asyncio.gather(*(world.ask(name, repeat) for name in names))
+        await asyncio.sleep(rng.uniform(0, 1))
     await end(world, [job])
+    assert all(machine.node.contacts.offence(other.id) is None for machine in world.up for other in world.up)

@@ -9,7 +9,7 @@ import pytest
 
 from hivenode.errors import Refused
 from hivenode.jobs.executor import FENCE, Executor
-from hivenode.net.messages import Adopt, Assign, Start, Stop
+from hivenode.net.messages import Adopt, Assign, Endpoint, Start, Stop, Welcome
 from hivenode.node import Node
 from hivenode.spec.values import Epoch
 from hivenode.store.simulated import SimulatedJournal
@@ -17,8 +17,8 @@ from tests.simulation.loop import run
 from tests.simulation.test_scenarios import end, hive, rest
 from tests.simulation.world import World
 
-Order = Assign | Start | Adopt | Stop
-KINDS = ("assign", "start", "adopt", "stop")
+Order = Assign | Start | Welcome | Adopt | Stop
+KINDS = ("assign", "start", "welcome", "adopt", "stop")
 
 
 def orders(node: Node, job: str, epoch: Epoch) -> dict[str, Order]:
@@ -30,6 +30,9 @@ def orders(node: Node, job: str, epoch: Epoch) -> dict[str, Order]:
     return {
         "assign": Assign(job=job, attempt=number + 1, epoch=epoch, spec=held.spec, plan=attempt.plan),
         "start": Start(job=job, attempt=number, planned=planned, epoch=epoch, endpoints=()),
+        "welcome": Welcome(
+            job=job, attempt=number, planned=planned, epoch=epoch, endpoint=Endpoint(epoch.node, 9, "192.0.2.1:1", "")
+        ),
         "adopt": Adopt(job=job, attempt=number, planned=planned, epoch=epoch),
         "stop": Stop(job=job, epoch=epoch, reason="an old coordinator says so"),
     }

@@ -4,11 +4,14 @@ are byte-equal, nothing acknowledged is lost, and each job was finished once, wi
 from __future__ import annotations
 
 import asyncio
+import datetime
 import os
 import random
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -210,9 +213,25 @@ async def chaos(
     return world.trace.digest
 
 
-@pytest.mark.parametrize("seed", range(6))
+CHAOS = 6
+MUCH_CHAOS = 1000
+TODAY = int(os.environ.get("HIVENODE_SEED", datetime.datetime.now(tz=datetime.UTC).toordinal()))
+"""Other schedules every day; HIVENODE_SEED repeats another day's."""
+
+
+@pytest.mark.parametrize("seed", range(TODAY * CHAOS, (TODAY + 1) * CHAOS))
 def test_chaos_ends_in_order(seed: int) -> None:
     run_shrinking(chaos, seed)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_much_chaos_ends_in_order() -> None:
+    with ProcessPoolExecutor() as pool:
+        for _ in pool.map(
+            partial(run_shrinking, chaos), range(TODAY * MUCH_CHAOS, (TODAY + 1) * MUCH_CHAOS), chunksize=5
+        ):
+            pass
 
 
 @pytest.mark.parametrize("scenario", [chaos])

@@ -147,6 +147,8 @@ class SimulatedWorker:
     """Certificates of those it wants to join."""
     admitted: set[str] = field(default_factory=set)
     """Of those that it was told may join."""
+    within: bool = False
+    """Whether it has ever been in a view."""
     lost: set[str] = field(default_factory=set)
     """Nodes that its daemon has given up."""
     started: float = 0.0
@@ -190,6 +192,7 @@ class SimulatedWorker:
                 self.fabric.later(self.fabric.between(self.fabric.pace.load), self._ready)
             case PeersReady(peers=peers, joining=True):
                 self.joins = frozenset(peer.certificate for peer in peers)
+                self.fabric.await_entry(self)
             case PeerJoining(peer=peer):
                 self.admitted.add(peer.certificate)
             case PeersReady(peers=peers):
@@ -238,6 +241,7 @@ class SimulatedWorker:
         lost = tuple(node for node in self.members if node not in members)
         joined = tuple(node for node in members if node not in self.members)
         self.members = members
+        self.within = True
         if lost or joined:
             self.tell(ViewChanged(step=self.step, members=members, lost=lost, joined=joined))
 
@@ -343,6 +347,22 @@ class Fabric:
         if certificates not in self._groups:
             self._groups[certificates] = None
             self._spawn(self._form(certificates))
+
+    def await_entry(self, worker: SimulatedWorker) -> None:
+        """A worker waits to be let in."""
+        self._spawn(self._enter(worker))
+
+    async def _enter(self, worker: SimulatedWorker) -> None:
+        """It gives up once it has reached none of those it wants to join for a while."""
+        patience, since = self.between(self.pace.patience), self.now
+        while worker.alive and not worker.within:
+            others = [other for other in self.workers.values() if other.certificate in worker.joins]
+            if any(self._intact([worker, other]) for other in others) or self.network.host(worker.host).frozen:
+                since = self.now
+            if self.now - since >= patience:
+                worker.fail("unavailable", "None of the workers that it was to join can be reached.")
+                return
+            await asyncio.sleep(0.5)
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work, context=self._context)

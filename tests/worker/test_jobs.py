@@ -225,3 +225,34 @@ async def test_no_job_reads_a_file_of_the_machine_by_its_path(host: ForkWorkers,
     member.handle.send(begin(spec, plan([1.0]), 0, tmp_path))
     failed = await failure(member)
     assert failed.code == ("refused" if source.startswith(("csv", "text")) else "unavailable")
+
+
+async def test_adapters_are_put_on_weights_that_were_saved_without_any(host: ForkWorkers, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file
+
+    _, base = await train(host, job({"source": "hf:config", "config": BERT}), tmp_path / "a")
+    resources = Resources(blobs={"a" * 64: base.path})
+    given = {"config": BERT, "source": "hf:config", "weights": f"blob:{'a' * 64}/1", "lora": LoraSpec(rank=2)}
+    member, adapted = await train(host, job(given, max_steps=1, learning_rate=1e-9), tmp_path / "b", resources)
+    before, after = load_file(base.path), load_file(adapted.path)
+    query = "bert.encoder.layer.0.attention.self.query"
+    same = {
+        f"base_model.model.{query}.base_layer.weight": f"{query}.weight",
+        "base_model.model.classifier.modules_to_save.default.weight": "classifier.weight",
+    }
+    for name, plain in same.items():
+        assert np.allclose(after[name], before[plain], atol=1e-6), name
+    assert not any("afresh" in line.event for line in member.all(Log))
+
+
+async def test_keras_goes_on_from_weights(host: ForkWorkers, tmp_path: Path) -> None:
+    pytest.importorskip("keras")
+    first = job({"source": "zoo:mlp", "params": {"hidden": 8}}, "sklearn:iris", epochs=40, max_steps=None)
+    _, finished = await train(host, first, tmp_path / "a")
+    resources = Resources(blobs={"a" * 64: finished.path})
+    model = first.model.model_copy(update={"weights": f"blob:{'a' * 64}/1"})
+    training = first.training.model_copy(update={"max_steps": 1, "learning_rate": 1e-6})
+    onward = first.model_copy(update={"model": model, "training": training, "framework": "keras"})
+    _, more = await train(host, onward, tmp_path / "b", resources)
+    assert more.metrics["accuracy"] == finished.metrics["accuracy"] > 0.8
+    assert read_card(Path(more.path)).model.weights == ""

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from hivenode.jobs.workers import ForkWorkers
+from hivenode.models.card import read_card
 from hivenode.net.local import (
     Cancel,
     CheckpointWritten,
     Failed,
+    Log,
     Peer,
     PeerLost,
     PeersReady,
@@ -204,6 +206,8 @@ HUB = {
              "intermediate_size": 32, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
     "gpt2": {"model_type": "gpt2", "n_embd": 16, "n_layer": 3, "n_head": 2, "resid_pdrop": 0.0, "embd_pdrop": 0.0,
              "attn_pdrop": 0.0},
+    "vit": {"model_type": "vit", "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2,
+            "intermediate_size": 32, "patch_size": 4, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
 }  # fmt: skip
 
 
@@ -213,6 +217,8 @@ HUB = {
     pytest.param("zoo:vit", "sklearn:digits", (2, 4), marks=pytest.mark.slow),
     ("zoo:gpt", "sklearn:descriptions", (2, 4)),
     pytest.param("gpt2", "sklearn:descriptions", (2, 4), marks=pytest.mark.slow),
+    pytest.param("bert", "sklearn:digit_tokens", (2, 4), marks=pytest.mark.slow),
+    pytest.param("vit", "sklearn:digits", (2, 4), marks=pytest.mark.slow),
 ])  # fmt: skip
 async def test_every_kind_of_model_is_cut(
     host: ForkWorkers, tmp_path: Path, model: str, source: str, cuts: tuple[int, ...]
@@ -237,3 +243,46 @@ async def test_every_kind_of_model_is_cut(
     expected = {name: value for name, value in alone[0].metrics.items() if name not in speeds}
     assert {name: together[0].metrics[name] for name in expected} == pytest.approx(expected, rel=1e-4)
     assert len({digest(done.path) for done in together}) == 1
+
+
+async def test_stages_begin_with_weights_given_and_tell_what_they_lack(host: ForkWorkers, tmp_path: Path) -> None:
+    first = spec(epochs=1, max_steps=20, learning_rate=0.05, batch_size=64)
+    (made,) = await finish(await attempt(host, first, [1.0], tmp_path / "first"))
+    resources = Resources(blobs={"a" * 64: made.path})
+    onward = JobSpec(
+        name="test", model=first.model.model_copy(update={"weights": f"blob:{'a' * 64}/1"}), data=first.data,
+        training=TrainingSpec(max_steps=5, batch_size=64, learning_rate=0.05),
+    )  # fmt: skip
+    (alone,) = await finish(await attempt(host, onward, [1.0], tmp_path / "one", resources=resources))
+    together = await finish(await start(host, onward, staged((4,), 1), tmp_path / "cut", resources=resources))
+    assert difference(alone.path, together[0].path) == 0.0
+    assert read_card(Path(together[0].path)).model.weights == ""
+    wider = ModelSpec(source="zoo:cnn", params={"hidden": 24}, weights=f"blob:{'a' * 64}/1")
+    members = await start(
+        host, onward.model_copy(update={"model": wider}), staged((4,), 1), tmp_path / "wider", resources=resources
+    )
+    await finish(members)
+    told = [line.event for member in members for line in member.all(Log) if "afresh" in line.event]
+    assert len(told) == 1
+    assert "output.weight" in told[0]
+
+
+async def test_stages_tell_all_that_one_node_does(host: ForkWorkers, tmp_path: Path) -> None:
+    job = JobSpec(
+        name="test", model=ModelSpec(source="zoo:gpt", params={"width": 16, "layers": 3, "heads": 2}),
+        data=DataSpec(source="sklearn:descriptions"), training=TrainingSpec(epochs=2, batch_size=128),
+    )  # fmt: skip
+    members = await start(host, job, staged((2,), 2, layers=99, lines=(0.5, 0.5)), tmp_path)
+    finished = await finish(members)
+    lines = [[line for line in member.all(Log) if line.event == "epoch"] for member in members]
+    assert [len(each) for each in lines] == [2, 0, 0, 0], "one tells, whatever the number of lines"
+    (alone,) = await attempt(host, job, [1.0], tmp_path / "one")
+    await finish([alone])
+    expected = next(line for line in alone.all(Log) if line.event == "epoch").fields
+    assert lines[0][1].fields.keys() == expected.keys()
+    assert all(value is not None for value in lines[0][1].fields.values())
+    last = members[3].all(WorkerProgress)[-1]
+    assert (last.test_loss, last.convergence) == pytest.approx(
+        (finished[0].metrics["test_loss"], finished[0].metrics["convergence"])
+    )
+    assert last.tokens_per_second == pytest.approx(64 * last.samples_per_second)

@@ -9,6 +9,7 @@ from safetensors.numpy import load_file
 
 from hivenode.jobs.workers import ForkWorkers
 from hivenode.net.local import CheckpointWritten, Log, ViewChanged, WorkerProgress
+from hivenode.spec.job import ModelSpec
 from tests.worker.members import attempt, difference, digest, failure, finish, node, spec
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -31,6 +32,33 @@ async def test_micro_batches_are_the_batch(host: ForkWorkers, tmp_path: Path) ->
     together = await finish(await attempt(host, accumulated, [0.9, 0.1], tmp_path / "two"))
     assert len({digest(done.path) for done in together}) == 1
     assert difference(alone[0].path, together[0].path) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("training", [
+    {},
+    {"sync": "accumulate", "micro_batch_size": 7},
+    {"sync": "local", "sync_every": 1, "outer_learning_rate": 1.0, "outer_momentum": 0.0},
+], ids=["every", "accumulated", "local"])  # fmt: skip
+@pytest.mark.parametrize("framework", ["transformers", "keras"])
+async def test_other_frameworks_share_steps_alike(
+    host: ForkWorkers, tmp_path: Path, framework: str, training: dict[str, object]
+) -> None:
+    config = {
+        "model_type": "vit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 4,
+        "intermediate_size": 32, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
+    }  # fmt: skip
+    plain = {"epochs": 1, "max_steps": 8, "learning_rate": 0.05, "batch_size": 64}
+    alone, shared = spec(framework="keras", **plain), spec(framework="keras", **plain, **training)
+    if framework == "transformers":
+        model = ModelSpec(source="hf:config", config=config)
+        alone, shared = (made.model_copy(update={"model": model, "framework": "torch"}) for made in (alone, shared))
+    (one,) = await finish(await attempt(host, alone, [1.0], tmp_path / "one"))
+    both = await finish(await attempt(host, shared, [0.6, 0.4], tmp_path / "two"))
+    assert len({digest(done.path) for done in both}) == 1
+    assert both[0].step == 8
+    if training.get("sync") != "local":  # there each makes its own steps, of equal size
+        assert difference(one.path, both[0].path) < 1e-5
 
 
 @pytest.mark.parametrize("parts", [{}, {"fragments": 2, "overlap": 2}], ids=["whole", "parts"])

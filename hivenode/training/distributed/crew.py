@@ -27,10 +27,15 @@ TRIES = 4
 
 
 class Births(Protocol):
-    """Where child processes come from."""
+    """Where child processes come from, and memory that they share with the worker."""
 
-    def child(self, control: socket.socket, wishes: socket.socket, memory: int) -> Callable[[], None]:
-        """A new child, which inherits these; returns what ends it. Raises Unavailable."""
+    @property
+    def memory(self) -> int:
+        """Its descriptor."""
+        ...
+
+    def child(self, control: socket.socket, wishes: socket.socket) -> Callable[[], None]:
+        """A new child, which inherits these and the memory; returns what ends it. Raises Unavailable."""
         ...
 
 
@@ -40,7 +45,6 @@ class Crew:
     together: by which they speak with each other; it gives `board` what it hears.
     births: where children come from.
     birth: of each child; generation, rank and size are filled in.
-    memory: descriptor of what is shared with children.
     report: takes messages for the daemon.
     """
 
@@ -51,11 +55,10 @@ class Crew:
         board: Switchboard,
         births: Births,
         birth: Birth,
-        memory: int,
         report: Callable[[FromWorker], None],
     ) -> None:
         self._group, self._together, self._board = group, together, board
-        self._births, self._birth, self._memory, self._report = births, birth, memory, report
+        self._births, self._birth, self._report = births, birth, report
         self._child: Child | None = None
         self._trouble = ""
         """What a child last said when it failed."""
@@ -156,7 +159,7 @@ class Crew:
         ours, theirs = socket.socketpair()
         wishes, their_wishes = socket.socketpair()
         try:
-            end = self._births.child(theirs, their_wishes, self._memory)
+            end = self._births.child(theirs, their_wishes)
         finally:
             theirs.close()
             their_wishes.close()

@@ -10,7 +10,7 @@ from hivenode.spec.job import JobSpec
 from hivenode.spec.values import Precision
 from hivenode.training.distributed.crew import Births, Crew
 from hivenode.training.distributed.letters import Birth
-from hivenode.training.distributed.memory import Shared, account_for, create, places
+from hivenode.training.distributed.memory import Shared, account_for, places
 from hivenode.training.distributed.plaintext import InPlaintext
 from hivenode.training.frameworks.model import Model
 from hivenode.training.frameworks.torch_framework import TorchModel
@@ -44,8 +44,7 @@ def torch_way(
     assert isinstance(model, TorchModel)
     spec, layout = job.training, model.layout
     where = places(layout, info, spec.batch_size)
-    memory = create(where[-1])
-    shared = Shared(memory, where, layout)
+    shared = Shared(births.memory, where, layout)
     shared.weights[:], shared.buffers[:] = model.weights, model.buffers
     model.bind(shared.weights, shared.buffers, shared.gradient)
     account_for(where[3])
@@ -63,6 +62,6 @@ def torch_way(
         rank=0,
         size=1,
     )
-    crew = Crew(group, together, together.board, births, birth, memory, report)
+    crew = Crew(group, together, together.board, births, birth, report)
     wire = Wire(group, "fp32", (layout.size,), (), report)
     return ByTorch(spec, group, wire, course, shared, Optimizer(spec, layout.size), crew)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import resource
@@ -28,9 +29,11 @@ def places(layout: Layout, info: DataInfo, batch_size: int) -> tuple[int, int, i
 
 
 def create(size: int) -> int:
-    """A descriptor of that many bytes, which no other process can reach."""
-    descriptor = os.memfd_create("hive-vectors", os.MFD_CLOEXEC)
+    """A descriptor of that many bytes, which no other process can reach. It stays that long for good: whoever has it
+    may have been kept from making another."""
+    descriptor = os.memfd_create("hive-vectors", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(descriptor, size)
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
     return descriptor
 
 
@@ -39,9 +42,14 @@ class Shared:
 
     Args:
         descriptor: of the memory; may be closed afterwards.
+
+    Raises:
+        MemoryError: there is less of it.
     """
 
     def __init__(self, descriptor: int, where: tuple[int, int, int, int, int], layout: Layout) -> None:
+        if where[-1] > os.fstat(descriptor).st_size:
+            raise MemoryError
         self._memory = mmap.mmap(descriptor, where[-1])
         self._batch = where[3]
         self.weights = self._vector(where[0], layout.size)

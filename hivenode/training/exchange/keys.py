@@ -11,7 +11,6 @@ import contextlib
 import os
 import secrets
 import ssl
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -74,8 +73,8 @@ class WorkerKey:
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.verify_mode = ssl.CERT_REQUIRED
         context.load_verify_locations(cadata="\n".join(trusted))
-        with _as_file(self.certificate.encode() + self.private) as path:
-            context.load_cert_chain(path)
+        with _readable(self.certificate.encode()) as certificate, _readable(self.private) as private:
+            context.load_cert_chain(certificate, private)
         return context
 
 
@@ -85,17 +84,14 @@ def der(certificate: str) -> bytes:
 
 
 @contextlib.contextmanager
-def _as_file(data: bytes) -> Iterator[str]:
-    """`ssl` reads keys from files only; where the system can, this one is never on a disk."""
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("worker-key", os.MFD_CLOEXEC)
+def _readable(data: bytes) -> Iterator[str]:
+    """`ssl` reads keys from files only; this one is a pipe, which takes so few bytes at once and is never on a disk."""
+    reads, writes = os.pipe()
+    try:
         try:
-            os.write(descriptor, data)
-            yield f"/proc/self/fd/{descriptor}"
+            os.write(writes, data)
         finally:
-            os.close(descriptor)
-    else:
-        with tempfile.NamedTemporaryFile() as file:  # created with mode 0600
-            file.write(data)
-            file.flush()
-            yield file.name
+            os.close(writes)
+        yield f"/dev/fd/{reads}"
+    finally:
+        os.close(reads)

@@ -24,9 +24,11 @@ from hivenode.data.info import DataInfo
 from hivenode.errors import InvalidInput
 from hivenode.models.declared import layers_of
 from hivenode.models.layers import Layer, buffers, tensors
+from hivenode.net.local import Resources
 from hivenode.spec.data import Task
 from hivenode.spec.model import ModelSpec
 from hivenode.spec.values import Precision
+from hivenode.training.frameworks.given_weights import overlay
 from hivenode.training.frameworks.making import Made
 from hivenode.training.frameworks.model import Floats, Inputs, Labels, Layout, Vector, initial_weights, views
 
@@ -50,7 +52,7 @@ class Place:
     back: Callable[[Array], Array]
 
 
-def make(model: ModelSpec, info: DataInfo, seed: int, threads: int, precision: Precision) -> Made:
+def make(model: ModelSpec, info: DataInfo, seed: int, resources: Resources, threads: int, precision: Precision) -> Made:
     """See `making.make`."""
     if keras.backend.backend() == "torch":
         import torch
@@ -62,14 +64,17 @@ def make(model: ModelSpec, info: DataInfo, seed: int, threads: int, precision: P
         tensorflow.config.threading.set_intra_op_parallelism_threads(threads)
         tensorflow.config.threading.set_inter_op_parallelism_threads(1)
     layers = layers_of(model, info)
-    if layers is None or model.weights:
+    if layers is None:
         raise InvalidInput(
-            f"keras cannot build {model.source}{' with weights given' if model.weights else ''}.",
-            fix='Use framework = "torch", or a zoo: or layers: model without weights.',
+            f"keras cannot build {model.source}.", fix='Use framework = "torch", or a zoo: or layers: model.'
         )
     keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bf16" else "float32")
     made = KerasModel(layers, info.task, seed)
-    return Made(made, made.vector, model)
+    afresh: tuple[str, ...] = ()
+    if model.weights:
+        places = views(made.weights, made.layout.parameters) | views(made.buffers, made.layout.buffers)
+        afresh = overlay(places, model, resources, "np")
+    return Made(made, made.vector, model.model_copy(update={"weights": ""}), afresh)
 
 
 class KerasModel:

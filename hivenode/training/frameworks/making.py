@@ -56,7 +56,7 @@ def make(
     if framework == "keras":
         from hivenode.training.frameworks.keras_framework import make as make_keras
 
-        return make_keras(model, info, seed, threads, precision)
+        return make_keras(model, info, seed, resources, threads, precision)
     raise Unavailable(f"No {framework} model can be built here.", fix=f"Install {framework} on that node.")
 
 

@@ -7,19 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from hivenode.data.info import DataInfo
-from hivenode.errors import Corrupted, InvalidInput, Unavailable
+from hivenode.errors import InvalidInput, Unavailable
 from hivenode.models.declared import layers_of
 from hivenode.net.local import Resources
 from hivenode.spec.model import ModelSpec
-from hivenode.spec.shapes import spelled
 from hivenode.spec.values import Precision
+from hivenode.training.frameworks.given_weights import overlay
 from hivenode.training.frameworks.making import Made
-from hivenode.training.frameworks.model import Floats, views
+from hivenode.training.frameworks.model import views
 from hivenode.training.frameworks.torch_framework import Built, TorchModel, from_layers
 
 
@@ -32,7 +30,7 @@ def make(model: ModelSpec, info: DataInfo, seed: int, resources: Resources, thre
     afresh: tuple[str, ...] = ()
     if model.weights:
         places = views(made.weights, built.layout.parameters) | views(made.buffers, built.layout.buffers)
-        afresh = _overlay(places | dict(built.constants), _given(model, resources))
+        afresh = overlay(places | dict(built.constants), model, resources, "pt")
     return Made(made, vector, declared.model_copy(update={"weights": ""}), afresh)
 
 
@@ -63,30 +61,6 @@ def build(model: ModelSpec, info: DataInfo, seed: int, resources: Resources) -> 
     if model.kind == "python":
         return _from_package(model, info, seed, resources), model
     raise InvalidInput(f"{model.source} was not resolved.", fix="Submit the job through a node of the hive.")
-
-
-def _given(model: ModelSpec, resources: Resources) -> dict[str, Floats]:
-    path = resources.blobs.get(model.weights.removeprefix("blob:").partition("/")[0])
-    if path is None:
-        raise Unavailable(f"The weights {model.weights[:24]} are not here.", fix="Start a node that holds them.")
-    try:
-        return {name: t.float().numpy() for name, t in load_file(path).items() if t.is_floating_point()}
-    except (SafetensorError, OSError) as error:
-        raise Corrupted(f"The weights given cannot be read: {error}.", fix="Give a safetensors file.") from error
-
-
-def _overlay(places: dict[str, Floats], given: dict[str, Floats]) -> tuple[str, ...]:
-    """Put given tensors in the places of their name and shape; returns those that nothing was given for."""
-    fitting = [name for name, place in places.items() if name in given and given[name].shape == place.shape]
-    if not fitting:
-        wanted = ", ".join(f"{name} {spelled(place.shape)}" for name, place in list(places.items())[:3])
-        raise InvalidInput(
-            f"No tensor of the weights given fits the model, which has {wanted}, ...",
-            fix="Give weights of the same architecture.",
-        )
-    for name in fitting:
-        np.copyto(places[name], given[name])
-    return tuple(name for name in places if name not in fitting)
 
 
 def _directory(model: ModelSpec, resources: Resources) -> Path | None:

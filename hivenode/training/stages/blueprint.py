@@ -42,6 +42,7 @@ class Blueprint:
     start: writes the first values of a trained tensor, or of running statistics, to a flat target.
     place: of the first operation of the layer of that number, as the planner counts them.
     declared: what the model can be built from again on any node.
+    forget: gives up what `start` needs, once every tensor has begun.
     """
 
     module: nn.Module
@@ -49,20 +50,20 @@ class Blueprint:
     start: Callable[[str, Vector], None]
     place: Callable[[int], Place]
     declared: ModelSpec
+    forget: Callable[[], None] = lambda: None
 
 
 def blueprint(model: ModelSpec, info: DataInfo, seed: int, resources: Resources) -> Blueprint:
-    """Of `zoo:` and `layers:` models without ever making the whole. Those of transformers are made once, 4 bytes a
-    parameter, to learn their first values, before a stage keeps its own.
+    """Of `zoo:` and `layers:` models without ever making the whole. Those of transformers are made once, 8 bytes a
+    parameter, to learn their first values, 4 of which stay until `Blueprint.forget`.
 
     Raises:
         InvalidInput: the declaration is wrong, or such a model is not cut.
         Unavailable: this node has not what it names.
     """
-    if model.weights or model.lora is not None:
-        what = "weights" if model.weights else "lora"
+    if model.lora is not None:
         raise InvalidInput(
-            f"A model with model.{what} is not cut into stages.", fix="Use single_node or data_parallel for it."
+            "A model with model.lora is not cut into stages.", fix="Use single_node or data_parallel for it."
         )
     layers = layers_of(model, info)
     return _of_layers(layers, seed, model) if layers is not None else _of_module(model, info, seed, resources)
@@ -110,7 +111,7 @@ def _of_module(model: ModelSpec, info: DataInfo, seed: int, resources: Resources
             return Place(WHOLE + blocks[layer - 1])
         return Place(WHOLE + blocks[-1], after=True)
 
-    return Blueprint(_Whole(built.module, built.forward), built.layout, start, place, declared)
+    return Blueprint(_Whole(built.module, built.forward), built.layout, start, place, declared, values.clear)
 
 
 def _blocks(module: nn.Module) -> list[str]:

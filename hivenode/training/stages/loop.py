@@ -22,7 +22,7 @@ from hivenode.errors import HiveError
 from hivenode.net.local import FromWorker, Log, WorkerProgress
 from hivenode.spec.training import TrainingSpec
 from hivenode.training.frameworks.torch_framework import judged, mean_loss
-from hivenode.training.loop import PROGRESS_SECONDS, SCORED, Result
+from hivenode.training.loop import LOGGED_SECONDS, PROGRESS_SECONDS, SCORED, Result
 from hivenode.training.optimizers import Optimizer
 from hivenode.training.patience import Patience
 from hivenode.training.schedules import learning_rate, sum_of_squares
@@ -102,6 +102,8 @@ class StagedTraining:
     _samples_since: int = field(init=False)
     _busy: float = field(init=False)
     _loss_since: float = field(init=False)
+    _epoch_began: float = field(init=False, default_factory=time.monotonic)
+    _logged: float = field(init=False, default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         self._batches = Batches(len(self.ends.data.train), self.spec.batch_size, self.spec.seed)
@@ -129,12 +131,14 @@ class StagedTraining:
         loss, began, samples, started = 0.0, self.step, 0, time.monotonic()
         order = self._batches.order(self.step // per_epoch)
         self._reset()
+        self._epoch_began = self._logged = time.monotonic()
         try:
             while self.step < steps and self._patience.going:
                 self._heed()
                 if self.step % per_epoch == 0:
                     order = self._batches.order(self.step // per_epoch)
                     self._epoch_losses, self._epoch_samples = [], 0
+                    self._epoch_began = time.monotonic()
                 batch = self._batches.of_step(order, self.step)
                 self._train_step(batch)
                 samples += len(batch)
@@ -143,7 +147,7 @@ class StagedTraining:
                 if ended:
                     found = self._end_epoch(loss)
                 if ended or time.monotonic() - self._since >= PROGRESS_SECONDS:
-                    self._progress(found[0] if ended and found is not None else None)
+                    self._progress(*(found if ended and found is not None else (None, None)))
                 if self.step % self.spec.checkpoint_every_steps == 0 and self.step < steps and self._patience.going:
                     self.save(self.step)
             if found is None:  # resumed after the last step
@@ -152,9 +156,12 @@ class StagedTraining:
             self._heed()
             raise
         speed = samples / max(time.monotonic() - started, 1e-9) if self.step > began else 0.0
+        return Result(self.step, loss, *found, self.step / per_epoch, speed, self._convergence, self._tokens(speed))
+
+    def _tokens(self, samples: float) -> float | None:
+        """In so many samples, of text."""
         info = self.ends.data.info
-        tokens = speed * info.features if info.vocabulary else None
-        return Result(self.step, loss, *found, self.step / per_epoch, speed, self._convergence, tokens)
+        return samples * info.features if info.vocabulary else None
 
     def scalars(self) -> dict[str, str]:
         """What a checkpoint has to hold beside vectors."""
@@ -171,13 +178,35 @@ class StagedTraining:
         if self._previous is not None and self._previous > 0:
             self._convergence = (self._previous - loss) / self._previous
         self._previous = loss
-        if self.number == 0:
-            epoch = -(-self.step // self._batches.steps_per_epoch)
-            told = {"step": self.step, "epoch": epoch, "loss": loss, "accuracy": found[0], "test_loss": found[1]}
-            self.report(Log(level="info", event="epoch", fields={**told, "convergence": self._convergence}))
-        if self.number == 0 and not self._patience.going:
+        if self.leads:
+            seconds = max(time.monotonic() - self._epoch_began, 1e-9)
+            told = {"seconds": seconds, "accuracy": found[0], "test_loss": found[1], "convergence": self._convergence}
+            self._log("epoch", loss, self._epoch_samples / seconds, told)
+        if self.leads and not self._patience.going:
             self.report(Log(level="info", event=str(self._patience), fields={"step": self.step}))
         return found
+
+    @property
+    def leads(self) -> bool:
+        """Whether this stage tells of the whole run."""
+        return self.number == 0 and self.replicas.number == 0
+
+    def _log(self, event: str, loss: float, speed: float, more: Mapping[str, float | None]) -> None:
+        """A line in the job's log; `speed` in samples/s."""
+        self._logged = time.monotonic()
+        fields: dict[str, str | int | float | bool | None] = {
+            "step": self.step,
+            "epoch": self._epoch,
+            "loss": loss,
+            "samples_per_second": speed,
+            "tokens_per_second": self._tokens(speed),
+            "learning_rate": learning_rate(self.spec, self.step - 1, self.steps),
+        }
+        self.report(Log(level="info", event=event, fields={**fields, **more}))
+
+    @property
+    def _epoch(self) -> int:
+        return -(-self.step // self._batches.steps_per_epoch)
 
     # --- a step -------------------------------------------------------------------------------------------------
 
@@ -375,20 +404,26 @@ class StagedTraining:
         self._steps_since = self._samples_since = 0
         self._busy = self._loss_since = 0.0
 
-    def _progress(self, accuracy: float | None) -> None:
-        seconds = max(time.monotonic() - self._since, 1e-9)
+    def _progress(self, accuracy: float | None, test_loss: float | None) -> None:
+        speed = self._samples_since / max(time.monotonic() - self._since, 1e-9)
         steps = max(self._steps_since, 1)
+        if self.leads and time.monotonic() - self._logged >= LOGGED_SECONDS:
+            self._log("progress", self._loss_since / steps, speed, {})
+        own = speed / len(self.members)  # all work on each batch, and what they report is added up
         self.report(
             WorkerProgress(
                 step=self.step,
                 steps=self.steps,
-                epoch=-(-self.step // self._batches.steps_per_epoch),
+                epoch=self._epoch,
                 epochs=self.spec.epochs,
                 loss=self._loss_since / steps,
                 accuracy=accuracy,
-                samples_per_second=self._samples_since / seconds / len(self.line.members),  # all work on each
+                samples_per_second=own,
                 step_seconds=self._busy / steps,
                 members=self.members,
+                test_loss=test_loss,
+                convergence=self._convergence,
+                tokens_per_second=self._tokens(own),
             )
         )
         self._reset()

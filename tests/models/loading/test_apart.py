@@ -49,6 +49,7 @@ ATTEMPTS = {
     "connect": "__import__('socket').create_connection(('127.0.0.1', int(sys.argv[2])), 5)",
     "listen": "__import__('socket').create_server(('127.0.0.1', 0))",
     "a socket of its own": "__import__('socket').socket(__import__('socket').AF_UNIX)",
+    "a pair that could send anywhere": "(s := __import__('socket')).socketpair(s.AF_UNIX, s.SOCK_DGRAM)",
     "fork": "__import__('os').fork()",
     "run a program": "__import__('subprocess').run(['true'])",
     "become a program": "__import__('os').execv('/bin/true', ['true'])",
@@ -64,7 +65,8 @@ ATTEMPTS = {
     "its parent's processors": "__import__('os').sched_setaffinity(__import__('os').getppid(), {*range(1024)})",
     "its parent's priority": "(o := __import__('os')).setpriority(0, o.getppid(), o.getpriority(0, o.getppid()))",
     "its parent's class": "(o := __import__('os')).sched_setscheduler(o.getppid(), o.SCHED_OTHER, o.sched_param(0))",
-    "its parent's memory": "open(f'/proc/{__import__(\"os\").getppid()}/environ', 'rb').read()",
+    "its parent's memory": "open(f'/proc/{__import__(\"os\").getppid()}/mem', 'rb')",
+    "its parent's environment": "open(f'/proc/{__import__(\"os\").getppid()}/environ', 'rb').read()",
     "new namespaces": "__import__('ctypes').CDLL(None, use_errno=True).unshare(0x10000000) and 1 / 0",
     "more than its limit": "__import__('resource').setrlimit(__import__('resource').RLIMIT_DATA, (1 << 40, 1 << 40))",
 }

@@ -1,0 +1,53 @@
+"""What a plan means for a job, node by node."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from hivenode.jobs.breakdowns import break_down
+from hivenode.spec.job import JobSpec, parse_job
+from hivenode.spec.values import Plan, Share, Strategy
+
+NODES = ("a" * 32, "b" * 32)
+
+
+def plan(strategy: Strategy, *, layers: bool = False) -> Plan:
+    shares = tuple(
+        Share(node, rank, 0.5, 0.01, 1 << 28, (rank, rank + 1) if layers else None) for rank, node in enumerate(NODES)
+    )
+    return Plan(strategy, shares, 1.0, "as the test says", False, (0, 0, 0, 0), ())
+
+
+def job(**sections: object) -> JobSpec:
+    return parse_job({"name": "test", **sections})
+
+
+@pytest.mark.parametrize(("spec", "ranges", "how"), [
+    (job(), [(0, 719), (719, 1438)], "average what came of it"),
+    (job(training={"sync": "local", "sync_every": 9}), [(0, 719), (719, 1438)], "for 9 steps"),
+    (job(model={"source": "sklearn:RandomForestClassifier"}), [(0, 1438)] * 2, "their part of the trees"),
+    (job(data={"source": "private:visits"}), [None] * 2, "each computes its part"),
+])  # fmt: skip
+def test_samples_are_divided_where_they_are(spec: JobSpec, ranges: list[tuple[int, int] | None], how: str) -> None:
+    made = break_down(plan(Strategy.data_parallel), spec)
+    assert [task.data_range for task in made.subtasks] == ranges
+    assert all(task.stage is None and task.sends_to == (other,) for task, other in zip(
+        made.subtasks, reversed(NODES), strict=True))  # fmt: skip
+    assert how in made.coordination
+    assert msgspec.json.decode(msgspec.json.encode(made), type=Plan) == plan(Strategy.data_parallel)
+
+
+def test_members_of_an_ensemble_are_no_stages() -> None:
+    members = ({"estimator": "GaussianNB"}, {"estimator": "LogisticRegression"})
+    spec = job(model={"source": "sklearn:VotingClassifier", "estimators": members})
+    made = break_down(plan(Strategy.model_parallel, layers=True), spec)
+    assert [(task.layer_range, task.stage, task.data_range) for task in made.subtasks] == [
+        ((0, 1), None, (0, 1438)), ((1, 2), None, (0, 1438)),
+    ]  # fmt: skip
+    assert "members of the ensemble" in made.coordination
+
+
+def test_stages_follow_each_other() -> None:
+    made = break_down(plan(Strategy.pipeline_parallel, layers=True), job())
+    assert [(task.stage, task.line, task.sends_to) for task in made.subtasks] == [(0, 0, (NODES[1],)), (1, 0, ())]
