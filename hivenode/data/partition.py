@@ -19,7 +19,8 @@ from hivenode.spec.split import held_out, member_range, split
 Indices = npt.NDArray[np.int64]
 
 _SPLIT, _EPOCH, _WEIGHTS, _RANGE = 1, 2, 3, 4
-_BLOCK = 1 << 20
+_BLOCK = 1 << 16
+"""Numbers drawn at a time: what that takes besides stays small, and is not left behind in the heap."""
 
 
 def random_words(count: int, seed: int, purpose: int, number: int = 0) -> npt.NDArray[np.uint64]:
