@@ -145,6 +145,12 @@ class Feeds:
         return self._forked
 
     @property
+    def grants(self) -> Mapping[str, Grant]:
+        """The latest of each node that has come here, also one in a part of a feed that does not count: a feed that
+        forked at its first event takes its author's own out of the views."""
+        return self._latest
+
+    @property
     def digest(self) -> bytes:
         """SHA-256 over the last event that counts of each author. Two nodes with equal heads have equal ones, unless
         they hold different branches of a feed."""

@@ -276,6 +276,7 @@ def build_admission(node: Services) -> None:
         addresses=node.seed_addresses,
         present=node.present_at,
         roles=node.roles,
+        grants=lambda: node.feeds.grants,
         counted=node.feeds.counted,
         append=node.replication.append,
         admitted=lambda invite, name: node.pairing.admitted(invite, name),
@@ -339,6 +340,7 @@ def _members(node: Services) -> Members:
         membership=node.membership,
         leadership=node.leadership,
         roles=node.roles,
+        feeds=node.feeds,
         contacts=node.contacts,
         admission=node.admission,
         examiner=Doctor(
