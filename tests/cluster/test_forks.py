@@ -70,7 +70,7 @@ async def test_a_home_from_a_backup_that_stated_things_alone_is_left_out_and_all
         assert status == 403
         assert "two histories" in answer["error"]["message"]
 
-        path = f"/v1/jobs/{await submit(birch, 'goes on', 2)}"
+        path = f"/v1/jobs/{await submit(birch, 'goes-on', 2)}"
         detail = await ash.until(path, lambda d: d["summary"]["state"] in ("finished", "failed"))
         assert detail["summary"]["state"] == "finished", detail
         assert sorted(detail["attempts"][0]["nodes"]) == ["ash", "birch"]
