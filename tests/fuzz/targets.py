@@ -121,7 +121,7 @@ def folds(said: Iterable[tuple[int, int, bytes]]) -> None:
         for entry in order:
             views.add([entry])
         Catalogue(ledger.models).versions  # noqa: B018 (it must not raise)
-        marks.append(msgspec.msgpack.encode([fold.mark() for fold in all_folds]))
+        marks.append(msgspec.msgpack.encode([fold.mark() for fold in all_folds], order="deterministic"))
     assert marks[0] == marks[1]
 
 
