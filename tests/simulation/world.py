@@ -473,11 +473,11 @@ class World:
                             for a in job.attempts.values())
                 for job in node.ledger.jobs.values()
             ]  # fmt: skip
-            leader = node.leadership.leader
-            waiting = [why for job in node.ledger.jobs if (why := node.waits.why(job, leader))]
+            said = (node.waits.why(job, node.leadership.leader) for job in self.submitted)
+            waiting = [why for why in said if why]
             lines.append(
                 f"  {machine.name} {machine.id[:6]} sees {self.sees(machine.name)} linked "
-                f"{len(node.ports.transport.links)} leader {leader} jobs {jobs} waiting {waiting}"
+                f"{len(node.ports.transport.links)} leader {node.leadership.leader} jobs {jobs} waiting {waiting}"
             )
         return lines
 
