@@ -13,7 +13,7 @@ AGAIN_SECONDS = 1.0
 """From asking once for what was missed to asking again; doubled each time. The one asked may lack it too, or have too
 many who ask at once."""
 TRIES = 6
-"""Then the regular exchanges have to bring it, if there is anything: most whose grants are old have left."""
+"""So often it is asked for; many a node whose grant is heard of has left long ago, and nobody has anything of it."""
 
 
 class Newcomers:
