@@ -34,8 +34,8 @@ class ModelSpec(Section):
     - `layers:`, the list in `layers`, each a table with its `type` and arguments;
     - `hf:config`, a transformers configuration given in `config`; `hf:NAME`, a directory (config.json and safetensors)
       that nodes call by this name in their own configuration (`models.directories`);
-    - `keras:PATH`, a model of Keras in a .json (`model.to_json()`), .keras or .h5 on the submitting node, of Keras's own
-      layers alone; of its weights nothing is taken. `keras:config`, the same in `config`;
+    - `keras:PATH`, a model of Keras's own layers in a .json (`model.to_json()`), .keras or .h5 on the submitting node;
+      of its weights nothing is taken. `keras:config`, the same in `config`;
     - `sklearn:ESTIMATOR`, an estimator of scikit-learn by the name of its class; `params` are its arguments, and
       `estimators`, each a table with its `estimator` and arguments, what a Pipeline or an ensemble is made of;
     - `catalog:NAME[:VERSION]`, a model of the hive's catalogue, to go on with;

@@ -154,7 +154,7 @@ def test_layers_in_a_circle_are_refused() -> None:
     config = ready()
     layers = config["config"]["layers"]
     layers[1]["inbound_nodes"][0]["args"][0]["config"]["keras_history"][0] = "conv"
-    with pytest.raises(InvalidInput, match="Layer stem .* takes what no layer before it gives"):
+    with pytest.raises(InvalidInput, match=r"Layer stem .* takes what no layer before it gives"):
         fitted(config, DIGITS)
 
 

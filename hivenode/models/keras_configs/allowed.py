@@ -16,19 +16,19 @@ from hivenode.models.identify.formats.jsons import Json
 from hivenode.models.identify.naming.keras_names import ACTIVATIONS, CODE
 from hivenode.models.layers import nearest
 
-LAYERS = frozenset(
-    """
-    Activation Add AlphaDropout Average AveragePooling1D AveragePooling2D AveragePooling3D BatchNormalization
-    Bidirectional Concatenate Conv1D Conv1DTranspose Conv2D Conv2DTranspose Conv3D Conv3DTranspose Cropping1D Cropping2D
-    Cropping3D Dense DepthwiseConv1D DepthwiseConv2D Dropout ELU Embedding Flatten GRU GaussianDropout GaussianNoise
-    GlobalAveragePooling1D GlobalAveragePooling2D GlobalAveragePooling3D GlobalMaxPooling1D GlobalMaxPooling2D
-    GlobalMaxPooling3D GroupNormalization Identity InputLayer LSTM LayerNormalization LeakyReLU Masking MaxPooling1D
-    MaxPooling2D MaxPooling3D Maximum Minimum MultiHeadAttention Multiply PReLU Permute RMSNormalization ReLU
-    RepeatVector Rescaling Reshape SeparableConv1D SeparableConv2D SimpleRNN Softmax SpatialDropout1D SpatialDropout2D
-    SpatialDropout3D Subtract TimeDistributed UnitNormalization UpSampling1D UpSampling2D UpSampling3D ZeroPadding1D
-    ZeroPadding2D ZeroPadding3D
-    """.split()
-)
+LAYERS = frozenset((
+    "Activation", "Add", "AlphaDropout", "Average", "AveragePooling1D", "AveragePooling2D", "AveragePooling3D",
+    "BatchNormalization", "Bidirectional", "Concatenate", "Conv1D", "Conv1DTranspose", "Conv2D", "Conv2DTranspose",
+    "Conv3D", "Conv3DTranspose", "Cropping1D", "Cropping2D", "Cropping3D", "Dense", "DepthwiseConv1D",
+    "DepthwiseConv2D", "Dropout", "ELU", "Embedding", "Flatten", "GRU", "GaussianDropout", "GaussianNoise",
+    "GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalAveragePooling3D", "GlobalMaxPooling1D",
+    "GlobalMaxPooling2D", "GlobalMaxPooling3D", "GroupNormalization", "Identity", "InputLayer", "LSTM",
+    "LayerNormalization", "LeakyReLU", "Masking", "MaxPooling1D", "MaxPooling2D", "MaxPooling3D", "Maximum",
+    "Minimum", "MultiHeadAttention", "Multiply", "PReLU", "Permute", "RMSNormalization", "ReLU", "RepeatVector",
+    "Rescaling", "Reshape", "SeparableConv1D", "SeparableConv2D", "SimpleRNN", "Softmax", "SpatialDropout1D",
+    "SpatialDropout2D", "SpatialDropout3D", "Subtract", "TimeDistributed", "UnitNormalization", "UpSampling1D",
+    "UpSampling2D", "UpSampling3D", "ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D",
+))  # fmt: skip
 MODELS = {"Sequential": "keras", "Functional": "keras.src.models.functional"}
 """Models of layers, and where Keras has them."""
 SPREADS = {
@@ -94,22 +94,23 @@ class _Examiner:
         layers = config.get("layers")
         if not isinstance(layers, list) or not layers:
             _wrong(name, "has no list of layers", _SIMPLE)
-        made = {"name": name, "layers": [self.layer(layer, f"layer{n}", depth + 1) for n, layer in enumerate(layers)]}
+        within = [self.layer(layer, f"layer{n}", depth + 1) for n, layer in enumerate(layers)]
+        made: dict[str, Json] = {"name": name, "layers": within}
         if config.get("trainable") is False:
             made["trainable"] = False
-        names = [layer["config"]["name"] for layer in made["layers"]]
+        names = [layer["config"]["name"] for layer in within]
         twice = next((one for one in names if names.count(one) > 1), None)
         if twice is not None:
             _wrong(twice, "is there twice", "Give each layer a name of its own.")
         if kind == "Functional":
             made["input_layers"] = self._end(name, config.get("input_layers"), "input")
             made["output_layers"] = self._end(name, config.get("output_layers"), "output")
-        elif names and made["layers"][0]["class_name"] != "InputLayer":
+        elif within[0]["class_name"] != "InputLayer":
             built = config.get("build_input_shape")
             if built is not None:
                 shape = self._values(name, "build_input_shape", built)
                 first = {"batch_shape": shape, "name": "input"}
-                made["layers"].insert(0, {"class_name": "InputLayer", "module": "keras.layers", "config": first})
+                within.insert(0, {"class_name": "InputLayer", "module": "keras.layers", "config": first})
         return {"class_name": kind, "module": MODELS[kind], "config": made}
 
     def layer(self, given: Json, usual: str, depth: int) -> dict[str, Json]:
@@ -189,7 +190,7 @@ class _Examiner:
             _wrong(name, "has no batch_shape of 2 to 5 axes", "Give keras.Input the shape of one sample.")
         if settings.get("sparse") or settings.get("ragged"):
             _wrong(name, "is sparse or ragged", "Use a dense input.")
-        if not all(size is None or (isinstance(size, int) and 0 < size) for size in shape[1:]):
+        if not all(size is None or (isinstance(size, int) and size > 0) for size in shape[1:]):
             _wrong(name, f"has the batch_shape {shape}", "Give sizes above 0, or None.")
         return {"batch_shape": [None, *shape[1:]]}
 
@@ -271,7 +272,7 @@ class _Examiner:
         kwargs = {}
         given = node.get("kwargs") or {}
         for key, value in given.items() if isinstance(given, dict) else ():
-            if value is None or key in ("training", "mask", "return_attention_scores") and not value:
+            if value is None or (key in ("training", "mask", "return_attention_scores") and not value):
                 continue
             if isinstance(value, bool) and key == "use_causal_mask":
                 kwargs[key] = value
@@ -288,8 +289,7 @@ class _Examiner:
             return [self._taken(name, inner) for inner in part if not isinstance(inner, list)]
         if isinstance(part, dict) and part.get("class_name") == "__keras_tensor__":
             told = part.get("config")
-            history = told.get("keras_history") if isinstance(told, dict) else None
-            if _history(history):
+            if isinstance(told, dict) and _history(history := told.get("keras_history")):
                 shape = self._values(name, "shape", told.get("shape"))
                 config = {"shape": shape, "dtype": "float32", "keras_history": history}
                 return {"class_name": "__keras_tensor__", "config": config}

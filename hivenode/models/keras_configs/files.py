@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hivenode.errors import InvalidInput
+from hivenode.errors import Corrupted, InvalidInput
 from hivenode.models.identify.formats import jsons
 from hivenode.models.identify.formats.jsons import Json
 from hivenode.models.identify.readers.keras import configuration, detects
@@ -44,5 +44,5 @@ def read(path: Path) -> Json:
         raw = source.read(0, source.size)
     try:
         return jsons.table(raw, path.name)
-    except jsons.Corrupted as error:
+    except Corrupted as error:
         raise InvalidInput(error.sentence, fix="Give what model.to_json() writes, a .keras or an .h5.") from None

@@ -11,7 +11,7 @@ from hivenode.errors import InvalidInput
 from hivenode.models.analyze import keras_shapes
 from hivenode.models.analyze.tape import product
 from hivenode.models.identify.formats.jsons import Json
-from hivenode.models.keras_configs.allowed import LAYERS, LARGEST, examined
+from hivenode.models.keras_configs.allowed import LARGEST, LAYERS, examined
 from hivenode.models.layers import FLOAT_BYTES, LayerCost, ModelCost
 from hivenode.spec.shapes import Shape, spelled
 
@@ -314,23 +314,23 @@ def _window(s: Settings, shape: Shape) -> int:
 
 
 def _conv(s: Settings, shape: Shape) -> int:
-    filters = s["filters"]
-    return _window(s, shape) * (shape[-1] // s.get("groups", 1)) * filters + _bias(s, filters)
+    filters = int(s["filters"])
+    return _window(s, shape) * (shape[-1] // int(s.get("groups", 1))) * filters + _bias(s, filters)
 
 
 def _depthwise(s: Settings, shape: Shape) -> int:
-    out = shape[-1] * s.get("depth_multiplier", 1)
+    out = shape[-1] * int(s.get("depth_multiplier", 1))
     return _window(s, shape) * out + _bias(s, out)
 
 
 def _separable(s: Settings, shape: Shape) -> int:
-    between = shape[-1] * s.get("depth_multiplier", 1)
-    return _window(s, shape) * between + between * s["filters"] + _bias(s, s["filters"])
+    between = shape[-1] * int(s.get("depth_multiplier", 1))
+    return _window(s, shape) * between + between * int(s["filters"]) + _bias(s, s["filters"])
 
 
 def _recurrent(gates: int) -> Callable[[Settings, Shape], int]:
     def rule(s: Settings, shape: Shape) -> int:
-        units = s["units"]
+        units = int(s["units"])
         biases = 2 if gates == 3 and s.get("reset_after", True) else 1
         return gates * units * (shape[-1] + units) + _bias(s, gates * units * biases)
 
@@ -352,8 +352,8 @@ def _prelu(s: Settings, shape: Shape) -> int:
 
 
 def _attention_parameters(s: Settings, shapes: Sequence[Shape]) -> int:
-    heads, key = s["num_heads"], s["key_dim"]
-    value = s.get("value_dim") or key
+    heads, key = int(s["num_heads"]), int(s["key_dim"])
+    value = int(s.get("value_dim") or key)
     asked, given, keys = shapes[0][-1], shapes[min(1, len(shapes) - 1)][-1], shapes[-1][-1]
     total = heads * (asked * key + keys * key + given * value + value * asked)
     return total + _bias(s, heads * (2 * key + value) + asked)

@@ -31,7 +31,7 @@ def from_config(config: dict[str, Any], info: DataInfo, seed: int) -> Built:
         network = _around(inner, fit, info)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError, RuntimeError) as error:
         raise InvalidInput(
-            f"keras {keras.__version__} does not build the configuration: {' '.join(str(error).split())[:300]}",
+            f"keras {keras.__version__} does not build the configuration: {_why(error)}",
             fix="Build the model with this version of Keras, and take model.to_json() from there.",
         ) from error
     trained = {id(variable) for variable in inner.trainable_variables}
@@ -51,6 +51,11 @@ def from_config(config: dict[str, Any], info: DataInfo, seed: int) -> Built:
         network, layout, kept[0], flatten(parameters, layout.parameters),
         kept[1], flatten(running, layout.buffers), kept[2], fixed,
     )  # fmt: skip
+
+
+def _why(error: Exception) -> str:
+    """Keras repeats the whole configuration before it says what is wrong."""
+    return " ".join(str(error).split()).rpartition("Exception encountered: ")[2][:300]
 
 
 def _around(inner: Any, fit: Fitted, info: DataInfo) -> Any:
@@ -91,10 +96,14 @@ def _is_statistic(owner: Any) -> bool:
 def _first(variable: Any, owner: Any, seed: int, number: int) -> Floats:
     """What a tensor begins with."""
     begun = np.array(keras.ops.convert_to_numpy(variable.value), np.float32)
-    stem = variable.name.removesuffix("_kernel")
-    initializer = getattr(owner, f"{variable.name}_initializer", getattr(owner, f"{stem}_initializer", None))
+    names = (variable.name, variable.name.removesuffix("_kernel"), "depthwise")
+    initializer = next((one for name in names if (one := getattr(owner, f"{name}_initializer", None))), None)
     spread = _spread(initializer, begun.shape)
     if spread is None:
+        if initializer is None and begun.min() != begun.max():
+            raise InvalidInput(
+                f"How {variable.path} of a {type(owner).__name__} begins is not known here.", fix="Use another layer."
+            )
         return begun
     mean, variance = spread
     values: Vector = uniform_values(begun.size, variance, seed, number)

@@ -16,11 +16,10 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow" if importlib.util.find_spec(
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
-import keras
+import keras as keras  # from here alone: after the environment is set
 import numpy as np
 import numpy.typing as npt
 
-from hivenode.data.info import DataInfo
 from hivenode.errors import InvalidInput
 from hivenode.models.layers import Layer, buffers, tensors
 from hivenode.spec.data import Task
