@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -163,6 +165,34 @@ def test_a_sample_may_be_taken_as_it_is_or_flat(shape: tuple[int | None, ...]) -
     entered = layer("InputLayer", name="x", batch_shape=[None, *shape])
     fit = fitted(sequential(entered, layer("Flatten"), DENSE), DIGITS)
     assert fit.takes == tuple(size or 8 for size in shape)
+
+
+def places(value: Any) -> list[tuple[Any, Any]]:
+    """Each value within: what holds it, and under which key."""
+    found = []
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        found += [(value, key), *places(inner)]
+    return found
+
+
+JUNK = [
+    None, True, -1, 0, 2**40, 1e300, "", "x" * 300, [], {}, [[]], {"class_name": "Lambda"}, {"config": 3}, [None] * 9,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_stands_in_a_configuration_it_is_taken_or_refused(seed: int) -> None:
+    rng = random.Random(seed)
+    for _ in range(250):
+        config = ready() if rng.random() < 0.5 else copy.deepcopy(examined(read(SAMPLES / "words.keras")))
+        for _ in range(rng.randrange(1, 3)):
+            holder, key = rng.choice(places(config))
+            if isinstance(holder, dict) and rng.random() < 0.3:
+                del holder[key]
+            else:
+                holder[key] = rng.choice(JUNK)
+        with contextlib.suppress(InvalidInput):
+            describe(ModelSpec(source="keras:config", config=config or {"a": 1}), rng.choice((DIGITS, TEXT)))
 
 
 def test_files_that_are_no_configuration(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def examined(config: Json) -> dict[str, Json]:
     if not isinstance(config, dict) or not isinstance(config.get("config"), dict):
         raise InvalidInput("The Keras configuration has no class_name and config.", fix=_SIMPLE)
     kind = config.get("class_name")
-    if kind not in MODELS:
+    if not isinstance(kind, str) or kind not in MODELS:
         raise InvalidInput(
             f"The Keras configuration is of a {str(kind)[:64]}, which is code of its author.",
             fix="Build the model as a Sequential or functional one: keras.Sequential([...]) or keras.Model(inputs, x).",
@@ -124,7 +124,7 @@ class _Examiner:
         name, kind = self._named(given, usual), given.get("class_name")
         if depth > DEEPEST:
             _wrong(name, f"is more than {DEEPEST} models or wrappers deep", "Put its layers into the model itself.")
-        if kind in MODELS:
+        if isinstance(kind, str) and kind in MODELS:
             made = self.model(given, usual, depth)
         else:
             self._own(name, given)
@@ -163,7 +163,7 @@ class _Examiner:
             if key == "layer" and kind in _WRAPPERS:
                 made[key] = self._wrapped(name, kind, value, depth)
             elif key == "backward_layer":
-                self._mirrored(name, kind, config.get("layer"), value, depth)
+                made[key] = self._mirrored(name, kind, config.get("layer"), value, depth)
             elif key.endswith("activation"):
                 made[key] = self._activation(name, key, value)
             elif key.endswith("initializer"):
@@ -201,13 +201,15 @@ class _Examiner:
             _wrong(name, f"wraps a {inner['class_name']}, which is not built here", "Wrap a layer of one input.")
         return inner
 
-    def _mirrored(self, name: str, kind: str, layer: Json, backward: Json, depth: int) -> None:
-        """Keras states the layer of the other direction, too; it makes the same one itself."""
-        pair = [self._wrapped(name, kind, value, depth) for value in (layer, backward)]
-        for inner in pair:
-            inner["config"] = {k: v for k, v in inner["config"].items() if k not in ("name", "go_backwards")}
-        if pair[0] != pair[1]:
+    def _mirrored(self, name: str, kind: str, layer: Json, backward: Json, depth: int) -> dict[str, Json]:
+        """The layer of the other direction, which Keras states, too."""
+        made = self._wrapped(name, kind, backward, depth)
+        pair = [self._wrapped(name, kind, layer, depth), made]
+        own = ("name", "go_backwards")
+        alike = [(i["class_name"], {k: v for k, v in i["config"].items() if k not in own}) for i in pair]
+        if kind != "Bidirectional" or alike[0] != alike[1]:
             _wrong(name, "has a backward_layer unlike its layer, which is not built here", "Leave it out.")
+        return made
 
     def _policy(self, name: str, dtype: Json) -> None:
         """Everything computes in what `training.precision` says."""

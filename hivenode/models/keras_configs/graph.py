@@ -17,6 +17,8 @@ from hivenode.spec.shapes import Shape, spelled
 
 Settings = Mapping[str, Json]
 MOST_PARAMETERS = 1 << 40
+MOST_VALUES = 1 << 34
+"""That a layer gives for one sample."""
 _CLASSES = ("softmax", "log_softmax", "linear")
 _MERGES = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum")
 
@@ -213,12 +215,14 @@ class _Walk:
             self._fits(kind, settings, shapes)
             found = keras_shapes.given(kind, settings, shapes)
             counted = _parameters(kind, settings, shapes) if found is not None else 0
-        except (TypeError, ValueError, KeyError, IndexError, ZeroDivisionError):
+        except (TypeError, ValueError, KeyError, IndexError, ArithmeticError):
             found = None
         taken = " and ".join(spelled(shape[1:]) for shape in shapes[:4])
         if found is None or min(found[0], default=0) < 1:
             raise _wrong(name, f"({kind}) cannot take {taken} with its settings")
         shape, flops, passing = found
+        if product(shape) > MOST_VALUES:
+            raise _wrong(name, f"gives {product(shape):,} values for each sample; at most {MOST_VALUES:,} are taken")
         parameters = 0 if name in self._counted else counted
         self._counted.add(name)
         elements = product(shape)
@@ -236,9 +240,10 @@ class _Walk:
                 f"Layer {name} of the Keras configuration is a {kind}, and {info.source} {what}.",
                 fix="Begin with an Embedding for text and with another layer for numbers.",
             )
-        if kind == "Embedding" and settings["input_dim"] < info.vocabulary:
+        entries = settings.get("input_dim")
+        if kind == "Embedding" and isinstance(entries, int) and entries < info.vocabulary:
             raise InvalidInput(
-                f"Layer {name} of the Keras configuration has {settings['input_dim']} entries; "
+                f"Layer {name} of the Keras configuration has {entries} entries; "
                 f"{info.source} has {info.vocabulary} tokens.",
                 fix=f"Build it with Embedding({info.vocabulary}, ...).",
             )
