@@ -105,6 +105,8 @@ def measure(nodes: int, seconds: float) -> dict[str, object]:
         start = world.loop.time()
         while not _converged(world, ids):
             await asyncio.sleep(1.0)
+            how = _progress(world, ids, world.loop.time() - start, time.process_time() - began)
+            print(how, file=sys.stderr, flush=True)
             assert world.loop.time() < 600, world.describe()[:5]
         joined, cpu = world.loop.time() - start, time.process_time() - began
         await asyncio.sleep(30.0)  # links of the beginning are let go
@@ -130,6 +132,20 @@ def measure(nodes: int, seconds: float) -> dict[str, object]:
 def _converged(world: World, ids: tuple[str, ...]) -> bool:
     facts = {tuple(machine.node.feeds.heads.items()) for machine in world.up}
     return len(facts) == 1 and bool(world.coordinator()) and all(m.node.membership.alive == ids for m in world.up)
+
+
+def _progress(world: World, ids: tuple[str, ...], virtual: float, cpu: float) -> str:
+    """How far joining has come."""
+    up = world.up
+    heads = [machine.node.feeds.heads for machine in up]
+    links = sorted(len(machine.node.ports.transport.links) for machine in up)
+    leaders = {machine.node.leadership.leader for machine in up}
+    return (
+        f"{len(ids)} nodes, {virtual:.0f} virtual s: {sum(m.node.membership.alive == ids for m in up)} see all"
+        f" (least {min(len(m.node.membership.alive) for m in up)}), {sum(len(held) == len(ids) for held in heads)} hold"
+        f" all feeds (least {min(map(len, heads))}), {len(leaders)} leaders, links {links[0]} to {links[-1]};"
+        f" {cpu:.0f} s of processor"
+    )
 
 
 def main() -> None:

@@ -172,6 +172,7 @@ class _Daemon:
             loop.add_signal_handler(number, self._stopping.set)
         credentials = await self._credentials()
         self._measuring = asyncio.create_task(self._profile.measure(), name="profile")
+        await self._lender.offers(0.0)  # begun now, so that the first job finds them
         watchdog = asyncio.create_task(keep_watchdog(), name="watchdog")
         await self._power.look()
         power = asyncio.create_task(self._power.watch(), name="power")
@@ -412,6 +413,7 @@ class _Daemon:
     async def _own_profile(self, workers: ForkWorkers) -> ProfileReply:
         measured = await asyncio.shield(self._measuring)
         limits = self._limits()
+        offers = await self._lender.offers(LENDING_SECONDS)
         return ProfileReply(
             flops=measured.flops,
             memory_bytes=min(limits.memory_bytes, psutil.virtual_memory().available),
@@ -419,7 +421,8 @@ class _Daemon:
             bandwidth=measured.bandwidth,
             frameworks=workers.frameworks,
             running=0,
-            offers=await self._lender.offers(LENDING_SECONDS),
+            offers=offers,
+            looking=self._lender.looking,
             versions=workers.versions,
             bf16=has_bf16(),
         )

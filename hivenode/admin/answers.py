@@ -17,6 +17,8 @@ T = TypeVar("T")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 BODY_SECONDS = 30.0
+GONE = 499
+"""Status of an answer that nobody gets any more: who asked has hung up."""
 
 HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
@@ -95,6 +97,8 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return await handler(request)
     except HiveError as error:
         return refusal(error)
+    except ConnectionError:
+        return web.Response(status=GONE)
     except web.HTTPNotFound:
         return refusal(
             NotFound(f"There is nothing at {request.path[:200]}.", fix="The API is under /v1; see docs/cli.md.")

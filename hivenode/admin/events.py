@@ -70,7 +70,7 @@ class Streams:
                 following = asyncio.ensure_future(_next(notices))
                 if _wanted(notice, kinds, job):
                     await response.write(_encode(notice))
-        except ConnectionResetError:
+        except ConnectionError:  # lost while it waited to be read, reset when written to
             return response  # the reader went away
         finally:
             following.cancel()

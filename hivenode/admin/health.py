@@ -38,8 +38,8 @@ def complaints(
         for author, hours in sorted(replication.ahead.items())
     )
     found.extend(
-        f"The feed of {roles.name(author)} forked at event {seq} (restored from a backup, or one key on two machines): "
-        "nothing it says is taken in. Give it a new home and invite it again."
+        f"The feed of {_name(author, roles, replication)} forked at event {seq} (restored from a backup, or one key on "
+        "two machines): nothing it says is taken in. Give it a new home and invite it again."
         for author, seq in sorted(replication.feeds.forked.items())
         if author != me
     )
@@ -50,3 +50,9 @@ def complaints(
         for author in replication.excessive
     )
     return tuple(found)
+
+
+def _name(author: str, roles: Roles, replication: Replication) -> str:
+    """Also of one whose own grant does not count any more."""
+    held = replication.feeds.grants.get(author)
+    return held.name if held is not None else roles.name(author)

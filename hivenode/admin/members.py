@@ -8,6 +8,7 @@ from hivenode.admin.doctor import Doctor
 from hivenode.errors import Conflict, InvalidInput, NotFound
 from hivenode.hive.admission import Admission
 from hivenode.hive.contacts import Contacts, Failure, Heard, TurnedAway
+from hivenode.hive.feeds import Feeds
 from hivenode.hive.leadership import Leadership
 from hivenode.hive.membership import Membership
 from hivenode.hive.pairing_desk import PairingDesk
@@ -31,6 +32,7 @@ class Members:
     membership: Membership
     leadership: Leadership
     roles: Roles
+    feeds: Feeds
     contacts: Contacts
     admission: Admission
     examiner: Doctor
@@ -72,7 +74,7 @@ class Members:
 
     def find(self, ref: str) -> str:
         """Id of the node meant by an id, the beginning of one, or a name; a member before one that was revoked."""
-        nodes = {grant.node: grant.name for grant in self.roles.grants}
+        nodes = {grant.node: grant.name for grant in (*self.feeds.grants.values(), *self.roles.grants)}
         nodes |= {member.node: member.name or member.node for member in self.membership.members}
         if ref in nodes:
             return ref

@@ -25,13 +25,13 @@ from hivenode.hive.roles import Roles
 from hivenode.hive.swim import MemberState
 from hivenode.jobs.breakdowns import break_down
 from hivenode.jobs.capacities import capacity_of
-from hivenode.jobs.coordinator import Coordinator
 from hivenode.jobs.ledger import Attempt, Job, Ledger
 from hivenode.jobs.live import Live
 from hivenode.jobs.predictor import Predictor
 from hivenode.jobs.preparing import Preparer
 from hivenode.jobs.proposals import Proposer, describe
 from hivenode.jobs.results import Append
+from hivenode.jobs.waits import Waits
 from hivenode.net.messages import LogsReply, LogsRequest, Request, Response
 from hivenode.net.transport import Transport
 from hivenode.spec.breakdown import Breakdown
@@ -78,9 +78,9 @@ class Parts:
     roles: Roles
     ledger: Ledger
     live: Live
+    waits: Waits
     catalogue: Catalogue
     holders: Holders
-    coordinator: Coordinator
     proposer: Proposer
     preparer: Preparer
     spawn: Callable[[Coroutine[Any, Any, None], str], object]
@@ -345,10 +345,10 @@ class Service:
         p = self._p
         if not job.open:
             return f"{job.ending}: {job.error}" if job.error else job.ending
-        if waiting := p.coordinator.waiting.get(job.id):
-            return waiting
         if p.leadership.leader is None:
             return "waiting for a coordinator to be elected"
+        if waiting := p.waits.why(job.id, p.leadership.leader):
+            return waiting
         if attempt is None or attempt.ended is not None:
             return "waiting for the coordinator to plan it"
         planned = len(attempt.plan.shares)
@@ -391,6 +391,7 @@ class Service:
                     samples_per_second=heard.progress.samples_per_second,
                     age_seconds=now - heard.at,
                     trouble=heard.progress.trouble,
+                    share=heard.progress.share,
                 )
                 for node, heard in live.items()
             ),

@@ -92,6 +92,7 @@ class Holders:
 
     topic = "holders"
     kinds: tuple[type[Body], ...] = (BlobHeld,)
+    commuting: tuple[type[Body], ...] = ()
 
     def __init__(self) -> None:
         self._held: dict[str, tuple[str, ...]] = {}

@@ -258,11 +258,12 @@ def _show(client: AdminClient, detail: JobDetail) -> None:
             )  # fmt: skip
         out.print(attempts)
     if detail.workers and job.ended_at is None:
-        workers = table("NODE", "STATE", "STEP", "LOSS", "SAMPLES/S", "HEARD")
+        workers = table("NODE", "STATE", "STEP", "LOSS", "SAMPLES/S", "OF THE DATA", "HEARD")
         for worker in detail.workers:
             workers.add_row(
                 styled(worker.name), state(worker.state), str(worker.step), number(worker.loss),
-                f"{worker.samples_per_second:.0f}", f"{duration(worker.age_seconds)} ago",
+                f"{worker.samples_per_second:.0f}", f"{worker.share:.1%}" if worker.share is not None else "-",
+                f"{duration(worker.age_seconds)} ago",
             )  # fmt: skip
         out.print(workers)
         for worker in detail.workers:

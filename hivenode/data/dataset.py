@@ -32,6 +32,10 @@ class Samples(Protocol):
         """The same as they are kept: images as uint8, tokens and classes as int32."""
         ...
 
+    def bring(self, places: range) -> None:
+        """Have these on this machine, if they are not. May be called from a thread of its own. Raises HiveError."""
+        ...
+
 
 def ready(values: Array) -> Array:
     """What was kept small as a model takes it: images as float32 in [0, 1], whole numbers as int64."""
@@ -59,6 +63,9 @@ class Held:
             inputs.astype(np.int32) if inputs.dtype == np.int64 else inputs,
             labels.astype(np.int32) if labels.dtype == np.int64 else labels,
         )
+
+    def bring(self, places: range) -> None:
+        """They are."""
 
 
 @dataclass(frozen=True, slots=True)

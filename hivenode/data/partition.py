@@ -19,7 +19,8 @@ from hivenode.spec.split import held_out, member_range, split
 Indices = npt.NDArray[np.int64]
 
 _SPLIT, _EPOCH, _WEIGHTS, _RANGE = 1, 2, 3, 4
-_BLOCK = 1 << 20
+_BLOCK = 1 << 16
+"""Numbers drawn at a time: what that takes besides stays small, and is not left behind in the heap."""
 
 
 def random_words(count: int, seed: int, purpose: int, number: int = 0) -> npt.NDArray[np.uint64]:
@@ -98,6 +99,8 @@ class Mixed:
         if epoch != self._epoch:
             self._epoch, self._order = epoch, self._batches.order(epoch)
         batch = self._batches.of_step(self._order, step)
+        if len(members) == 1:
+            return batch, len(batch)
         mine = member_range(len(batch), members, weights, me)
         return batch[mine.start : mine.stop], len(batch)
 
@@ -134,15 +137,15 @@ class Ranged:
 
 class Own:
     """`Order` in which every member has samples of its own and nobody else's: in each step each trains on as large a
-    part of them. Those of a member that is lost are lost with it.
+    part of them. Those of a member that is lost are lost with it, until it is back.
 
     Args:
         counts: samples of each planned member.
+        steps: in an epoch.
     """
 
-    def __init__(self, counts: Mapping[str, int], batch_size: int, seed: int) -> None:
-        self._counts, self._seed = counts, seed
-        self._steps = max(1, -(-sum(counts.values()) // batch_size))
+    def __init__(self, counts: Mapping[str, int], steps: int, seed: int) -> None:
+        self._counts, self._steps, self._seed = counts, steps, seed
         self._key: tuple[int, str] | None = None
         self._order: Indices = np.zeros(0, np.int64)
 

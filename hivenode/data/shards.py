@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from hivenode.data.dataset import Dataset, ready
 from hivenode.data.info import DataInfo
-from hivenode.data.manifest import FORMAT, MOST_SHARDS, Manifest, Shard
+from hivenode.data.manifest import FORMAT, MOST_SHARDS, Manifest, Shard, overlapping
 from hivenode.data.text import IGNORED
 from hivenode.errors import Corrupted
 
@@ -144,6 +144,11 @@ class Pieces:
     def take(self, places: npt.NDArray[np.int64]) -> tuple[Array, Array]:
         inputs, labels = self.stored(places)
         return ready(inputs), ready(labels)
+
+    def bring(self, places: range) -> None:
+        """Those not here yet; none is opened."""
+        if missing := overlapping(self._shards, places):
+            self._paths(missing)
 
     def stored(self, places: npt.NDArray[np.int64]) -> tuple[Array, Array]:
         """As they lie in the pieces."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
@@ -16,7 +16,9 @@ from hivenode.store.ports import Journal
 
 CELL = "peers"
 GATHER_SECONDS = 0.2
-"""How long changes are gathered before they are written."""
+"""How long changes are gathered before they are written; with more than `FEW` members longer in proportion, since all
+of them are written each time."""
+FEW = 64
 TRIED_AT_ONCE = 8
 """Members that a node without any link tries besides its neighbours."""
 
@@ -28,6 +30,7 @@ class AddressBook:
 
     Args:
         members: everyone known.
+        member: what is known of one.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class AddressBook:
         journal: Journal,
         roles: Roles,
         members: Callable[[], tuple[Member, ...]],
+        member: Callable[[str], Member | None],
         mesh: Mesh,
         rng: random.Random,
     ) -> None:
@@ -46,6 +50,7 @@ class AddressBook:
         self._journal = journal
         self._roles = roles
         self._members = members
+        self._member = member
         self._mesh = mesh
         self._rng = rng
         self._known: dict[str, tuple[str, ...]] = {}
@@ -79,6 +84,10 @@ class AddressBook:
         """Whether a message to this node, with no link to it, dials it."""
         return node in self._known and node not in self._kept
 
+    def beside(self, node: str) -> tuple[str, ...]:
+        """Who should keep a link to this node, where not everybody does."""
+        return tuple(sorted(self._mesh.beside(node))) if self._mesh.partial else ()
+
     def open(self, seeds: tuple[str, ...]) -> None:
         """Begin with whoever was known before the last stop, and the seeds."""
         for node, addresses in sorted(self.remembered.items()):
@@ -97,12 +106,13 @@ class AddressBook:
             return
         moved = self._known.get(node) != addresses
         self._known[node] = addresses
-        self._mesh.set(node, present=present)
+        stirred = self._mesh.set(node, present=present)
         if moved and node in self._kept:
             self._transport.want(node, addresses)
         elif moved:
             self._transport.know(node, addresses)
-        self._review()
+        if stirred or node in self._tried or any(node in nodes for nodes in self._needed.values()):
+            self._review()
 
     def need(self, purpose: str, nodes: Sequence[str]) -> None:
         """Keep links to these as well, for this purpose, instead of those named for it before."""
@@ -132,8 +142,15 @@ class AddressBook:
             self._review()
 
     def seek_all(self) -> None:
-        """Seek whoever is not sought yet: somebody may have been let back in."""
-        for member in self._members():
+        """Seek every member that is not sought yet."""
+        self._seek_missing(self._members())
+
+    def seek_known(self, nodes: Iterable[str]) -> None:
+        """Seek those of these that are members and not sought yet: they may have been let back in."""
+        self._seek_missing(member for node in nodes if (member := self._member(node)) is not None)
+
+    def _seek_missing(self, members: Iterable[Member]) -> None:
+        for member in members:
             if member.node not in self._known and member.state is not MemberState.left:
                 self.seek(member.node, member.addresses, present=member.state in PRESENT)
 
@@ -161,7 +178,7 @@ class AddressBook:
             while self._stale:
                 self._stale = False
                 await self.write()
-                await asyncio.sleep(GATHER_SECONDS)
+                await asyncio.sleep(GATHER_SECONDS * max(1.0, len(self._known) / FEW))
         finally:
             self._writing = False
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from hivenode.errors import Conflict, InvalidInput, NotFound, Refused
 from hivenode.hive.papers import Papers
@@ -35,6 +35,7 @@ class Admission:
         addresses: where a joining node may reach members, own first.
         present: where a member that is alive now can be reached; None for any other.
         roles: what the authority has said of each node so far.
+        grants: the same, with what stands in parts of feeds that do not count.
         counted: how many events of an author count here.
         append: states facts in our own feed.
         admitted: told of everybody let in: the invite's id, and the name.
@@ -51,6 +52,7 @@ class Admission:
         addresses: Callable[[], tuple[str, ...]],
         present: Callable[[str], tuple[str, ...] | None],
         roles: Roles,
+        grants: Callable[[], Mapping[str, Grant]],
         counted: Callable[[str], int],
         append: Callable[[Body], Awaitable[None]],
         admitted: Callable[[str, str], None] = lambda invite, name: None,
@@ -63,6 +65,7 @@ class Admission:
         self._addresses = addresses
         self._present = present
         self._roles = roles
+        self._grants = grants
         self._counted = counted
         self._append = append
         self._admitted = admitted
@@ -181,7 +184,7 @@ class Admission:
         log.warning("revoked", node_id=node, member=held.name, reason=reason)
 
     def _held(self, node: str) -> Grant:
-        grant = self._roles.grant(node)
+        grant = self._roles.grant(node) or self._grants().get(node)
         if grant is None:
             raise NotFound(f"This hive never had a node {node}.", fix="`hivenode peers` lists those it knows.")
         return grant

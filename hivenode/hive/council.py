@@ -20,4 +20,4 @@ def council(alive: Iterable[str], serial: Callable[[str], int]) -> tuple[str, ..
     present = sorted(alive)
     if len(present) <= FULL:
         return tuple(present)
-    return tuple(sorted(sorted(present, key=lambda node: (serial(node), node))[:SEATS]))
+    return tuple(sorted(node for _, node in sorted(zip(map(serial, present), present, strict=True))[:SEATS]))

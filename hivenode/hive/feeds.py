@@ -135,10 +135,20 @@ class Feeds:
             self._stirred.clear()
         return self._heads
 
+    def head(self, author: str) -> int:
+        """What `heads` says of one author, 0 for one that is not in there."""
+        return QUARANTINED if author in self._forked else self.counted(author)
+
     @property
     def forked(self) -> Mapping[str, int]:
         """Quarantined authors and the lowest number under which two events of theirs are known."""
         return self._forked
+
+    @property
+    def grants(self) -> Mapping[str, Grant]:
+        """The latest of each node that has come here, also one in a part of a feed that does not count: a feed that
+        forked at its first event takes its author's own out of the views."""
+        return self._latest
 
     @property
     def digest(self) -> bytes:
@@ -404,16 +414,24 @@ class Feeds:
     def missing(self, heads: Mapping[str, int], limit_bytes: int) -> tuple[tuple[Event, ...], bool]:
         """Events that a node with these heads lacks, in the order of their clocks as far as each chain allows (so that
         it need not fold them anew with each piece), up to a size; and whether more remain."""
-        lacking: list[list[Entry]] = []
-        for author, feed in self._feeds.items():
-            there, floor = heads.get(author, 0), self._floor(author)
-            if (
-                floor <= there < floor + len(feed)
-            ):  # below the floor it lacks what is sealed, and could not chain these on
-                lacking.append(feed[there - floor : self._reach(author)])
+        lacking: list[tuple[int, str, int]] = []
+        """A heap: of each author the next event to send, as its clock, author and place."""
+        for author, _ in self.heads.items() - heads.items():
+            feed, there, floor = self._feeds.get(author, []), heads.get(author, 0), self._floor(author)
+            # Below the floor it lacks what is sealed, and could not chain these on.
+            if floor <= there < floor + min(len(feed), self._reach(author)):
+                lacking.append((feed[there - floor].event.hlc, author, there - floor))
+        heapq.heapify(lacking)
         events: list[Event] = []
         size = 0
-        for entry in heapq.merge(*lacking, key=lambda entry: (entry.event.hlc, entry.event.author)):
+        while lacking:
+            _, author, at = lacking[0]
+            feed = self._feeds[author]
+            if at + 1 < self._reach(author):
+                heapq.heapreplace(lacking, (feed[at + 1].event.hlc, author, at + 1))
+            else:
+                heapq.heappop(lacking)
+            entry = feed[at]
             size += len(entry.encoded) + 8
             if events and (size > limit_bytes or len(events) >= 512):
                 return tuple(events), True
@@ -459,7 +477,7 @@ class Feeds:
 
     def behind(self, heads: Mapping[str, int]) -> bool:
         """Whether a node with these heads has something we lack."""
-        for author, seq in heads.items():
+        for author, seq in heads.items() - self.heads.items():
             if seq <= self._held(author):
                 continue
             limit = self._limit(author)

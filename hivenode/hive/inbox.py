@@ -68,9 +68,9 @@ class Inbox:
 class Allowance:
     """How much of each author is taken in."""
 
-    def __init__(self, now: float) -> None:
-        self._at = now
-        self._used: dict[str, float] = {}
+    def __init__(self) -> None:
+        self._used: dict[str, tuple[float, float]] = {}
+        """Of each author, what it had used at some time."""
         self._denied: dict[str, float] = {}
 
     def exceeded(self, now: float) -> tuple[str, ...]:
@@ -81,11 +81,10 @@ class Allowance:
     def allowed(self, events: Iterable[Event], now: float) -> list[Event]:
         """Those that fit, in order. Of an author of whom one did not, no later one is let through: its chain would have
         a gap. Costs nothing yet."""
-        self._settle(now)
         used: dict[str, float] = {}
         kept: list[Event] = []
         for event in events:
-            before = used.get(event.author, self._used.get(event.author, 0.0))
+            before = used[event.author] if event.author in used else self._owed(event.author, now)
             used[event.author] = before + cost(event) if before < AUTHOR_BYTES else AUTHOR_BYTES
             if before < AUTHOR_BYTES:
                 kept.append(event)
@@ -93,14 +92,13 @@ class Allowance:
                 self._denied[event.author] = now
         return kept
 
-    def spend(self, event: Event) -> None:
+    def spend(self, event: Event, now: float) -> None:
         """This one was taken in."""
-        self._used[event.author] = min(2.0 * AUTHOR_BYTES, self._used.get(event.author, 0.0) + cost(event))
+        self._used[event.author] = min(2.0 * AUTHOR_BYTES, self._owed(event.author, now) + cost(event)), now
 
-    def _settle(self, now: float) -> None:
-        paid = (now - self._at) * AUTHOR_BYTES_PER_SECOND
-        self._at = now
-        self._used = {author: used - paid for author, used in self._used.items() if used > paid}
+    def _owed(self, author: str, now: float) -> float:
+        used, at = self._used.get(author, (0.0, now))
+        return max(0.0, used - (now - at) * AUTHOR_BYTES_PER_SECOND)
 
 
 def cost(event: Event) -> int:

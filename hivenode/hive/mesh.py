@@ -37,11 +37,15 @@ def ring_keys(hive: str, node: str) -> tuple[bytes, ...]:
     return tuple(stream[at : at + _KEY_BYTES] for at in range(0, len(stream), _KEY_BYTES))
 
 
+Gap = tuple[bytes, bytes]
+"""Two places on a ring, one after the other; the last and the first meet."""
+
+
 class Rings:
-    """Members in the order of each ring."""
+    """Members in the order of each ring: by key, and then by id."""
 
     def __init__(self) -> None:
-        self._rings: tuple[list[tuple[bytes, str]], ...] = tuple([] for _ in range(MAX_RINGS))
+        self._rings: tuple[list[bytes], ...] = tuple([] for _ in range(MAX_RINGS))
         self._members: dict[str, tuple[bytes, ...]] = {}
 
     def __len__(self) -> int:
@@ -52,22 +56,38 @@ class Rings:
 
     def add(self, node: str, keys: tuple[bytes, ...]) -> None:
         self._members[node] = keys
+        name = node.encode()
         for ring, key in zip(self._rings, keys, strict=True):
-            insort(ring, (key, node))
+            insort(ring, key + name)
 
     def remove(self, node: str) -> None:
+        name = node.encode()
         for ring, key in zip(self._rings, self._members.pop(node), strict=True):
-            del ring[bisect_left(ring, (key, node))]
+            del ring[bisect_left(ring, key + name)]
+
+    def gaps(self, node: str, keys: tuple[bytes, ...]) -> list[Gap]:
+        """Between whom a node stands on each ring in use, or would."""
+        if not self._members:
+            return []
+        count, name, found = len(self._members) + (node not in self._members), node.encode(), list[Gap]()
+        for ring, key in zip(self._rings[: rings_for(count)], keys, strict=False):
+            at = bisect_left(ring, key + name)
+            found.append((ring[at - 1], ring[(at + (ring[at : at + 1] == [key + name])) % len(ring)]))
+        return found
 
     def beside(self, node: str, keys: tuple[bytes, ...]) -> Iterable[str]:
         """The two neighbours on each ring in use; of a node that is not on them, where it would stand."""
-        if not self._members:
-            return
-        count = len(self._members) + (node not in self._members)
-        for ring, key in zip(self._rings[: rings_for(count)], keys, strict=False):
-            at = bisect_left(ring, (key, node))
-            yield ring[at - 1][1]
-            yield ring[(at + (ring[at : at + 1] == [(key, node)])) % len(ring)][1]
+        return (place[_KEY_BYTES:].decode() for gap in self.gaps(node, keys) for place in gap)
+
+
+def comes_between(gaps: Iterable[Gap], node: str, keys: tuple[bytes, ...]) -> bool:
+    """Whether a node stands in one of these gaps, each on its ring."""
+    name = node.encode()
+    for (before, after), key in zip(gaps, keys, strict=False):
+        place = key + name
+        if (before < place < after) if before < after else (place > before or place < after):
+            return True
+    return False
 
 
 class Mesh:
@@ -88,6 +108,10 @@ class Mesh:
         self._known = Rings()
         self._present = Rings()
         self._partial = False
+        self._beside: dict[str, None] = {}
+        """Our neighbours on the rings, while partial."""
+        self._gaps: tuple[list[Gap], list[Gap]] = ([], [])
+        """Where we stand between them: among those present, and among all."""
 
     @property
     def partial(self) -> bool:
@@ -99,19 +123,33 @@ class Mesh:
         """Links at most, once partial."""
         return 4 * MAX_RINGS + MAX_NEEDED
 
-    def set(self, node: str, *, present: bool) -> None:
-        """A member to seek, present or gone."""
+    def set(self, node: str, *, present: bool) -> bool:
+        """A member to seek, present or gone. Returns whether `neighbours` may be others now."""
         if node == self._me:
-            return
-        if node not in self._known or (present and node not in self._present):
+            return False
+        new = node not in self._known
+        came = present and node not in self._present
+        if new or came:
             keys = ring_keys(self._hive, node)
-            if node not in self._known:
+            if new:
                 self._known.add(node, keys)
-            if present:
+            if came:
                 self._present.add(node, keys)
-        if not present and node in self._present:
+            if self._elsewhere(node, keys):
+                return False
+        elif not present and node in self._present:
             self._present.remove(node)
-        self._review()
+        else:
+            return False
+        return self._review() or (new and not self._partial)
+
+    def _elsewhere(self, node: str, keys: tuple[bytes, ...]) -> bool:
+        """Whether a node that has just come leaves our neighbours as they are: most do, and they come in crowds."""
+        same = all(
+            len(gaps) == rings_for(len(rings) + 1)
+            for gaps, rings in zip(self._gaps, (self._present, self._known), strict=True)
+        )
+        return self._partial and same and not any(comes_between(gaps, node, keys) for gaps in self._gaps)
 
     def drop(self, node: str) -> None:
         """Not to be sought any more."""
@@ -128,13 +166,24 @@ class Mesh:
         """
         if not self._partial:
             return frozenset(self._known._members)
-        chosen = {*self._present.beside(self._me, self._keys), *self._known.beside(self._me, self._keys)}
         wanted = [node for node in dict.fromkeys(needed) if node in self._known]
-        return frozenset(chosen.union(wanted[:MAX_NEEDED])) - {self._me}
+        return frozenset((*self._beside, *wanted[:MAX_NEEDED])) - {self._me}
 
-    def _review(self) -> None:
+    def beside(self, node: str) -> frozenset[str]:
+        """Who, of those present, should keep a link to this member in a partial mesh."""
+        return frozenset(self._present.beside(node, ring_keys(self._hive, node))) - {node}
+
+    def _review(self) -> bool:
+        """Look whether the mesh is partial, and who is beside us; whether either has changed."""
+        before = self._partial, self._beside
         members = len(self._known) + 1
         if members > self._full:
             self._partial = True
         elif members <= self._full * 3 // 4:
             self._partial = False
+        present, known = (
+            rings.gaps(self._me, self._keys) if self._partial else [] for rings in (self._present, self._known)
+        )
+        self._gaps = present, known
+        self._beside = {place[_KEY_BYTES:].decode(): None for gap in (*present, *known) for place in gap}
+        return before != (self._partial, self._beside)

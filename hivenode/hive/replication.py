@@ -99,7 +99,7 @@ class Replication:
         self._lock = asyncio.Lock()
         self._inbox = Inbox()
         self._arrived = asyncio.Event()
-        self._allowance = Allowance(0.0)
+        self._allowance = Allowance()
         self._overflowing: dict[str, None] = {}
         self._known_elsewhere = 0
         self._whole = asyncio.Event()
@@ -224,7 +224,7 @@ class Replication:
     async def _be_whole(self) -> None:
         if self._whole.is_set() or await self._wait_whole(WHOLE_SECONDS):
             return
-        others_have_more = self._known_elsewhere > self.feeds.heads.get(self._identity.node_id, 0)
+        others_have_more = self._known_elsewhere > self.feeds.head(self._identity.node_id)
         if others_have_more and await self._wait_whole(TAKE_BACK_SECONDS):
             return
         if self._identity.node_id in self._journal.damaged:
@@ -243,7 +243,7 @@ class Replication:
         return True
 
     def _see_whole(self) -> None:
-        if self.feeds.heads.get(self._identity.node_id, 0) >= self._known_elsewhere:
+        if self.feeds.head(self._identity.node_id) >= self._known_elsewhere:
             self._whole.set()
 
     async def _introduce(self) -> None:
@@ -321,8 +321,9 @@ class Replication:
             if found.offence and len(waiting) > 1:
                 return False
             await self._keep(found.fresh)
+            now = asyncio.get_running_loop().time()
             for entry in found.fresh:
-                self._allowance.spend(entry.event)
+                self._allowance.spend(entry.event, now)
                 self._clock.observe(entry.event.hlc)
             self._see_whole()
         self._pass_on(waiting, found.fresh)
@@ -349,11 +350,12 @@ class Replication:
             said.setdefault(peer, set()).update(keys)
             old.update(keys if delta.more else ())
         news = {(e.event.author, e.event.seq): e.event for e in fresh if (e.event.author, e.event.seq) not in old}
-        others = [peer for peer in self._links() if not news.keys() <= said.get(peer, set())]
+        told = {peer for peer, known in said.items() if news.keys() <= known}
+        others = [peer for peer in self._links() if peer not in told] if news else []
         whole = FeedDelta(events=tuple(news.values()))
-        for peer in self._rng.sample(others, min(len(others), self._fanout())) if news else ():
-            known = said.get(peer)
-            rest = [event for key, event in news.items() if key not in known] if known else ()
+        for peer in self._rng.sample(others, min(len(others), self._fanout())):
+            heard = said.get(peer)
+            rest = [event for key, event in news.items() if key not in heard] if heard else ()
             self._send(peer, FeedDelta(events=tuple(rest)) if rest else whole)
 
     def _within_bounds(self, events: Sequence[Event]) -> list[Event]:

@@ -11,8 +11,8 @@ from hivenode.trust.authority import Grant, open_grant
 
 
 class Roles:
-    """Latest grant of each node (highest serial). A grant proves itself by the authority's signature, so it does
-    not matter in whose feed it stands.
+    """Latest grant of each node: highest serial, and of two with one serial the one whose bytes are higher. A grant
+    proves itself by the authority's signature, so it does not matter in whose feed it stands, nor when it was said.
 
     Args:
         own: this node's own grant, which counts before its feed has begun.
@@ -20,12 +20,17 @@ class Roles:
 
     topic = "roles"
     kinds: tuple[type[Body], ...] = (NodeAdmitted,)
+    commuting: tuple[type[Body], ...] = (NodeAdmitted,)
 
     def __init__(self, authority_key: bytes, own: bytes | None = None) -> None:
         self._authority_key = authority_key
         self._own = open_grant(own, authority_key) if own is not None else None
         self._folded: dict[str, tuple[Grant, bytes]] = {}
         self._grants: dict[str, Grant] = {}
+        self._news: dict[str, None] = {}
+        self._revoked: dict[str, None] = {}
+        self._holders: dict[Role, tuple[str, ...]] = {}
+        """As last worked out, until a grant changes."""
         self.back({})
 
     def apply(self, author: str, hlc: int, body: Body) -> None:
@@ -38,14 +43,29 @@ class Roles:
 
     def _take(self, grant: Grant, signed: bytes) -> None:
         held = self._folded.get(grant.node)
-        if held is None or grant.serial > held[0].serial:
+        if held is None or (grant.serial, signed) > (held[0].serial, held[1]):
             self._folded[grant.node] = (grant, signed)
-            self._show(grant)
+            self._show(grant.node)
 
-    def _show(self, grant: Grant) -> None:
-        held = self._grants.get(grant.node)
-        if held is None or grant.serial > held.serial:
-            self._grants[grant.node] = grant
+    def _show(self, node: str) -> None:
+        """Go by what was folded of a node, or by our own grant where that says more of us."""
+        folded = self._folded.get(node)
+        grant = folded[0] if folded is not None else None
+        own = self._own if self._own is not None and self._own.node == node else None
+        if own is not None and (grant is None or own.serial > grant.serial):
+            grant = own
+        if grant == self._grants.get(node):
+            return
+        if grant is not None:
+            self._grants[node] = grant
+        else:
+            del self._grants[node]
+        if grant is not None and grant.revokes:
+            self._revoked[node] = None
+        else:
+            self._revoked.pop(node, None)
+        self._news[node] = None
+        self._holders.clear()
 
     def mark(self) -> object:
         return dict(self._folded)
@@ -53,9 +73,9 @@ class Roles:
     def back(self, mark: object) -> None:
         assert isinstance(mark, dict)
         self._folded = dict(mark)
-        self._grants = {node: grant for node, (grant, _) in self._folded.items()}
-        if self._own is not None:
-            self._show(self._own)
+        own = (self._own.node,) if self._own is not None else ()
+        for node in dict.fromkeys((*self._grants, *self._folded, *own)):
+            self._show(node)
 
     def fresh(self) -> Roles:
         return Roles(self._authority_key)
@@ -86,8 +106,12 @@ class Roles:
         return grant.serial if grant else 0
 
     def revoked(self, node: str) -> bool:
-        grant = self._grants.get(node)
-        return grant is not None and grant.revokes
+        return node in self._revoked
+
+    def news(self) -> tuple[str, ...]:
+        """Nodes whose latest grant is another than when this was asked last."""
+        news, self._news = tuple(self._news), {}
+        return news
 
     @property
     def grants(self) -> tuple[Grant, ...]:
@@ -104,4 +128,6 @@ class Roles:
 
     def holders(self, role: Role) -> tuple[str, ...]:
         """Ids of all nodes with a role, sorted."""
-        return tuple(sorted(node for node, grant in self._grants.items() if role in grant.roles))
+        if role not in self._holders:
+            self._holders[role] = tuple(sorted(node for node, grant in self._grants.items() if role in grant.roles))
+        return self._holders[role]

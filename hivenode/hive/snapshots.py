@@ -296,7 +296,7 @@ def _note(signed: dict[str, tuple[int, bytes]], raw: bytes, authority_key: bytes
         grant = open_grant(raw, authority_key)
     except Refused:
         return  # a forged grant grants nothing; the feed that carries it is otherwise valid
-    if grant.node not in signed or grant.serial > signed[grant.node][0]:
+    if grant.node not in signed or (grant.serial, raw) > signed[grant.node]:
         signed[grant.node] = (grant.serial, raw)
 
 

@@ -5,7 +5,9 @@ same view on every node, in whatever order, how often and over whatever path the
 already: an event from beyond the cut whose clock lies before the horizon counts as said at the horizon, so it comes
 after all that was sealed, for everybody.
 
-An event that arrives late, ordered before some already folded, takes the folds concerned back to a mark before it.
+An event that arrives late, ordered before some already folded, takes the folds concerned back to a mark before it;
+unless it and all that come after it are of kinds that may be folded in any order among themselves. Where many nodes
+join at once, all that is late is of such a kind.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ class Fold(Protocol):
 
     topic: str
     kinds: tuple[type[Body], ...]
+    commuting: tuple[type[Body], ...]
+    """Of these kinds, events give the same state in whatever order they are folded among themselves."""
 
     def apply(self, author: str, hlc: int, body: Body) -> None: ...
 
@@ -72,6 +76,8 @@ class _Stream:
         self._horizon = 0
         self._items: list[tuple[Key, Body]] = []
         self._marks: list[tuple[int, object]] = [(0, fold.mark())]
+        self._settled = 0
+        """Up to here the order of the events matters; those from here on commute."""
 
     @property
     def base(self) -> object:
@@ -81,6 +87,7 @@ class _Stream:
         self._horizon = horizon
         self._items.clear()
         self._marks = [(0, base)]
+        self._settled = 0
         self.fold.back(base)
 
     def add(self, entries: Sequence[Entry]) -> None:
@@ -97,6 +104,11 @@ class _Stream:
             at = bisect.bisect(self._items, mine[0][0], key=_key)
             while self._marks[-1][0] > at:
                 self._marks.pop()
+            if at >= self._settled and all(isinstance(body, self.fold.commuting) for _, body in mine):
+                for item in mine:
+                    bisect.insort(self._items, item, key=_key)
+                    self.fold.apply(item[0][1], item[0][0], item[1])
+                return
             start, mark = self._marks[-1]
             self.fold.back(mark)
             tail = sorted([*self._items[at:], *mine], key=_key)
@@ -109,6 +121,8 @@ class _Stream:
                 self._marks.append((place, self.fold.mark()))
             key, body = self._items[place]
             self.fold.apply(key[1], key[0], body)
+            if not isinstance(body, self.fold.commuting):
+                self._settled = place + 1
         del self._marks[1 : -MARKS + 1]
 
 

@@ -20,8 +20,21 @@ from hivenode.jobs.ledger import Attempt, AttemptName, Checkpoint, Job, Ledger
 from hivenode.jobs.live import Live
 from hivenode.jobs.proposals import Proposer
 from hivenode.jobs.results import Append
+from hivenode.jobs.waits import Waits
 from hivenode.logs import get_logger
-from hivenode.net.messages import Adopt, Assign, Endpoint, Have, Having, Request, Response, Standing, Start, Stop
+from hivenode.net.messages import (
+    Adopt,
+    Assign,
+    Endpoint,
+    Have,
+    Having,
+    Request,
+    Response,
+    Standing,
+    Start,
+    Stop,
+    Waiting,
+)
 from hivenode.spec.events import AttemptAdopted, AttemptEnded, JobGivenUp, JobPlanned
 from hivenode.spec.job import JobSpec
 from hivenode.spec.values import Engine, Epoch, Plan
@@ -40,6 +53,9 @@ CHECKED_BYTES_PER_SECOND = 100e6
 ABSENT_SECONDS = 30.0
 """How long a job waits for an absent node that holds its only checkpoint."""
 
+REPEAT_SECONDS = 5.0
+"""After which it is said again why a job waits, for those who have come meanwhile."""
+
 log = get_logger("coordinator")
 T = TypeVar("T")
 
@@ -53,6 +69,8 @@ class Coordinator:
         name: a node's name for people.
         outbid: told of an epoch above ours that has planned; the election is to go beyond it.
         max_attempts: attempts in a row without any progress before a job is given up.
+        waits: why open jobs do not run.
+        announce: tells a reason to all, this node included.
         changed: notified when the ledger, the membership or live progress changed.
     """
 
@@ -61,6 +79,8 @@ class Coordinator:
         *,
         ledger: Ledger,
         live: Live,
+        waits: Waits,
+        announce: Callable[[Waiting], None],
         proposer: Proposer,
         call: Callable[[str, Request, float], Awaitable[Response]],
         append: Append,
@@ -73,6 +93,8 @@ class Coordinator:
     ) -> None:
         self._ledger = ledger
         self._live = live
+        self._waits = waits
+        self._announce = announce
         self._proposer = proposer
         self._call = call
         self._append = append
@@ -88,8 +110,9 @@ class Coordinator:
         self._first_tried: dict[str, float] = {}
         self._seen_through: dict[AttemptName, None] = {}
         self._growing = Growing(ledger, proposer, self._ask, append, lambda: asyncio.get_running_loop().time())
-        self.waiting: dict[str, str] = {}
-        """Why an open job is not running, by job."""
+        self._epoch: Epoch | None = None
+        self._announced: dict[str, tuple[str, float]] = {}
+        """What was last told of each job that waits, and when."""
 
     @property
     def leads(self) -> bool:
@@ -110,7 +133,8 @@ class Coordinator:
         self._main, self._drivers, self._seen_through = None, {}, {}
         self._first_tried.clear()
         self._growing.clear()
-        self.waiting.clear()
+        self._announced.clear()
+        self._epoch = epoch
         if epoch is not None:
             self._main = self._tasks.spawn(self._oversee(epoch), "coordinator")
 
@@ -144,7 +168,7 @@ class Coordinator:
                 log.exception("internal error in a job's driver", job=job_id)
                 self._wait_for(job, f"internal error on the coordinator: {error!r}")
                 await asyncio.sleep(10.0)
-        self.waiting.pop(job_id, None)
+        self._goes_on(job_id)
 
     # --- a new attempt ------------------------------------------------------------------------------------------
 
@@ -189,7 +213,7 @@ class Coordinator:
             resume_step=checkpoint.step if checkpoint else 0,
         )
         await self._append(planned)
-        self.waiting.pop(job.id, None)
+        self._goes_on(job.id)
         name = (planned.attempt, epoch)
         log.info("planned", job=job.id, attempt=planned.attempt, epoch=str(epoch), strategy=plan.strategy.value,
                  engine=plan.engine.value, nodes=len(plan.shares), resume_step=planned.resume_step,
@@ -377,7 +401,7 @@ class Coordinator:
                 await self._append(AttemptAdopted(job.id, attempt.number, attempt.planned, epoch, going))
                 log.info("adopted", job=job.id, attempt=attempt.number, epoch=str(epoch), members=len(going))
                 self._seen_through[attempt.name] = None
-                self.waiting.pop(job.id, None)
+                self._goes_on(job.id)
                 return
             remaining = deadline - asyncio.get_running_loop().time()
             if len(standings) == len(nodes) or remaining <= 0:
@@ -402,9 +426,19 @@ class Coordinator:
         await self._append(JobGivenUp(job=job.id, epoch=epoch, error=error[:1900], fix=fix[:1900]))
 
     def _wait_for(self, job: Job, reason: str) -> None:
-        if self.waiting.get(job.id) != reason:
-            self.waiting[job.id] = reason
+        now = asyncio.get_running_loop().time()
+        said, at = self._announced.get(job.id, ("", now))
+        if said != reason:
             log.info("waiting", job=job.id, reason=reason)
+        elif now - at < REPEAT_SECONDS:
+            return
+        if self._epoch is not None:
+            self._announced[job.id] = reason, now
+            self._announce(Waiting(job=job.id, epoch=self._epoch, reason=reason[:1900]))
+
+    def _goes_on(self, job_id: str) -> None:
+        self._announced.pop(job_id, None)
+        self._waits.forget(job_id)
 
     async def _ask_all(self, nodes: Sequence[str], order: Request, seconds: float) -> dict[str, Response | HiveError]:
         """Ask nodes at the same time; an error is an answer too."""

@@ -490,6 +490,7 @@ class Executor:
             convergence=said.convergence,
             tokens_per_second=said.tokens_per_second,
             trouble=work.trouble,
+            share=said.share,
         )
         now = asyncio.get_running_loop().time()
         if now - work.told >= PROGRESS_SECONDS or work.told < 0:

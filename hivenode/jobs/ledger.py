@@ -195,6 +195,7 @@ class Ledger:
         JobGivenUp,
         ModelRegistered,
     )
+    commuting: tuple[type[Body], ...] = (NodeAdmitted,)
 
     def __init__(self, authority_key: bytes) -> None:
         self._authority_key = authority_key

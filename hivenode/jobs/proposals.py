@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import difflib
 import random
 import zlib
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 
 import msgspec
@@ -77,6 +78,7 @@ class Proposer:
         if not self.only_nodes_know(spec):
             describe(spec)  # what is wrong with it is told whoever is there
         heard = await self._heard()
+        self._known_of(spec, heard)
         workload, heard = _priced(spec, heard)
         if memory_factor != 1.0:
             workload = workload.taking(memory_factor)
@@ -93,6 +95,20 @@ class Proposer:
             rng=random.Random(zlib.crc32(salt.encode())),
             runnable=_runnable(spec),
         )
+
+    def _known_of(self, spec: JobSpec, heard: dict[str, ProfileReply]) -> None:
+        """Raises Unavailable while a node reads data of its own that it may take part with: all of them are meant."""
+        named = set(spec.placement.nodes)
+        reading = [
+            self._name(node)
+            for node, reply in heard.items()
+            if set(spec.needs) & set(reply.looking) and (not named or named & {node, self._name(node)})
+        ]
+        if reading:
+            raise Unavailable(
+                f"What is {spec.data.source} on {', '.join(reading)} is still being read there.",
+                fix="Ask again in a moment; a job that was submitted waits by itself.",
+            )
 
     async def _heard(self) -> dict[str, ProfileReply]:
         workers = self._workers()
@@ -190,7 +206,7 @@ def _priced(spec: JobSpec, heard: dict[str, ProfileReply]) -> tuple[Workload, di
     for need in spec.needs:
         found = {node: offer for node, reply in heard.items() for offer in reply.offers if offer.name == need}
         if not found:
-            raise Unavailable(f"No node that answers has {need}.", fix=_WHERE[need.partition(":")[0]])
+            raise Unavailable(f"No node that answers has {need}.", fix=_instead(need, heard))
         kinds = Counter(offer.same for offer in found.values())
         usual = max(sorted(kinds), key=lambda kind: kinds[kind])
         odd = {node for node, offer in found.items() if offer.same != usual}
@@ -208,6 +224,8 @@ def _priced(spec: JobSpec, heard: dict[str, ProfileReply]) -> tuple[Workload, di
 
 
 def _workload(spec: JobSpec, model: ModelSpec, data: DataInfo) -> Workload:
+    if spec.framework == "sklearn":
+        compositions.fits(model, data)
     workload = Workload.of(spec, model=describe_model(model, data), data=data, masked=_masked(spec, data))
     if spec.framework == "sklearn" and compositions.entry_of(model).kind in FITTED:
         members = compositions.members_of(model)
@@ -253,6 +271,16 @@ def _masked_by_framework(spec: JobSpec, data: DataInfo) -> dict[Strategy, str]:
         why = "batch normalisation would see small batches one by one; model_parallel gives it whole ones"
         return {Strategy.pipeline_parallel: why}
     return {}
+
+
+def _instead(need: str, heard: Mapping[str, ProfileReply]) -> str:
+    """What to do where nobody has something: somebody may call it otherwise."""
+    kind = need.partition(":")[0]
+    others = sorted({o.name for reply in heard.values() for o in reply.offers if o.name.startswith(f"{kind}:")})
+    near = difflib.get_close_matches(need, others, n=1, cutoff=0.7)
+    if near:
+        return f"Did you mean '{near[0]}'? {_WHERE[kind]}"
+    return _WHERE[kind] + (f" There is {', '.join(others[:10])}." if others else "")
 
 
 _WHERE = {

@@ -169,6 +169,24 @@ def describe(model: ModelSpec, info: DataInfo) -> ModelCost:
     return ModelCost(model.source, sum(layer.parameters for layer in layers), flops, 2 * kept, layers)
 
 
+def fits(model: ModelSpec, info: DataInfo) -> None:
+    """Raises InvalidInput: the estimator does not fit the data."""
+    name, entry = model.name, entry_of(model)
+    arguments_of(model)
+    if info.vocabulary:
+        raise InvalidInput(f"{name} takes numbers, and {info.source} is text.", fix="Use a zoo: model for text.")
+    if entry.task not in ("clustering", info.task):
+        raise InvalidInput(
+            f"{name} is for {entry.task}, and {info.source} is for {info.task}.",
+            fix="Use another estimator, or other data.",
+        )
+    if entry.task == "regression" and info.outputs > 1 and name in ("SGDRegressor", "GradientBoostingRegressor"):
+        raise InvalidInput(
+            f"{name} predicts one value, and {info.source} has {info.outputs}.",
+            fix="Use RandomForestRegressor or Ridge.",
+        )
+
+
 def members_of(model: ModelSpec) -> int:
     """Units in which the members of an ensemble are fitted, each by one node; 0 of what is none."""
     if model.name not in ENSEMBLES:

@@ -29,6 +29,7 @@ from hivenode.net.messages import (
     Reply,
     VoteReply,
     VoteRequest,
+    Waiting,
 )
 
 
@@ -72,10 +73,12 @@ RATES: Mapping[type, Rate] = {
     FeedDelta: Rate(200, 1000),
     # Twice a second for each job a node works on, of which there may be 256.
     Progress: Rate(600, 2000),
+    # Every few seconds for each job that waits.
+    Waiting: Rate(100, 2000),
 }
 FLOOD_SECONDS = 5.0
 """Who exceeds a rate for so long without a pause is disconnected."""
-PATIENT = (FeedDelta, Progress)
+PATIENT = (FeedDelta, Progress, Waiting)
 """Kinds that an honest node may send for longer than that: a long queue of jobs, a slow receiver."""
 
 MESSAGE_BYTES = 64

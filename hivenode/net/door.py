@@ -72,6 +72,8 @@ class Door:
 
         @web.middleware
         async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
+            if not all(value.isascii() for _, value in request.raw_headers):  # an answer may have to repeat them
+                raise web.HTTPBadRequest(text="Headers are ASCII here.")
             if request.path != JOIN_PATH and not request.path.startswith(JOIN_PATH + "/"):
                 request[PAPER] = self._look(request)
             return await handler(request)

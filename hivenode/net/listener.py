@@ -38,7 +38,7 @@ class ListenLimits:
     """Bounds of the port."""
 
     unauthenticated: int = 40
-    """Connections of which no certificate has been seen yet. Each costs 288 KB, asyncio's TLS buffers."""
+    """Connections of which no certificate has been seen yet. Each costs 100 KB, most of it asyncio's TLS buffer."""
     unauthenticated_per_address: int = 8
     authenticated: int = 512
     authenticated_per_peer: int = 16

@@ -154,6 +154,8 @@ class WorkerProgress(_Local, frozen=True, tag="progress"):
     """By how much of itself the loss fell from one epoch to the next, as of the latest."""
     tokens_per_second: float | None = None
     """Of text."""
+    share: float | None = None
+    """Of the samples, that is this worker's; it moves with the workers' speeds."""
 
 
 class ViewChanged(_Local, frozen=True, tag="view"):

@@ -341,6 +341,8 @@ class Progress(_Message, frozen=True, tag="progress"):
     tokens_per_second: float | None = None
     trouble: Sentence = ""
     """What it goes on in spite of."""
+    share: float | None = None
+    """Of the samples, that is this worker's."""
 
 
 class Hold(_Message, frozen=True, tag="hold"):
@@ -353,6 +355,14 @@ class Hold(_Message, frozen=True, tag="hold"):
 
 class Held(_Message, frozen=True, tag="held"):
     digest: Digest
+
+
+class Waiting(_Message, frozen=True, tag="waiting"):
+    """Why an open job does not run, from who coordinates; to every linked node and the submitter, now and then."""
+
+    job: JobId
+    epoch: Epoch
+    reason: Sentence
 
 
 class Have(_Message, frozen=True, tag="have"):
@@ -423,6 +433,8 @@ class ProfileReply(_Message, frozen=True, tag="profile"):
     """Where its workers listen for others'."""
     trusted: Annotated[tuple[Name, ...], msgspec.Meta(max_length=64)] = ()
     """Subnets on which its owner lets workers speak in plaintext."""
+    looking: Annotated[tuple[Annotated[str, msgspec.Meta(max_length=128)], ...], msgspec.Meta(max_length=128)] = ()
+    """What it may soon offer, once it has been read."""
 
 
 class Failure(_Message, frozen=True, tag="failure"):
@@ -460,7 +472,7 @@ Message = (
     Ping | Ack | PingRequest | Nack | Gossip | PushPull | Sums
     | VoteRequest | VoteReply | Heartbeat | HeartbeatAck
     | FeedHeads | FeedSummary | FeedDelta | SealOffered
-    | Progress
+    | Progress | Waiting
     | Certificate
     | Call | Reply
     | Keep
@@ -470,6 +482,6 @@ PRIORITY: dict[type, int] = {
     VoteRequest: 0, VoteReply: 0, Heartbeat: 0, HeartbeatAck: 0,
     Keep: 1, Ping: 1, Ack: 1, PingRequest: 1, Nack: 1, Gossip: 1, PushPull: 1, Sums: 1,
     Call: 2, Reply: 2, Certificate: 2,
-    FeedHeads: 3, FeedSummary: 3, FeedDelta: 3, SealOffered: 3, Progress: 3,
+    FeedHeads: 3, FeedSummary: 3, FeedDelta: 3, SealOffered: 3, Progress: 3, Waiting: 3,
 }  # fmt: skip
 """Outbound queue of each message type: election, membership, rpc, gossip. Lower goes first."""

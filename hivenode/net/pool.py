@@ -193,7 +193,8 @@ class Pool:
         if kept is not use.announced:
             use.announced = kept
             self._tell(peer, kept, soon)
-        self._arm()
+        if peer in self._use_of():  # whoever was told may have dropped it
+            self._arm({peer: use})
 
     def down(self) -> None:
         """A link has ended: somebody may be waiting for its place."""
@@ -203,16 +204,18 @@ class Pool:
     def make_room(self) -> bool:
         """Close a link that we do not want, so that another may come up: the one unused for longest, of those that the
         other end does not want either if there are any. A newcomer may have nobody but us, and the others had us for a
-        while. False if there is none."""
+        while. What somebody wants does not give way in the midst of its use; what nobody wants does, once it has been
+        up for as long: where a crowd joins at once, whoever was let in soon knows others, and yet there is always
+        something to say. False if there is none."""
         since = asyncio.get_running_loop().time() - self._limits.busy_seconds
-        idle = [
-            (not self._unwanted(peer, use), use.at, peer)
+        fair = [
+            (not nobodys, use.at, peer)
             for peer, use in self._use_of().items()
-            if use.at <= since and not self._wanted(peer)
+            if not self._wanted(peer) and (use.since if (nobodys := self._unwanted(peer, use)) else use.at) <= since
         ]
-        if not idle:
+        if not fair:
             return False
-        _, _, oldest = min(idle)
+        _, _, oldest = min(fair)
         self._close(oldest)
         return True
 
@@ -224,10 +227,11 @@ class Pool:
     def _ends(self, use: Use) -> float:
         return use.at + self._limits.idle_seconds * (1.0 if use.dialled else 1.5)
 
-    def _arm(self) -> None:
+    def _arm(self, uses: Mapping[str, Use] | None = None) -> None:
+        """Be called back when the first of these, or of all, may be due."""
         due = [
             self._ends(use) if not use.held else use.since + self._limits.idle_seconds
-            for peer, use in self._use_of().items()
+            for peer, use in (self._use_of() if uses is None else uses).items()
             if use.held or self._unwanted(peer, use)
         ]
         loop = asyncio.get_running_loop()

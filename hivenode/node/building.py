@@ -197,7 +197,7 @@ def build_work(node: Services, reactions: Reactions) -> None:
     )
 
 
-def build_coordination(node: Services) -> None:
+def build_coordination(node: Services, reactions: Reactions) -> None:
     """What plans jobs while this node leads."""
     ports = node.ports
     node.predictor = Predictor(ports.workers, ports.limits, ports.lends)
@@ -212,6 +212,8 @@ def build_coordination(node: Services) -> None:
     node.coordinator = Coordinator(
         ledger=node.ledger,
         live=node.live,
+        waits=node.waits,
+        announce=reactions.announce,
         proposer=node.proposer,
         call=node.call_node,
         append=node.replication.append,
@@ -238,6 +240,7 @@ def build_membership(node: Services, reactions: Reactions, *, boot: int) -> None
         sign=node.credentials.identity.sign,
         verify=reactions.verify,
         dials=node.book.dials,
+        beside=node.book.beside,
     )
     node.membership = Membership(swim, ports.transport, reactions.member_changed, reactions.let_go, reactions.conflict)
 
@@ -274,6 +277,7 @@ def build_admission(node: Services) -> None:
         addresses=node.seed_addresses,
         present=node.present_at,
         roles=node.roles,
+        grants=lambda: node.feeds.grants,
         counted=node.feeds.counted,
         append=node.replication.append,
         admitted=lambda invite, name: node.pairing.admitted(invite, name),
@@ -301,9 +305,9 @@ def build_service(node: Services) -> None:
             roles=node.roles,
             ledger=node.ledger,
             live=node.live,
+            waits=node.waits,
             catalogue=node.catalogue,
             holders=node.holders,
-            coordinator=node.coordinator,
             proposer=node.proposer,
             preparer=node.preparer,
             spawn=node.tasks.spawn,
@@ -337,6 +341,7 @@ def _members(node: Services) -> Members:
         membership=node.membership,
         leadership=node.leadership,
         roles=node.roles,
+        feeds=node.feeds,
         contacts=node.contacts,
         admission=node.admission,
         examiner=Doctor(

@@ -8,20 +8,24 @@ from collections.abc import Iterable
 from hivenode.hive.council import FULL, council
 from hivenode.hive.leadership import Electorate
 from hivenode.hive.standing import UNABLE, SelfAssessment, Signs
-from hivenode.hive.swim import PRESENT, MemberState
+from hivenode.hive.swim import PRESENT, Member, MemberState
 from hivenode.node.services import Services
 from hivenode.spec.values import Epoch, Role
 
 ASSESS_SECONDS = 1.0
 """Between two looks at how fit this node is to coordinate."""
 ELECTORATE_SECONDS = 0.1
-"""How long the election is spared news of members unless they go, to hear several at once."""
+"""How long the election is spared news of members unless they go or lead, to hear several at once; in a hive of more
+than `FULL` longer in proportion, as it takes longer to go through them."""
+NEWCOMERS_SECONDS = 0.1
+"""How long newcomers are gathered before what they said of themselves is taken up."""
 
 
 class Candidacy:
     def __init__(self, node: Services) -> None:
         self._node = node
         self._timer: asyncio.TimerHandle | None = None
+        self._gathering: asyncio.TimerHandle | None = None
         self._newcomers: dict[str, None] = {}
         """Nodes of whose admission we have just heard."""
 
@@ -30,15 +34,25 @@ class Candidacy:
         self._assessment = SelfAssessment(self._node.settings.election.priority, asyncio.get_running_loop().time())
 
     def close(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._gathering):
+            if timer is not None:
+                timer.cancel()
 
     # --- the others ---------------------------------------------------------------------------------------------
 
-    def electorate_soon(self) -> None:
-        """Tell the election in a moment: of members that are there, several say something new at once."""
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(ELECTORATE_SECONDS, self.electorate)
+    def electorate_soon(self, member: Member) -> None:
+        """Tell the election of a member in a moment: of those that are there, several say something new at once."""
+        leader = self._node.leadership.leader
+        self._electorate_within(leads=member.leads > (leader.counter if leader is not None else 0))
+
+    def _electorate_within(self, *, leads: bool) -> None:
+        """`leads`: somebody says that it leads, and others wait to hear that."""
+        wait = ELECTORATE_SECONDS * (1.0 if leads else max(1.0, self._node.membership.present / FULL))
+        due = asyncio.get_running_loop().time() + wait
+        if self._timer is None or due < self._timer.when():
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = asyncio.get_running_loop().call_at(due, self.electorate)
 
     def electorate(self) -> None:
         """Tell the election who may vote and who may stand, and keep the links that this takes."""
@@ -48,7 +62,6 @@ class Candidacy:
             self._timer = None
         if not node.ready:
             return
-        self._take_up_newcomers()
         present = {member.node: member for member in node.membership.members if member.state in PRESENT}
         alive = tuple(one for one in present if not node.roles.revoked(one))
         may = node.roles.holders(Role.coordinator)
@@ -78,15 +91,17 @@ class Candidacy:
     def admitted(self, nodes: Iterable[str]) -> None:
         """These are of the hive now, as we hear."""
         self._newcomers.update(dict.fromkeys(nodes))
-        self.electorate_soon()
+        self._electorate_within(leads=False)
+        if self._gathering is None:
+            self._gathering = asyncio.get_running_loop().call_later(NEWCOMERS_SECONDS, self._take_up_newcomers)
 
     def _take_up_newcomers(self) -> None:
         """Take up their statements that came before, and ask for those of which none was kept."""
-        node = self._node
+        node, self._gathering = self._node, None
         newcomers, self._newcomers = list(self._newcomers), {}
         for one in newcomers:
             node.membership.admitted(one)
-        missing = [one for one in newcomers if node.membership.member(one) is None]
+        missing = dict.fromkeys(one for one in newcomers if node.membership.member(one) is None)
         links = node.ports.transport.links if missing else ()
         for peer in [one for one in links if one in missing] or links[:1]:
             node.membership.link_up(peer)

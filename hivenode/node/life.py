@@ -47,7 +47,7 @@ class Node(Services):
         building.build_sealer(self, reactions)
         building.build_papers(self)
         building.build_work(self, reactions)
-        building.build_coordination(self)
+        building.build_coordination(self, reactions)
         self.papers.start()
         self.addresses = await ports.transport.start(reactions)
         building.build_membership(self, reactions, boot=boot)

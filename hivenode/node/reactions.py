@@ -30,6 +30,7 @@ from hivenode.net.messages import (
     Sums,
     VoteReply,
     VoteRequest,
+    Waiting,
 )
 from hivenode.net.transport import LinkEnd
 from hivenode.node.candidacy import Candidacy
@@ -119,6 +120,9 @@ class Reactions:
             case Progress():
                 if message.node == peer and message.job in node.ledger.jobs:
                     self._hear(message)
+            case Waiting():
+                if peer == message.epoch.node and message.epoch == node.leadership.leader:
+                    self._hear_waiting(message)
             case Call() | Reply():
                 node.calls.received(peer, message)
         if self._forged:  # whoever passes statements on has checked them
@@ -161,6 +165,7 @@ class Reactions:
             node.tasks.spawn(node.tidy(), "node: tidy")
         touched = dict.fromkeys(job for body in bodies if (job := getattr(body, "job", "")))
         for job in touched:
+            node.waits.forget(job)
             if job in node.ledger.jobs:
                 node.notices.tell("job", plain(node.service.job(job).summary))
         registered = {body.job for body in bodies if isinstance(body, ModelRegistered)}
@@ -186,9 +191,10 @@ class Reactions:
         node.changed.notify()
 
     def _heed_grants(self, entries: Sequence[Entry]) -> None:
-        """The authority has spoken: part from whoever is revoked, seek out whoever may come back."""
+        """The authority has spoken: part from whoever is revoked now, seek out whoever may come back."""
         node = self._node
         transport = node.ports.transport
+        news = node.roles.news()
         if node.roles.revoked(node.me):
             known = (member.node for member in node.membership.members)
             for peer in dict.fromkeys([*node.book.sought, *known, *transport.links]):
@@ -196,16 +202,18 @@ class Reactions:
                 transport.drop(peer, LinkEnd.local)
             node.executor.expelled()
             return
-        for grant in node.roles.grants:
-            if grant.revokes and node.book.addresses(grant.node) is not None:
-                self.let_go(grant.node)
-            if grant.revokes:
-                # It is told why before the door closes: a link that ends by our own will is flushed first.
-                transport.send(grant.node, FeedDelta(events=tuple(entry.event for entry in entries)))
-                transport.drop(grant.node, LinkEnd.local)
-                transport.forget(grant.node)
-                node.membership.expel(grant.node)
-        node.book.seek_all()
+        for one in filter(node.roles.revoked, news):
+            if node.book.addresses(one) is not None:
+                self.let_go(one)
+            # It is told why before the door closes: a link that ends by our own will is flushed first.
+            transport.send(one, FeedDelta(events=tuple(entry.event for entry in entries)))
+            transport.drop(one, LinkEnd.local)
+            transport.forget(one)
+            node.membership.expel(one)
+        if node.me in news:  # perhaps it is we who may come back
+            node.book.seek_all()
+        else:
+            node.book.seek_known(news)
 
     # --- members ------------------------------------------------------------------------------------------------
 
@@ -221,7 +229,7 @@ class Reactions:
             if not present and was in PRESENT:
                 node.executor.node_gone(member.node)
         if present:
-            self._candidacy.electorate_soon()  # it comes, or says something of its standing, and hardly alone
+            self._candidacy.electorate_soon(member)  # it comes, or says something of its standing, and hardly alone
         else:
             self._candidacy.electorate()
         node.notices.tell(
@@ -261,13 +269,26 @@ class Reactions:
 
     def broadcast(self, progress: Progress) -> None:
         """Tell everybody who may want to know how far our part of a job is."""
-        node = self._node
         self._hear(progress)
-        job, leader = node.ledger.jobs.get(progress.job), node.leadership.leader
+        self._spread(progress)
+
+    def announce(self, waiting: Waiting) -> None:
+        """Tell everybody who may want to know why a job does not run."""
+        self._hear_waiting(waiting)
+        self._spread(waiting)
+
+    def _spread(self, message: Progress | Waiting) -> None:
+        node = self._node
+        job, leader = node.ledger.jobs.get(message.job), node.leadership.leader
         watching = (leader.node if leader else "", job.submitter if job else "")
         for peer in dict.fromkeys((*node.ports.transport.links, *watching)):
             if peer not in ("", node.me):
-                node.ports.transport.send(peer, progress)
+                node.ports.transport.send(peer, message)
+
+    def _hear_waiting(self, waiting: Waiting) -> None:
+        node = self._node
+        if node.waits.hear(waiting) and waiting.job in node.ledger.jobs:
+            node.notices.tell("job", plain(node.service.job(waiting.job).summary))
 
     def _hear(self, progress: Progress) -> None:
         node = self._node

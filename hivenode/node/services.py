@@ -33,6 +33,7 @@ from hivenode.jobs.preparing import Preparer
 from hivenode.jobs.proposals import Proposer
 from hivenode.jobs.results import Results
 from hivenode.jobs.supplies import Supplies
+from hivenode.jobs.waits import Waits
 from hivenode.logs import get_logger
 from hivenode.net.calls import Calls
 from hivenode.net.messages import Request, Response
@@ -89,6 +90,7 @@ class Services:
         self.holders = Holders()
         self.experience = Experience()
         self.live = Live()
+        self.waits = Waits()
         self.views = Views([self.roles, self.ledger, self.holders, self.experience])
         self.feeds = Feeds(credentials.hive_id, credentials.authority_key)
         self.notices = Notices(ports.wall)
@@ -98,6 +100,7 @@ class Services:
             journal=ports.journal,
             roles=self.roles,
             members=lambda: self.membership.members,
+            member=lambda node: self.membership.member(node),
             mesh=Mesh(self.me, credentials.hive_id, settings.network.full_mesh),
             rng=ports.rng,
         )

@@ -39,6 +39,10 @@ _MANY = {
 }
 
 
+INSTEAD = 'data_parallel with data.source = "private:NAME" and training.sync = "local"'
+"""Of what federated rounds would be, what there is."""
+
+
 def plan(
     workload: Workload,
     spec_placement: PlacementSpec,
@@ -107,7 +111,7 @@ def plan(
         micro_batches=chosen.micro_batches,
         precision=precision,
         engine=chosen.engine,
-        engine_reason=chosen.engine_reason,
+        engine_reason=chosen.engine_reason or engines.unused(workload, chosen.strategy),
     )
 
 
@@ -311,6 +315,8 @@ def _expected(candidate: Candidate) -> str:
 
 
 def _not_built(strategy: Strategy, framework: str) -> str:
+    if strategy is Strategy.federated:
+        return f"federated rounds are not available in this version; {INSTEAD} is"
     return f"{strategy.value} is not available for {framework} jobs in this version"
 
 

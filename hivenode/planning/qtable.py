@@ -161,6 +161,7 @@ class Experience:
 
     topic = "experience"
     kinds: tuple[type[Body], ...] = (ExperienceRecorded,)
+    commuting: tuple[type[Body], ...] = ()
 
     def __init__(self, learning: Learning | None = None) -> None:
         self._learning = learning or Learning()

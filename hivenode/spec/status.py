@@ -74,6 +74,8 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     age_seconds: float
     trouble: str = ""
     """What it goes on in spite of, such as a checkpoint that could not be written, and what to do about it."""
+    share: float | None = None
+    """Of the samples, that it trains on; it moves with the workers' speeds."""
 
 
 class JobSummary(msgspec.Struct, frozen=True):

@@ -15,12 +15,9 @@ import sklearn.neural_network
 import sklearn.pipeline  # noqa: F401 - loaded once, before workers are forked
 
 from hivenode.data.dataset import Dataset
-from hivenode.data.info import DataInfo
-from hivenode.errors import InvalidInput
-from hivenode.models.compositions import arguments_of, entry_of
+from hivenode.models.compositions import entry_of, fits
 from hivenode.net.local import FromWorker
 from hivenode.spec.job import JobSpec
-from hivenode.spec.model import ModelSpec
 from hivenode.training.checkpoints import State
 from hivenode.training.forest import Fitting
 from hivenode.training.frameworks.estimator_model import EstimatorModel
@@ -54,7 +51,7 @@ def estimating(
     """
     model, info = spec.model, data.info
     entry = entry_of(model)
-    check(model, info)
+    fits(model, info)
     if entry.task == "clustering":  # whatever else the data could be for
         data = replace(data, info=msgspec.structs.replace(info, task="clustering"))
     if entry.kind in ("trees", "members", "whole"):
@@ -81,21 +78,3 @@ def estimating(
     if state is not None:
         training.resume(state)
     return Prepared(training, layout, lambda: EstimatorModel(model, info, learns.tensors()))
-
-
-def check(model: ModelSpec, info: DataInfo) -> None:
-    """Raises InvalidInput: the estimator does not fit the data."""
-    name, entry = model.name, entry_of(model)
-    arguments_of(model)
-    if info.vocabulary:
-        raise InvalidInput(f"{name} takes numbers, and {info.source} is text.", fix="Use a zoo: model for text.")
-    if entry.task not in ("clustering", info.task):
-        raise InvalidInput(
-            f"{name} is for {entry.task}, and {info.source} is for {info.task}.",
-            fix="Use another estimator, or other data.",
-        )
-    if entry.task == "regression" and info.outputs > 1 and name in ("SGDRegressor", "GradientBoostingRegressor"):
-        raise InvalidInput(
-            f"{name} predicts one value, and {info.source} has {info.outputs}.",
-            fix="Use RandomForestRegressor or Ridge.",
-        )

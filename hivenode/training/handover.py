@@ -23,11 +23,15 @@ class Header(msgspec.Struct, frozen=True):
 
     step: Annotated[int, msgspec.Meta(ge=0)]
     planned: tuple[str, ...]
+    members: tuple[str, ...]
+    """Of these, who is there."""
     shares: dict[str, float]
     codec: str
     """That the members' vectors travel by."""
     scalars: dict[str, str]
     patience: dict[str, str]
+    course: dict[str, str]
+    """Whose samples are whose."""
     loss: float
     """Sum over the epoch's samples so far."""
     samples: int

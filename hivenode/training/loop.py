@@ -3,6 +3,7 @@ epoch's end a look at the held-out part, progress for the daemon, states to keep
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,12 +19,17 @@ from hivenode.training.exchange.inheritance import State as Arrays
 from hivenode.training.frameworks.model import Inputs, Labels, Vector
 from hivenode.training.handover import HEADER_ELEMENTS, Header, pack, unpack
 from hivenode.training.patience import Patience
+from hivenode.training.pooling import COMMON
 from hivenode.training.schedules import learning_rate
+from hivenode.training.strategies.balance import KEY, LEAST_STEPS, LOOKS_PER_EPOCH, Cut, Scales
 from hivenode.training.strategies.collective import Collective
 from hivenode.training.strategies.group import Group
-from hivenode.training.strategies.way import Advance, Course, Way
+from hivenode.training.strategies.way import Advance, Course, Pool, Way
 
 PROGRESS_SECONDS = 0.5
+CHECKPOINT_SECONDS = 1.0
+"""Between two checkpoints at least: each is written, hashed, copied to another node and told to all, and where steps
+are short more of them would save less work than they cost."""
 LOGGED_SECONDS = 10.0
 """Between two lines on the progress of an epoch in the job's log."""
 GATE_STEPS = 10
@@ -90,12 +96,14 @@ class _Meter:
     steps: int = 0
     samples: int = 0
     compute_seconds: float = 0.0
+    computed: int = 0
     loss: float = 0.0
 
     def add(self, advance: Advance, steps: int) -> None:
         self.steps += steps
         self.samples += advance.samples
         self.compute_seconds += advance.compute_seconds
+        self.computed += advance.computed
         self.loss += advance.loss * advance.samples
 
     @property
@@ -137,6 +145,9 @@ class Training:
     _held_out: int | None = field(init=False, default=None)
     """Samples of all members, where each has its own."""
     _logged: float = field(init=False, default_factory=time.monotonic)
+    _kept: float = field(init=False, default=-math.inf)
+    _pace: _Meter = field(init=False, default_factory=_Meter)
+    _scales: Scales = field(init=False, default_factory=Scales)
 
     def __post_init__(self) -> None:
         self._patience = Patience(self.spec)
@@ -148,7 +159,7 @@ class Training:
 
     def state(self) -> State:
         """As of the last finished step; not a copy."""
-        scalars = {**self.way.scalars(), **self._patience.scalars()}
+        scalars = {**self.way.scalars(), **self._patience.scalars(), **self.course.scalars()}
         return State(self.step, self.way.weights, self.model.buffers, self.way.slots(), scalars)
 
     def resume(self, state: State) -> None:
@@ -158,7 +169,8 @@ class Training:
             KeyError, ValueError: it is the state of another way.
         """
         self._patience.restore(state.scalars)
-        own = self._patience.scalars()
+        self.course.restore(state.scalars)
+        own = {KEY, COMMON, *self._patience.scalars()}
         self.way.restore(state.slots, {name: value for name, value in state.scalars.items() if name not in own})
         self.step = state.step
 
@@ -170,8 +182,11 @@ class Training:
             self.group.heed()
             raise
         self.group.look_around(self.step)
-        if (pool := self.course.pool()) is not None:
-            self.data, self._held_out = pool.data, pool.test
+        self._take_stock(self.course.pool(self.step))
+
+    def _take_stock(self, pool: Pool | None) -> None:
+        if pool is not None:
+            self.data, self._held_out = pool
 
     def join(self, peers: tuple[Peer, ...]) -> None:
         """Meet members that train already, and take over their state. Raises as `run` does."""
@@ -183,7 +198,8 @@ class Training:
             self.group.heed()
             raise
         header = taken.header
-        self.group.inherit(header.planned, header.shares)
+        self.group.inherit(header.planned, header.members, header.shares)
+        self.course.inherit(header.course)
         self.way.wire.inherit(header.codec)
         self.way.inherit(taken.weights, taken.slots, header.scalars)
         self.model.buffers[:] = taken.buffers
@@ -193,18 +209,21 @@ class Training:
 
     def _gate(self) -> None:
         """Let newcomers in. Members have everything in common here but the state of what they learn by themselves."""
-        if self.way.wire.settled and self.course.movable:
+        if self.way.wire.settled:
             self.group.gate(self._hand_over, self.step)
+            self._take_stock(self.course.welcome(self.step))
 
     def _hand_over(self) -> Arrays:
         slots, scalars = self.way.shared()
         header = Header(
             step=self.step,
             planned=self.group.planned,
+            members=self.group.members,
             shares=self.group.weights,
             codec=self.way.wire.codec,
             scalars=scalars,
             patience=self._patience.scalars(),
+            course=self.course.scalars(),
             loss=self._epoch.loss,
             samples=self._epoch.samples,
             weights=0,
@@ -221,9 +240,9 @@ class Training:
             JobFailed: training diverged.
             HiveError: this member cannot go on.
         """
-        steps, per_epoch = self.course.steps, self.course.steps_per_epoch
         self.group.look_around(self.step)
         self._gate()
+        steps, per_epoch = self.course.steps, self.course.steps_per_epoch
         self._meter, whole = _Meter(), _Meter()
         found: tuple[float | None, float | None] | None = None
         loss, going = 0.0, self._patience.going
@@ -236,6 +255,8 @@ class Training:
                 meter.add(advance, self.step - before)
             loss = self._epoch.mean_loss
             ended = self.step // per_epoch > before // per_epoch or self.step == steps
+            if self.course.turn(self.step):
+                self._pace = _Meter()
             every = self.spec.checkpoint_every_steps
             keeps = self.step // every > before // every and self.step < steps
             if ended or keeps:
@@ -248,17 +269,45 @@ class Training:
             if ended or time.monotonic() - self._meter.started >= PROGRESS_SECONDS:
                 self._progress(*(found if ended and found is not None else (None, None)))
             if keeps and going:
-                self.owe(self.step, self.way.wire.debts())
-                if self.leads:
-                    self.save(self.state())
+                self._keep()
             shared = ended or keeps if self.model.buffers.size else self.step // GATE_STEPS > before // GATE_STEPS
             if shared and going and self.step < steps:
                 self._gate()
+            self._rebalance(advance, self.step - before)
         if found is None:  # resumed after the last step
             found = self._evaluate()
         self.group.finish()
         speed = whole.samples_per_second
         return Result(self.step, loss, *found, self.step / per_epoch, speed, self._convergence, self._tokens(speed))
+
+    def _keep(self) -> None:
+        """Save the state, unless that was done a moment ago; never without, or apart from, what members still owe."""
+        owed, moment = self.way.wire.debts(), time.monotonic()
+        self.owe(self.step, owed)
+        if self.leads and (owed or moment - self._kept >= CHECKPOINT_SECONDS):
+            self._kept = moment
+            self.save(self.state())
+
+    def _rebalance(self, advance: Advance, steps: int) -> None:
+        """Where members have ranges of their own, look now and then whether these still fit their speeds."""
+        if not self.course.ranged or self.course.pending:
+            return
+        self._pace.add(advance, steps)
+        every = max(LEAST_STEPS, -(-self.course.steps_per_epoch // LOOKS_PER_EPOCH))
+        if self._pace.steps < every or self.step >= self.course.steps:
+            return
+        pace, self._pace = self._pace, _Meter()
+        paces = self.group.paces(pace.computed, pace.compute_seconds, self.step)
+        weights, gain = self._scales.look(self.group.weights, paces, pace.steps)
+        if not weights:
+            return
+        epoch, before, after = -(-self.step // self.course.steps_per_epoch), self.group.fraction, weights[self.group.me]
+        self.course.recut(Cut(epoch, weights, gain))
+        event = (
+            f"From epoch {epoch + 1} on this node trains on {after:.1%} of the data, before on {before:.1%}: "
+            f"the slowest took {gain:.1f} times as long as it will."
+        )
+        self.report(Log(level="info", event=event, fields={"step": self.step}))
 
     def _tokens(self, samples: float) -> float | None:
         """In so many samples, of text."""
@@ -368,6 +417,7 @@ class Training:
                 test_loss=test_loss,
                 convergence=self._convergence,
                 tokens_per_second=self._tokens(own),
+                share=self.group.fraction,
             )
         )
         self._meter = _Meter()

@@ -4,7 +4,9 @@ nothing of any one of them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Annotated, NamedTuple
 
 import msgspec
 import numpy as np
@@ -12,43 +14,74 @@ import numpy.typing as npt
 
 from hivenode.data.dataset import Array, Dataset, Samples
 from hivenode.data.normalisation import Normalisation
+from hivenode.errors import InvalidInput
 from hivenode.training.strategies.group import Group
 
 _DIGITS = 4096
 """Numbers of samples are told in two digits of this base, so that float32 says them exactly."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pool:
-    """Attributes:
-    data: this member's own, scaled as everybody's; its `info` counts the samples of all.
-    train: samples to train on, by node.
-    test: held out, of all.
+COMMON = "common"
+"""Scalar of a checkpoint."""
+
+
+class Common(msgspec.Struct, frozen=True):
+    """What all go by from the first step to the last, whoever is lost or comes back.
+
+    Attributes:
+        inputs, targets: how all scale their values.
+        steps: in an epoch.
     """
 
-    data: Dataset
+    inputs: Normalisation
+    targets: Normalisation
+    steps: Annotated[int, msgspec.Meta(ge=1, le=2**40)]
+
+    def dump(self) -> str:
+        return msgspec.json.encode(self).decode()
+
+
+def load(text: str) -> Common:
+    """Raises ValueError: it is none."""
+    return msgspec.json.decode(text, type=Common)
+
+
+class Counts(NamedTuple):
+    """Samples to train on, by node, and held out, of all."""
+
     train: dict[str, int]
     test: int
 
 
-def pooled(data: Dataset, group: Group) -> Pool:
-    """Agree with the others. Raises as `Group.agree`."""
-    train = _told(len(data.train), group)
-    test = sum(_told(len(data.test), group).values())
+def counts(data: Dataset, group: Group, step: int) -> Counts:
+    """Tell each other how many samples each has. Raises as `Group.agree`."""
+    train = _told(len(data.train), group, step)
+    return Counts(train, sum(_told(len(data.test), group, step).values()))
+
+
+def common(data: Dataset, group: Group, batch_size: int, train: Mapping[str, int]) -> Common:
+    """Agree on what all go by. Raises as `Group.agree`."""
+    inputs, targets = (_common(own, len(data.train), group) for own in (data.normalisation, data.targets))
+    return Common(inputs, targets, max(1, -(-sum(train.values()) // batch_size)))
+
+
+def scaled(data: Dataset, common: Common, samples: int) -> Dataset:
+    """This member's own data on the scale of all; its `info` counts the samples of all. Raises InvalidInput: they have
+    another number of columns."""
     inputs, targets = data.normalisation, data.targets
-    data = replace(
-        data,
-        info=msgspec.structs.replace(data.info, samples=sum(train.values()) + test),
-        normalisation=_common(inputs, len(data.train), group),
-        targets=_common(targets, len(data.train), group),
-    )
-    values = _Change(inputs, data.normalisation)
-    labels = values if data.info.task == "reconstruction" else _Change(targets, data.targets)
-    own = replace(data, train=_Rescaled(data.train, values, labels), test=_Rescaled(data.test, values, labels))
-    return Pool(own, train, test)
+    if (len(inputs.mean), len(targets.mean)) != (len(common.inputs.mean), len(common.targets.mean)):
+        raise InvalidInput(
+            f"{data.info.source} has another number of columns than the job began with.",
+            fix="Give it those it had, or submit the job again.",
+        )
+    info = msgspec.structs.replace(data.info, samples=samples)
+    values = _Change(inputs, common.inputs)
+    labels = values if info.task == "reconstruction" else _Change(targets, common.targets)
+    train, test = _Rescaled(data.train, values, labels), _Rescaled(data.test, values, labels)
+    return replace(data, info=info, normalisation=common.inputs, targets=common.targets, train=train, test=test)
 
 
-def _told(count: int, group: Group) -> dict[str, int]:
+def _told(count: int, group: Group, step: int) -> dict[str, int]:
     """What each member tells, by node: each has places of its own in a vector that is zero elsewhere."""
     places = len(group.planned)
     vector = np.zeros(2 * places, np.float32)
@@ -59,7 +92,7 @@ def _told(count: int, group: Group) -> dict[str, int]:
         vector[own], vector[places + own] = divmod(count, _DIGITS)
         return 1.0
 
-    mean = group.agree(vector, tell, 0)
+    mean = group.agree(vector, tell, step)
     digits = np.rint(vector * np.float32(mean.total_weight)).astype(np.int64).reshape(2, places)
     return {node: int(digits[0, place]) * _DIGITS + int(digits[1, place]) for place, node in enumerate(group.planned)}
 
@@ -117,3 +150,6 @@ class _Rescaled:
     def stored(self, places: npt.NDArray[np.int64]) -> tuple[Array, Array]:
         inputs, labels = self.own.stored(places)
         return self.inputs(inputs), self.labels(labels)
+
+    def bring(self, places: range) -> None:
+        self.own.bring(places)

@@ -62,7 +62,7 @@ _decode_grant = msgspec.msgpack.Decoder(Grant).decode
 _decode_signed = msgspec.msgpack.Decoder(_Signed).decode
 
 
-@lru_cache(maxsize=1024)  # each part of a node that folds the same event opens the grant in it
+@lru_cache(maxsize=4096)  # each part of a node that folds the same event opens the grant in it, all when folded anew
 def open_grant(data: bytes, authority_key: bytes) -> Grant:
     """Decode and check a grant.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,14 +17,17 @@ from hivenode.spec.data import DataSpec
 from hivenode.spec.values import BlobRef
 from hivenode.worker.orders import Orders
 
-PER_MESSAGE = 256
+PER_MESSAGE = 16
+"""Wishes are answered one after the other: what a step waits for should not have to wait long for what a later one may
+need."""
 
 
 class PieceFinder:
-    """Asks the daemon for pieces, once `orders` listens for its answers."""
+    """Asks the daemon for pieces, once `orders` listens for its answers. Threads may ask at the same time."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
+        self._asking = threading.Lock()
         self.orders: Orders | None = None
 
     def __call__(self, wanted: Sequence[Shard]) -> dict[str, Path]:
@@ -32,8 +36,9 @@ class PieceFinder:
         found: dict[str, Path] = {}
         for start in range(0, len(wanted), PER_MESSAGE):
             part = wanted[start : start + PER_MESSAGE]
-            self._channel.send(Need(blobs=tuple(BlobRef(shard.digest, shard.size) for shard in part)))
-            brought = self.orders.wait_for_data()
+            with self._asking:
+                self._channel.send(Need(blobs=tuple(BlobRef(shard.digest, shard.size) for shard in part)))
+                brought = self.orders.wait_for_data()
             if brought.error:
                 raise Unavailable(brought.error, fix=brought.fix)
             found |= {digest: Path(path) for digest, path in brought.paths.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -11,6 +12,7 @@ import pytest
 from hivenode.admin import answers
 from hivenode.admin.api import AdminServer
 from hivenode.admin.doorstep import Bounds
+from tests.admin.conftest import TOKEN
 from tests.admin.memory import MemoryNode
 
 OWNER = {"Authorization": "Bearer t"}
@@ -122,3 +124,25 @@ async def test_who_stands_there_without_reading_makes_room_too() -> None:
     for _, other in others:
         other.close()
     await server.stop()
+
+
+async def test_who_hangs_up_half_way_is_no_defect(node: MemoryNode, url: str, caplog: pytest.LogCaptureFixture) -> None:
+    owner = f"Host: localhost\r\nAuthorization: Bearer {TOKEN}\r\n"
+    _, deaf = await connected(url)
+    deaf.write(f"GET /v1/events HTTP/1.1\r\n{owner}\r\n".encode())
+    _, half = await connected(url)
+    half.write(f"POST /v1/jobs HTTP/1.1\r\n{owner}Content-Length: 9\r\n\r\n{{".encode())
+    async with asyncio.timeout(10):
+        while not node.bus._readers:
+            await asyncio.sleep(0.005)
+        for _ in range(300):  # until the node waits for somebody to read
+            for number in range(100):
+                node.bus.tell("coordinator", {"node": str(number), "text": "x" * 500})
+            await asyncio.sleep(0)
+        for writer in (deaf, half):
+            writer.transport.abort()
+        while node.bus._readers:
+            await asyncio.sleep(0.005)
+    async with aiohttp.ClientSession(url) as session, session.get("/v1/status") as response:
+        assert response.status == 200
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []

@@ -99,6 +99,11 @@ async def test_files_private_data_packages_and_the_catalogue(hive: list[Machine]
     status, answer = await ash.ask("POST", "/v1/plan", {"spec": spec | {"data": {"source": "private:visit"}}})
     assert status == 503
     assert "No node that answers has private:visit" in answer["error"]["message"]
+    assert answer["error"]["fix"].startswith("Did you mean 'private:visits'?")
+    federated = spec | {"placement": {"strategy": "federated"}}
+    status, answer = await ash.ask("POST", "/v1/plan", {"spec": federated})
+    assert status == 400
+    assert 'data_parallel with data.source = "private:NAME"' in answer["error"]["message"]
 
     tower = {"source": "python:towers:tower", "params": {"width": 8}, "parameters": 50}
     spec = {"name": "tower", "model": tower, "data": shared, "training": training}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 from pathlib import Path
 
 import pytest
@@ -72,5 +73,68 @@ async def test_nodes_that_have_the_data_train_together(
         status, refusal = await ash.ask("POST", "/v1/plan", {"spec": spec | {"placement": {"nodes": ["ash"]}}})
         assert status >= 400
         assert "private:visits" in refusal["error"]["message"]
+    finally:
+        await asyncio.gather(*(machine.stop() for machine in machines))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(230)
+async def test_a_node_with_data_of_its_own_is_lost_comes_back_and_all_go_on_after_all_were_killed(
+    tmp_path: Path,
+) -> None:
+    names = ("ash", "birch", "cedar")
+    secret = {name: 1000.0 + 0.123456789 * (n + 1) for n, name in enumerate(names)}
+    machines = []
+    for name in names:
+        machine = Machine(tmp_path, name)
+        lines = "".join(f"{secret[name] + n},{n % 20},{'odd' if n % 20 > 9 else 'even'}\n" for n in range(300))
+        (tmp_path / f"{name}.csv").write_text("a,b,kind\n" + lines)
+        extra = f'[data.private.visits]\nsource = "csv:{tmp_path}/{name}.csv"\n'
+        machine.configure("127.0.0.1", free_port(), extra=extra)
+        machines.append(machine)
+    ash, _, cedar = machines
+    await form_hive(machines)
+    try:
+        spec = {
+            "name": "visits",
+            "model": {"source": "zoo:mlp", "params": {"hidden": 16}},
+            "data": {"source": "private:visits"},
+            "training": {"epochs": 40_000, "batch_size": 90, "learning_rate": 0.05, "checkpoint_every_steps": 50},
+            "placement": {"min_nodes": 3},
+        }
+        path = f"/v1/jobs/{(await ash.api('POST', '/v1/jobs', {'spec': spec}))['summary']['job']}"
+        detail = await ash.until(path, lambda d: (d["checkpoint_step"] or 0) >= 50)
+        assert sorted(detail["attempts"][0]["members"]) == sorted(names)
+        epoch = detail["summary"]["steps"] / 40_000
+        assert epoch == 8, "720 samples of all, in batches of 90"
+
+        await cedar.kill()
+        detail = await ash.until(path, lambda d: len(d["attempts"][0]["members"]) == 2)
+        at = detail["summary"]["step"]
+        assert "1 of 3 nodes lost" in detail["summary"]["reason"], detail["summary"]
+        detail = await ash.until(path, lambda d: d["summary"]["step"] > at + 20)
+        assert sorted(detail["attempts"][0]["members"]) == ["ash", "birch"], "without its rows"
+        await cedar.start()
+        detail = await ash.until(path, lambda d: len(d["attempts"][0]["members"]) == 3, 90)
+        at = detail["summary"]["step"]
+        detail = await ash.until(path, lambda d: d["checkpoint_step"] > at)
+        assert len(detail["attempts"]) == 1, "it came back into the run"
+        logs = (await ash.api("GET", f"{path}/logs"))["lines"]
+        assert any("going on without lost workers" in line["event"] for line in logs)
+        assert any("going on with new workers" in line["event"] for line in logs)
+
+        await asyncio.gather(*(machine.kill() for machine in machines))
+        await asyncio.gather(*(machine.start() for machine in machines))
+        resumed = await ash.until(path, lambda d: len(d["attempts"]) > 1 and d["summary"]["step"] > at + 50, 90)
+        assert resumed["attempts"][1]["resume_step"] >= at
+        assert resumed["summary"]["steps"] == detail["summary"]["steps"], "an epoch is as long as it was"
+        await ash.api("POST", f"{path}/cancel", {})
+        for machine in machines:
+            others = [value for name, value in secret.items() if name != machine.name]
+            shapes = [f"{v + n}" for v in others for n in range(40)]
+            wanted = [s.encode() for s in shapes] + [struct.pack(f"<{k}", float(s)) for s in shapes for k in "fd"]
+            for file in (file for file in machine.home.rglob("*") if file.is_file()):
+                assert not any(part in file.read_bytes() for part in wanted), file
+            assert not pieces(machine)
     finally:
         await asyncio.gather(*(machine.stop() for machine in machines))

@@ -59,7 +59,9 @@ def test_csv_of_values(tmp_path: Path) -> None:
         (CSV + "3,1\n", r"line 22: 2 columns, and the first line names 3"),
         (CSV + '3,"1,long\n', r"about line 22"),
         ("1,2,3\n4,5,6\n", "line 1, holds numbers, not names"),
-        ("a,a\n1,2\n", "each by a name of its own"),
+        ("a,a\n1,2\n", "line 1, names two columns 'a'"),
+        ("a,,b\n1,2,3\n", "each by a name of its own"),
+        ("a;b;kind\n1;2;x\n3;4;y\n", "line 1, is one column, with ';' in its name"),
         ("a,b\n1,2\n", "has 1 samples"),
         ("a,b\n1,x\n2,x\n", "1 different values"),
         ("", "is empty"),
@@ -70,6 +72,24 @@ def test_what_is_wrong_with_a_csv_is_told_with_its_place(tmp_path: Path, text: s
     path.write_text(text)
     with pytest.raises(InvalidInput, match=said):
         read(spec("csv", path))
+
+
+def test_the_line_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(CSV.encode() + b"3,1,\xff\n" + b"3,1,long\n" * 9)
+    with pytest.raises(InvalidInput, match="line 22, is not UTF-8"):
+        read(spec("csv", tmp_path / "a.csv"))
+
+
+def test_arrays_that_are_none_are_told_by_name_and_reason(tmp_path: Path) -> None:
+    inputs, labels = np.zeros((4, 2)), np.arange(4) % 2
+    for arrays, said in (
+        ({"x": np.array([{}, 1, 2, 3]), "y": labels}, r"array 'x', .* Python objects, which .* are not loaded"),
+        ({"x": inputs, "y": np.array(list("abab"))}, r"array 'y', .* are of type <U1, not numbers"),
+        ({"x": inputs.reshape(4, 2, 1, 1, 1), "y": labels}, r"array 'x', .* it has 5 axes"),
+    ):
+        np.savez(tmp_path / "a.npz", **arrays)
+        with pytest.raises(InvalidInput, match=said):
+            read(spec("npz", tmp_path / "a.npz"))
 
 
 def test_a_column_that_is_not_there_is_answered_with_the_nearest(tmp_path: Path) -> None:
@@ -95,6 +115,9 @@ def test_jsonl_of_texts_and_of_numbers(tmp_path: Path) -> None:
     assert read(spec("jsonl", path)).info.labels == ("0", "1")
     path.write_text('{"x": 1, "y": 2}\n{"x": 1}\n')
     with pytest.raises(InvalidInput, match=r"line 2, lacks 'y'"):
+        read(spec("jsonl", path))
+    path.write_text('{"x": 1, "y": 2}\n{"x": {"z": 1}, "y": 3}\n')
+    with pytest.raises(InvalidInput, match=r"line 2, 'x': "):
         read(spec("jsonl", path))
     path.write_text('{"x": 1, "y": 2}\n{"x": \n')
     with pytest.raises(InvalidInput, match=r"line 2: "):
@@ -186,6 +209,11 @@ def test_parquet_and_a_saved_dataset(tmp_path: Path) -> None:
     parquet.write_table(pyarrow.table({"a": [1, None, 3], "y": [1, 2, 1]}), tmp_path / "b.parquet")
     with pytest.raises(InvalidInput, match="row 2, column 'a': it is empty"):
         read(spec("parquet", tmp_path / "b.parquet"))
+    times = pyarrow.table({"a": [1, 2, 3], "t": pyarrow.array([1, 2, 3], pyarrow.timestamp("s")), "y": [1, 2, 1]})
+    parquet.write_table(times, tmp_path / "d.parquet")
+    with pytest.raises(InvalidInput, match="column 't', is of type timestamp"):
+        read(spec("parquet", tmp_path / "d.parquet"))
+    assert read(spec("parquet", tmp_path / "d.parquet", features=("a",))).info.features == 1
     (tmp_path / "c.parquet").write_bytes(b"PAR1 nonsense PAR1")
     with pytest.raises(InvalidInput, match="cannot be read"):
         read(spec("parquet", tmp_path / "c.parquet"))

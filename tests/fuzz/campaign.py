@@ -1,26 +1,35 @@
-"""Coverage-guided fuzzing with atheris; see README.md. Begins with frames of every kind of message."""
+"""Coverage-guided fuzzing with atheris; see README.md. Begins with frames of every kind of message.
+
+python -m tests.fuzz.campaign cores|link [options of libFuzzer, e.g. -max_total_time=600]
+"""
 
 from __future__ import annotations
 
+import logging
 import random
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["hivenode", "tests.fuzz.targets"]):
+with atheris.instrument_imports(include=["hivenode", "tests.fuzz.targets", "tests.fuzz.doorway"]):
     from hivenode.net.codec import ProtocolError, encode
     from tests.fuzz import targets
+    from tests.fuzz.doorway import Looks, seeds
     from tests.fuzz.messages import bodies, messages
 
 import msgspec
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
+Ways = Callable[[list[bytes], list[bytes]], list[list[bytes]]]
+"""From frames' payloads and bodies of events to inputs, as the parts of each."""
 
-def corpus(directory: Path, count: int = 400) -> None:
-    """Write inputs to begin with: several valid frames, or bodies of events, each."""
+
+def corpus(directory: Path, ways: Ways, count: int = 400) -> None:
+    """Write inputs to begin with."""
     made = 0
 
     @seed(1)
@@ -29,37 +38,60 @@ def corpus(directory: Path, count: int = 400) -> None:
     @given(st.lists(messages(), min_size=1, max_size=5), st.lists(bodies(), max_size=2))
     def write(heard: list[object], said: list[object]) -> None:
         nonlocal made
-        parts = []
+        payloads = []
         for message in heard:
             try:
-                parts.append(encode(message))  # type: ignore[arg-type]
+                payloads.append(encode(message))  # type: ignore[arg-type]
             except ProtocolError:
                 continue
-        parts += [bytes([made % 4]) + bytes(8) + msgspec.msgpack.encode(body) for body in said]
-        (directory / f"{made:04}").write_bytes(b"".join(len(p).to_bytes(2, "big") + p for p in parts if len(p) < 65536))
-        made += 1
+        bodies = [bytes([made % 4]) + bytes(8) + msgspec.msgpack.encode(body) for body in said]
+        for parts in ways(payloads, bodies):
+            (directory / f"{made:04}").write_bytes(joined(parts))
+            made += 1
 
     write()
 
 
+def joined(parts: list[bytes]) -> bytes:
+    return b"".join(len(part).to_bytes(2, "big") + part for part in parts if len(part) < 65536)
+
+
 def mutate(data: bytes, max_size: int, chance: int) -> bytes:
-    """Half of the time move, repeat or drop whole frames; otherwise damage bytes."""
+    """Move, repeat or drop whole parts, or damage one of them, or bytes anywhere."""
     rng = random.Random(chance)
     parts = targets.parts(data)
-    if parts and rng.random() < 0.5:
+    if parts and (die := rng.random()) < 0.75:
         other = list(parts)
-        rng.shuffle(other)
-        other.append(rng.choice(parts))
-        joined = b"".join(len(part).to_bytes(2, "big") + part for part in other[: rng.randint(1, len(other))])
-        if len(joined) <= max_size:
-            return joined
+        if die < 0.4:
+            place = rng.randrange(len(other))
+            other[place] = bytes(atheris.Mutate(other[place], min(max_size, len(other[place]) + 64)))
+        else:
+            rng.shuffle(other)
+            other.append(rng.choice(parts))
+            other = other[: rng.randint(1, len(other))]
+        found = joined(other)
+        if len(found) <= max_size:
+            return found
     return bytes(atheris.Mutate(data, max_size))
 
 
 def main() -> None:
+    which, options = sys.argv[1], sys.argv[2:]
+    logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as directory:
-        corpus(Path(directory))
-        atheris.Setup([*sys.argv, directory], targets.everything, custom_mutator=mutate)
+        if which == "link":
+            looks = Looks()
+            hello = looks.hello
+            corpus(Path(directory), lambda payloads, bodies: seeds(payloads, hello), 100)
+
+            def look(data: bytes) -> None:
+                looks.everything(targets.parts(data))
+
+        else:
+            corpus(Path(directory), lambda payloads, bodies: [payloads + bodies])
+            look = targets.everything
+        found = [] if any(Path(option).is_file() for option in options) else [directory]  # a file is to be repeated
+        atheris.Setup([sys.argv[0], *options, *found], look, custom_mutator=mutate)
         atheris.Fuzz()
 
 

@@ -93,7 +93,7 @@ def election(heard: Iterable[Message]) -> None:
 
 
 def feeds(heard: Iterable[Message]) -> None:
-    held, inbox, allowance = Feeds(AUTHORITY.hive_id, AUTHORITY.public_key), Inbox(), Allowance(0.0)
+    held, inbox, allowance = Feeds(AUTHORITY.hive_id, AUTHORITY.public_key), Inbox(), Allowance()
     for number, message in enumerate(heard):
         if isinstance(message, FeedDelta):
             inbox.put(NODES[number % 4], message)
@@ -121,7 +121,7 @@ def folds(said: Iterable[tuple[int, int, bytes]]) -> None:
         for entry in order:
             views.add([entry])
         Catalogue(ledger.models).versions  # noqa: B018 (it must not raise)
-        marks.append(msgspec.msgpack.encode([fold.mark() for fold in all_folds]))
+        marks.append(msgspec.msgpack.encode([fold.mark() for fold in all_folds], order="deterministic"))
     assert marks[0] == marks[1]
 
 

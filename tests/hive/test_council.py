@@ -9,7 +9,7 @@ import pytest
 from hivenode.hive.ballots import Persist
 from hivenode.hive.council import FULL, SEATS, council
 from hivenode.hive.election import MAX_STEP, Election, ElectionSettings, Leader
-from hivenode.net.messages import Heartbeat
+from hivenode.net.messages import Heartbeat, Message, VoteRequest
 from hivenode.spec.values import Epoch
 from tests.hive.arena import Arena
 from tests.hive.test_election import ABC, single
@@ -51,18 +51,33 @@ def test_it_follows_from_who_is_alive_in_whatever_order_they_are_named() -> None
 # --- a large hive -----------------------------------------------------------------------------------------------------
 
 
+class Polls(Arena):
+    """Remembers who asked whom for a vote."""
+
+    def __init__(self, voters: int, *, seed: int, council: int) -> None:
+        self.asked: dict[tuple[str, str], None] = {}
+        super().__init__(voters, seed=seed, council=council)
+
+    def _send(self, node: str, peer: str, message: Message) -> None:
+        if isinstance(message, VoteRequest):
+            self.asked[node, peer] = None
+        super()._send(node, peer, message)
+
+
 @pytest.mark.claim("E20")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_only_the_council_is_asked_and_stands_and_all_follow(seed: int) -> None:
-    arena = Arena(LARGE, seed=seed, council=SEATS)
+    arena = Polls(LARGE, seed=seed, council=SEATS)
     arena.run(10.0)
     first = arena.leader()
     assert int(first.node[1:]) < SEATS
+    assert {int(node[1:]) for pair in arena.asked for node in pair} == set(range(SEATS))
     arena.crash(first.node)
     arena.run(3.0)
     second = arena.leader()
     assert second.counter <= first.counter + 2
     assert int(second.node[1:]) <= SEATS, "one more has a seat now"
+    assert max(int(node[1:]) for pair in arena.asked for node in pair) == SEATS
     arena.check()
 
 
@@ -126,6 +141,7 @@ def tell(
     return [*election.electorate(now, alive, (*ABC, "x"), True, voters=ABC, told=told)]
 
 
+@pytest.mark.claim("E21")
 def test_what_the_leader_signs_is_followed_without_heartbeats_once_it_is_on_disk() -> None:
     election = outsider()
     effects = tell(election, Epoch(4, "a"))

@@ -207,7 +207,7 @@ class TakesTheHigherId(Election):
 CHECKS = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
 
 
-@pytest.mark.claim("E3")
+@pytest.mark.claim("E3", "E4")
 @pytest.mark.parametrize("machine", [Quorum, Whole, Open])
 def test_whatever_happens(machine: type[Machine]) -> None:
     run_state_machine_as_test(

@@ -7,13 +7,14 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
+import pytest
 
 from hivenode.hive.clock import HybridClock
 from hivenode.hive.feeds import Entry
-from hivenode.hive.inbox import PEER_DELTAS, Inbox
+from hivenode.hive.inbox import AUTHOR_BYTES, AUTHOR_BYTES_PER_SECOND, PEER_DELTAS, Inbox, cost
 from hivenode.hive.replication import Replication
 from hivenode.net.messages import Event, FeedDelta, FeedHeads, FeedSummary, Message
-from hivenode.spec.events import BlobHeld
+from hivenode.spec.events import BlobHeld, JobSubmitted
 from hivenode.store.ports import Record
 from hivenode.store.simulated import SimulatedDisk, SimulatedJournal
 from hivenode.tasks import TaskGroup
@@ -151,6 +152,31 @@ def test_whoever_sends_faster_than_the_disk_takes_is_bounded_and_asked_again() -
     assert inbox.put("y", FeedDelta((event,))), "another peer has room of its own"
     assert [peer for peer, _ in inbox.take(4)] == ["x", "y", "x", "x"], "in turn"
     assert inbox.put("x", FeedDelta((event,)))
+
+
+@pytest.mark.parametrize(("size", "at_once"), [(0, 500), (1_000, 100), (60_000, 1)])
+def test_who_states_without_end_is_taken_in_slowly_and_named_whatever_the_size(size: int, at_once: int) -> None:
+    """As fast as it is stored, twice as much as it may at once; of tiny events it counts what each takes beside its
+    body."""
+    author, honest = Replica(2), Replica(3)
+    body = JobSubmitted("j-flood", "x", b"x" * size)
+    events = [entry.event for entry in author.say(1 << 30, body)]
+    each = cost(events[-1])
+    events += [entry.event for entry in author.say(1 << 30, *[body] * (2 * AUTHOR_BYTES // each))]
+
+    async def flood(taker: Taker) -> None:
+        began = asyncio.get_running_loop().time()
+        for begin in range(0, len(events), at_once):
+            taker.replication.received("x", FeedDelta(events=tuple(events[begin : begin + at_once])))
+            await asyncio.sleep(0.05)
+        taker.replication.received("x", FeedDelta(events=tuple(said(honest, 20))))
+        await asyncio.sleep(0.05)
+        may = AUTHOR_BYTES + AUTHOR_BYTES_PER_SECOND * (asyncio.get_running_loop().time() - began)
+        assert AUTHOR_BYTES - each < taker.held(author) * each < may + each
+        assert taker.replication.excessive == (author.id,)
+        assert taker.held(honest) == 21, "who states little does not wait for it"
+
+    taking(flood)
 
 
 def test_where_events_are_missing_they_are_asked_for() -> None:

@@ -84,6 +84,17 @@ def test_a_small_hive_is_a_full_mesh(count: int, salt: int) -> None:
 
 
 @given(SIZES, SALTS)
+@settings(max_examples=10, deadline=None)
+def test_everybody_can_tell_who_keeps_a_link_to_whom(count: int, salt: int) -> None:
+    me, *others = members = ids(count, salt)
+    mesh, links = mesh_of(me, members), graph(members)
+    for node in others:
+        if node not in links[me]:
+            assert mesh.beside(node) <= links[node]
+            assert len(mesh.beside(node)) >= 2
+
+
+@given(SIZES, SALTS)
 @settings(max_examples=60, deadline=None)
 def test_a_large_one_has_few_links_each_agreed_on_by_both_ends_and_is_connected(count: int, salt: int) -> None:
     members = ids(count, salt)
@@ -184,3 +195,23 @@ def test_who_returns_is_present_again_and_who_is_dropped_is_not_sought() -> None
     assert victim not in mesh.neighbours()
     mesh.set(victim, present=True)
     assert mesh.neighbours() == plain
+
+
+@given(SALTS, st.lists(st.tuples(st.integers(0, 119), st.sampled_from(["present", "gone", "drop"])), max_size=200))
+@settings(max_examples=25, deadline=None)
+def test_a_mesh_says_when_its_neighbours_change(salt: int, steps: list[tuple[int, str]]) -> None:
+    members = ids(120, salt)
+    mesh, held = Mesh("m" * 32, HIVE, 40), dict[str, bool]()
+    for number, what in [*((n, "present") for n in range(60)), *steps]:
+        node, before = members[number], mesh.neighbours()
+        if what == "drop":
+            mesh.drop(node)
+            held.pop(node, None)
+        else:
+            told = mesh.set(node, present=what == "present")
+            held[node] = what == "present"
+            assert told or mesh.neighbours() == before
+    if len(held) > 40:
+        assert (
+            mesh.neighbours() == mesh_of("m" * 32, held, [n for n, here in held.items() if not here], 40).neighbours()
+        )

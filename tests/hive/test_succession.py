@@ -167,6 +167,7 @@ def test_when_the_heir_of_a_stopping_leader_fails_the_others_elect(seed: int) ->
     arena.check()
 
 
+@pytest.mark.claim("E14")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_leader_makes_way_for_a_clearly_better_member_after_a_while(seed: int) -> None:
     arena = formed(3, seed, standings=dict.fromkeys(("n0", "n1"), LAPTOP) | {"n2": UNABLE})
@@ -231,6 +232,19 @@ def test_a_liar_gets_the_role_it_has_and_nothing_else(seed: int) -> None:
     arena.deaf.update({(liar, other): None for other in others})
     arena.run(120.0)
     assert {arena.nodes[n].leader for n in others} == {first}
+
+
+@pytest.mark.claim("E18")
+def test_a_liar_wins_no_vote_of_those_that_hear_the_leader() -> None:
+    standings = {"a": ORDINARY, "b": ORDINARY, "c": 255}
+    voter, leader = single(), single()
+    voter.receive(1.0, "a", Heartbeat(Epoch(1, "a")))
+    elected(leader)
+    for election, now in ((voter, 1.5), (leader, 3.5)):
+        election.electorate(now, ABC, ABC, True, ABC, standings=standings)
+        election.receive(now, "c", Heartbeat(Epoch(1, "a"), heir="c"))  # it names itself
+        for trial in (True, False):
+            assert not granted(election.receive(now, "c", VoteRequest(Epoch(2, "c"), trial)))
 
 
 def test_settings_say_how_long_a_moment_is() -> None:

@@ -307,16 +307,20 @@ def times(n: int, loss: float, seeds: int) -> tuple[list[float], list[str]]:
     return found, wrongly
 
 
-@pytest.mark.parametrize(("n", "loss", "seeds"), [(8, 0.0, 9), (8, 0.3, 9), (32, 0.0, 7), (32, 0.3, 3)])
+@pytest.mark.parametrize(("n", "loss", "seeds"), [
+    (8, 0.0, 25), (8, 0.3, 25), (32, 0.0, 9), (32, 0.3, 9), (128, 0.0, 3),
+    pytest.param(128, 0.3, 5, marks=pytest.mark.slow),
+])  # fmt: skip
 def test_the_silent_are_found_in_the_time_the_formula_says(n: int, loss: float, seeds: int) -> None:
     """Virtual time. A silent member is first probed after about one interval, suspected when that fails, and dead
-    after the shortest suspicion, for others confirm it meanwhile. Nobody else dies."""
+    after the shortest suspicion, for others confirm it meanwhile, also where three of ten messages are lost. Nobody
+    else dies."""
     found, wrongly = times(n, loss, seeds)
     shortest = suspicion_min(LAN, n)
     assert wrongly == []
     assert min(found) >= shortest
     expected = 1.7 * LAN.probe_interval + shortest
-    assert statistics.median(found) <= expected * (1.2 if loss == 0 else 1.6)
+    assert expected * 0.8 <= statistics.median(found) <= expected * 1.2
 
 
 def test_a_killed_process_is_known_to_all_in_under_two_and_a_half_seconds() -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from hivenode.catalog.models import Catalogue
 from hivenode.hive.feeds import Entry
+from hivenode.hive.roles import Roles
 from hivenode.hive.views import Views
 from hivenode.jobs.ledger import Ledger
 from hivenode.net.messages import Event
@@ -140,3 +141,50 @@ def test_any_order_and_any_pieces_give_the_same_views(order: list[Entry], cuts: 
     expected_ledger, expected_catalogue = outcome(entries(), [])
     assert ledger.jobs == expected_ledger.jobs
     assert catalogue.versions == expected_catalogue.versions
+
+
+class Tally(Roles):
+    """Counts how often it folds an event."""
+
+    folded = 0
+
+    def apply(self, author: str, hlc: int, body: Body) -> None:
+        super().apply(author, hlc, body)
+        self.folded += 1
+
+
+def test_newcomers_heard_of_in_any_order_are_folded_once_each() -> None:
+    keys = [Identity.from_seed(bytes([n]) * 32) for n in range(40)]
+    grants = [AUTHORITY.grant(key.public_key, "x", (Role.worker,), serial=1) for key in keys]
+    heard = [
+        Entry(Event(key.node_id, 1, bytes(32), 100 + at, b"", bytes(64)), NodeAdmitted(grant=grant), b"")
+        for at, (key, grant) in enumerate(zip(keys, grants, strict=True))
+    ]
+    roles = Tally(AUTHORITY.public_key)
+    views = Views([roles])
+    for entry in reversed(heard):
+        views.add([entry])
+    assert roles.folded == len(keys)
+    assert sorted(roles.news()) == sorted(key.node_id for key in keys)
+    assert roles.news() == ()
+
+
+def test_a_grant_that_comes_after_what_depends_on_it_still_counts_first() -> None:
+    admitted, submitted, late = entries()[2], entries()[4], entries()[0]
+    ledger = Ledger(AUTHORITY.public_key)
+    views = Views([ledger])
+    for entry in (submitted, late, admitted):
+        views.add([entry])
+    assert sorted(ledger.jobs) == ["j-1"]
+
+
+def test_of_two_grants_with_one_serial_the_same_counts_for_everybody() -> None:
+    key = IDENTITIES[0]
+    grants = [AUTHORITY.grant(key.public_key, name, (Role.worker,), serial=7) for name in ("ann", "bob")]
+    names = set[str]()
+    for order in (grants, grants[::-1]):
+        roles = Roles(AUTHORITY.public_key)
+        for grant in order:
+            roles.apply(key.node_id, 1, NodeAdmitted(grant=grant))
+        names.add(roles.name(key.node_id))
+    assert len(names) == 1

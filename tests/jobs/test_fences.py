@@ -116,6 +116,31 @@ def test_a_late_growth_adds_nobody() -> None:
     assert nodes(grown(OLD, LOW)) == {WORKER, NEW}
 
 
+@pytest.mark.claim("E6")
+@pytest.mark.parametrize("body", [
+    JobPlanned("j-1", 2, Epoch(4, OLD), plan(), "thought lost"),
+    JobPlanned("j-1", 3, Epoch(4, OLD), plan(), "thought lost"),
+    AttemptAdopted("j-1", 1, LOW, Epoch(4, OLD), (WORKER,)),
+    AttemptAdopted("j-1", 2, HIGH, Epoch(4, OLD), (WORKER,)),
+    AttemptGrown("j-1", 1, LOW, Epoch(4, OLD), Share(NEW, 1, 1.0, 0.1, 1)),
+    AttemptGrown("j-1", 2, HIGH, Epoch(4, OLD), Share(NEW, 1, 1.0, 0.1, 1)),
+    ended(OLD, LOW, "lost")[1],
+    ended(OLD, LOW, "failed")[1],
+    ended(OLD, Epoch(4, OLD), "failed", planned=HIGH, attempt=2)[1],
+    JobGivenUp("j-1", Epoch(4, OLD), "error", "fix"),
+])  # fmt: skip
+def test_below_a_higher_plan_nothing_that_is_said_changes_what_is_done(body: Body) -> None:
+    anew = (NEW, JobPlanned("j-1", 2, HIGH, plan(), "planned anew"))
+    ends = isinstance(body, JobGivenUp) or (isinstance(body, AttemptEnded) and body.outcome == "failed")
+    for order in [(anew, (OLD, body))] if ends else itertools.permutations([anew, (OLD, body)]):
+        held = job(FIRST, *order)
+        assert held.open
+        assert held.current is not None
+        assert (held.current.name, held.current.ended, held.fence) == ((2, HIGH), None, HIGH)
+        assert held.current.plan == plan()
+        assert held.current.adopted == []
+
+
 def test_nobody_speaks_in_anothers_epoch() -> None:
     for body, liar in itertools.product(
         (

@@ -34,8 +34,8 @@ class Desk:
         self.closed.append(peer)
         del self.uses[peer]
 
-    def link(self, peer: str, at: float, *, theirs: bool = False) -> None:
-        self.uses[peer] = Use(dialled=False, theirs=theirs, held=False, announced=theirs, since=0.0, at=at, heard=at)
+    def link(self, peer: str, at: float, *, theirs: bool = False, since: float = 0.0) -> None:
+        self.uses[peer] = Use(dialled=False, theirs=theirs, held=False, announced=theirs, since=since, at=at, heard=at)
 
 
 def given_room(desk: Desk, times: int) -> list[str]:
@@ -63,10 +63,10 @@ def test_one_that_the_other_end_wants_gives_way_only_after_those_that_nobody_wan
     assert given_room(desk, 3) == ["bob", "ann", "cid"]
 
 
-def test_what_we_want_and_what_is_in_use_stays() -> None:
+def test_what_we_want_stays_and_what_the_other_end_wants_while_it_is_in_use() -> None:
     desk = Desk(wanted=("ann",))
     desk.link("ann", 1.0)
-    desk.link("bob", 9.5)
+    desk.link("bob", 9.5, theirs=True)
 
     async def main(rng: random.Random) -> None:
         await asyncio.sleep(10.0)
@@ -77,3 +77,18 @@ def test_what_we_want_and_what_is_in_use_stays() -> None:
 
     run(main)
     assert desk.closed == ["bob"]
+
+
+def test_what_nobody_wants_gives_way_although_it_is_in_use_but_not_at_once() -> None:
+    desk = Desk()
+    desk.link("ann", 10.0, since=9.5)
+
+    async def main(rng: random.Random) -> None:
+        await asyncio.sleep(10.0)
+        assert not desk.pool.make_room(), "it has only just come"
+        await asyncio.sleep(1.0)
+        desk.uses["ann"].at = 11.0
+        assert desk.pool.make_room()
+
+    run(main)
+    assert desk.closed == ["ann"]

@@ -92,8 +92,8 @@ class Siege:
         assert self.ash.process is not None
         return int(psutil.Process(self.ash.process.pid).memory_info().rss)
 
-    async def standing(self) -> dict[str, Any]:
-        """What an attack must not change, as `ash` and `birch` see it."""
+    async def standing(self, *, epoch: bool = True) -> dict[str, Any]:
+        """What an attack must not change, as `ash` and `birch` see it; with or without the epoch."""
         seen: dict[str, Any] = {}
         for machine in (self.ash, self.birch):
             status = await machine.api("GET", "/v1/status")
@@ -104,7 +104,7 @@ class Siege:
                     if m["node"] not in self.attackers
                 ),
                 "coordinator": status["coordinator"],
-                "epoch": status["epoch"],
+                "epoch": status["epoch"] if epoch else "",
                 "jobs": await machine.api("GET", "/v1/jobs"),
                 "models": await machine.api("GET", "/v1/models"),
             }
@@ -119,15 +119,19 @@ class Siege:
         assert any(what in str(line.get("reason", "")) for line in self.ash.lines), what
 
     @asynccontextmanager
-    async def attack(self, name: str, *, lines: int = MORE_LINES, errors: bool = False) -> AsyncIterator[None]:
+    async def attack(
+        self, name: str, *, lines: int = MORE_LINES, errors: bool = False, epoch: bool = True
+    ) -> AsyncIterator[None]:
         """Whatever is done inside leaves everything as it was, costs little memory, and does not keep the node from
         answering.
 
         Args:
             lines: most of the log that it may cause.
             errors: whether lines of level error may be among them.
+            epoch: whether it must stay. The coordinator outbids a member that may vote and says that it obeys another
+                epoch, as one that has been elsewhere does: it stays what it is, under a higher epoch.
         """
-        before, rss, spoken = await self.standing(), self.rss, len(self.ash.lines)
+        before, rss, spoken = await self.standing(epoch=epoch), self.rss, len(self.ash.lines)
         self.peak, self.slowest = rss, 0.0
         watching = asyncio.create_task(self._watch())
         try:
@@ -139,7 +143,7 @@ class Siege:
             with contextlib.suppress(asyncio.CancelledError):
                 await watching
         deadline = time.monotonic() + CALM_SECONDS
-        while (after := await self.standing()) != before and time.monotonic() < deadline:
+        while (after := await self.standing(epoch=epoch)) != before and time.monotonic() < deadline:
             await asyncio.sleep(0.1)
         grown = self.rss - rss
         said = self.ash.lines[spoken:]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 from collections.abc import AsyncIterator
 
 import pytest
@@ -27,6 +28,8 @@ RELAXED = settings(
     suppress_health_check=list(HealthCheck),
     phases=[Phase.generate],  # what failed is printed; to shrink it against a real daemon would take minutes
 )
+MANY = int(os.environ.get("HIVENODE_FUZZ_EXAMPLES", "1000"))
+"""Of the long runs."""
 MOMENT = 0.3
 """Seconds that the node has to end a link with bytes of which it may wait for more."""
 LAST = itertools.count(2**40)
@@ -105,7 +108,7 @@ async def attempt(hive: Siege, heard: list[Message], damage: list[Damage]) -> No
     """Send well-framed payloads, some damaged. Either all is read, or the link is ended and the offender named."""
     mallory = await hive.attacker()
     data = payloads(heard, await known_names(hive, mallory))
-    async with hive.attack("fuzz"), await mallory.link() as wire:
+    async with hive.attack("fuzz", epoch=False), await mallory.link() as wire:
         for number, payload in enumerate(data):
             wire.raw(frame(BINARY, damaged(payload, damage[number] if number < len(damage) else [])))
         ended = await ended_or_read(wire)
@@ -133,7 +136,7 @@ async def test_messages_of_any_kind_and_damaged_ones(steady: Siege, heard: list[
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@settings(RELAXED, max_examples=1000)
+@settings(RELAXED, max_examples=MANY)
 @TRAFFIC
 async def test_many_more_of_them(steady: Siege, heard: list[Message], damage: list[Damage]) -> None:
     await attempt(steady, heard, damage)
@@ -145,7 +148,7 @@ async def raw(hive: Siege, heard: list[Message], damage: Damage, tail: bytes) ->
     mallory = await hive.attacker()
     whole = b"".join(frame(BINARY, data) for data in payloads(heard, await known_names(hive, mallory)))
     code = 0
-    async with hive.attack("fuzz of frames"), await mallory.link() as wire:
+    async with hive.attack("fuzz of frames", epoch=False), await mallory.link() as wire:
         wire.raw(damaged(whole, damage) + tail)
         try:
             async with asyncio.timeout(MOMENT):
@@ -173,7 +176,7 @@ async def test_bytes_of_any_kind(steady: Siege, heard: list[Message], damage: Da
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@settings(RELAXED, max_examples=1000)
+@settings(RELAXED, max_examples=MANY)
 @BYTES
 async def test_many_more_bytes(steady: Siege, heard: list[Message], damage: Damage, tail: bytes) -> None:
     await raw(steady, heard, damage, tail)

@@ -14,13 +14,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import gc
 import heapq
 import itertools
 import random
 import selectors
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
@@ -28,6 +29,9 @@ T = TypeVar("T")
 
 RESOLUTION = 1e-9
 """Timers so many seconds apart are due together."""
+COLLECT = (100_000, 20, 20)
+"""Objects made between two collections, and these between two of the older ones: what many nodes hold is looked through
+each time, and stays."""
 
 _PROCESS: contextvars.ContextVar[Process | None] = contextvars.ContextVar("simulated_process", default=None)
 
@@ -146,12 +150,15 @@ class Process:
 
     def kill(self) -> None:
         """SIGKILL: not one more line of it runs."""
-        if not self.alive:
-            return
+        if self.alive:
+            self._loop.kill([self])
+
+    def end(self, left: list[_Task]) -> None:
+        """From here on not one more line of it runs; `left` are its unfinished tasks."""
         self.alive = self.running = False
         self.held.clear()
-        # The tasks must not be collected: that would run their `finally` blocks at some moment of the collector's.
-        self._dead = [task for task in self._loop.tasks() if task.owner is self]
+        # They must not be collected: that would run their `finally` blocks at some moment of the collector's.
+        self._dead = left
         for result in list(self._awaited):
             if not result.done():
                 result.set_exception(ProcessKilled(f"{self.name} was killed"))
@@ -291,6 +298,15 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._processes.append(process)
         return process
 
+    def kill(self, processes: Iterable[Process]) -> None:
+        """End these, with one look at all tasks."""
+        left: dict[Process, list[_Task]] = {process: [] for process in processes if process.alive}
+        for task in self.tasks():
+            if task.owner in left:
+                left[task.owner].append(task)
+        for process, tasks in left.items():
+            process.end(tasks)
+
     def tasks(self) -> list[_Task]:
         """Unfinished tasks, by age."""
         return sorted((t for t in asyncio.all_tasks(self) if isinstance(t, _Task)), key=lambda task: task.number)
@@ -410,8 +426,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def finish(self) -> None:
         """Cancel what still runs, release the dead, close."""
-        for process in self._processes:
-            process.kill()
+        self.kill(self._processes)
         left = self.tasks()
         for task in left:
             task.cancel()
@@ -449,6 +464,8 @@ def run(
     """
     loop = VirtualLoop(until=until, steps=steps)
     rng = random.Random(seed)
+    before = gc.get_threshold()
+    gc.set_threshold(*COLLECT)
 
     async def work() -> T:
         return await main(rng)
@@ -458,6 +475,7 @@ def run(
             result = loop.run_until_complete(work())
         finally:
             loop.finish()
+            gc.set_threshold(*before)
     except Exception as error:
         if loop.failures:
             error.add_note(f"and nobody handled: {loop.failures!r}")

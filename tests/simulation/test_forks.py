@@ -11,6 +11,8 @@ import pytest
 from hivenode.errors import Refused
 from hivenode.node import Node
 from hivenode.spec.events import BlobHeld
+from hivenode.spec.values import Role
+from tests.simulation.faults import founded, revoke
 from tests.simulation.loop import run
 from tests.simulation.stories import hive
 from tests.simulation.world import World
@@ -100,6 +102,33 @@ def test_one_whose_feed_forked_neither_coordinates_nor_works(seed: int) -> None:
         assert all(dan not in attempt.nodes for attempt in held.attempts.values())
 
     run(main, seed=seed)
+
+
+def test_one_whose_feed_forked_at_its_beginning_is_still_found_by_its_name_and_shown_out() -> None:
+    """Its own grant is a part of what counts no more."""
+
+    async def main(rng: random.Random) -> None:
+        world = await founded(rng)
+        dan, others = world.machines["dan"], ("ann", "bob", "cid", "eve")
+        world.may_fork.add(dan.id)
+        world.crash_host("dan")
+        dan.disk.damage(dan.id, 1)
+        dan.disk.damaged.clear()  # and it does not notice
+        world.network.partition(["dan"])
+        await world.restart("dan")
+        await world.until(lambda: dan.id in dan.node.feeds.heads, 60, "it begins its feed anew, alone")
+        world.network.heal()
+        await world.until(lambda: all(m.node.feeds.forked.get(dan.id) == 1 for m in world.up), 60, "forked at event 1")
+        await world.until(lambda: dan.id not in world.machines["ann"].node.roles.holders(Role.worker), 60, "no grant")
+        assert any("The feed of dan forked at event 1 " in said for said in await world.ask("ann", health))
+        world.kill("dan")
+        await world.ask("ann", lambda node: revoke(node, "dan"))
+        await world.until(
+            lambda: all(world.machines[name].node.roles.revoked(dan.id) for name in others), 60, "revoked"
+        )
+        await world.until(lambda: len({world.facts(name) for name in others}) == 1, 60, "equal views")
+
+    run(main, seed=1)
 
 
 def _open(world: World, name: str, job: str) -> bool:

@@ -129,3 +129,31 @@ def test_a_hundred_nodes_converge_and_stay() -> None:
         assert world.agreed()
 
     run(main)
+
+
+async def crowd(rng: random.Random, count: int, links: int, settings: dict[str, dict[str, object]]) -> World:
+    """So many at once, all of whom know the same three of them; five may coordinate."""
+    world = World(rng, settings=settings, links=links)
+    for number in range(count):
+        roles = ALL_ROLES if number < 5 else (Role.worker,)  # whoever votes keeps links to all voters
+        await world.start_node(f"n{number:03}", roles=roles, seeds=[f"n{n:03}" for n in range(min(number, 3))])
+    return world
+
+
+def test_a_crowd_joins_through_seeds_that_have_links_for_a_few_of_them_at_a_time() -> None:
+    async def main(rng: random.Random) -> None:
+        world = await crowd(rng, 80, 20, SMALL)
+        await world.formed(seconds=15)  # it took 24 when only links at rest gave way
+        await world.settled(15)
+
+    run(main)
+
+
+@pytest.mark.slow
+def test_three_hundred_join_at_once_within_a_minute() -> None:
+    async def main(rng: random.Random) -> None:
+        world = await crowd(rng, 300, 110, {})
+        await world.formed(seconds=60)
+        await world.settled(60)
+
+    run(main, until=600)

@@ -19,7 +19,7 @@ import pytest
 from hivenode.spec.values import Role
 from tests.simulation.loop import run
 from tests.simulation.schedules import GOOD, Nemesis, Schedule, draw
-from tests.simulation.shrinking import run_shrinking
+from tests.simulation.shrinking import MANY_RUNS, run_shrinking
 from tests.simulation.stories import NAMES, end, hive, rest
 from tests.simulation.world import ALL_ROLES, World
 
@@ -229,7 +229,9 @@ def test_chaos_ends_in_order(seed: int) -> None:
 def test_much_chaos_ends_in_order() -> None:
     with ProcessPoolExecutor() as pool:
         for _ in pool.map(
-            partial(run_shrinking, chaos), range(TODAY * MUCH_CHAOS, (TODAY + 1) * MUCH_CHAOS), chunksize=5
+            partial(run_shrinking, chaos, runs=MANY_RUNS),
+            range(TODAY * MUCH_CHAOS, (TODAY + 1) * MUCH_CHAOS),
+            chunksize=5,
         ):
             pass
 

@@ -129,6 +129,7 @@ class World:
         rng: source of everything that is random here.
         settings: of all nodes, by section.
         torn, sync_seconds: how the disks are.
+        links: live links of one node at most.
     """
 
     def __init__(
@@ -140,6 +141,7 @@ class World:
         settings: dict[str, dict[str, object]] | None = None,
         torn: bool = False,
         sync_seconds: tuple[float, float] = (0.0005, 0.003),
+        links: int = 256,
     ) -> None:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualLoop)
@@ -152,6 +154,7 @@ class World:
         self.submitted: list[str] = []
         """Jobs whose submission was answered."""
         self._settings = settings or {}
+        self._links = links
         self._disk = lambda: SimulatedDisk(_child(rng), sync_seconds=sync_seconds, torn=torn)
         self.authority = Authority.from_seed(b"simulated world")
         self.outside = contextvars.copy_context()
@@ -247,6 +250,7 @@ class World:
                 blobs,
                 _child(rng),
                 pool=PoolLimits(links=self._settings_of(machine).network.pool),
+                max_links=self._links,
             ),
             journal=SimulatedJournal(machine.disk),
             blobs=blobs,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -83,25 +84,30 @@ class Counting:
     def restore(self, slots: Mapping[str, np.ndarray], scalars: Mapping[str, str]) -> None: ...
 
 
-def member(node: str, lost: list[tuple[str, ...]], weights: tuple[float, ...]) -> tuple[LocalSteps, Counting, Group]:
+def member(
+    node: str, lost: list[tuple[str, ...]], weights: tuple[float, ...], data: Dataset = DATA
+) -> tuple[LocalSteps, Counting, Group]:
     spec = TrainingSpec(sync="local", sync_every=5, batch_size=20)
     shares = [Share(name, rank, weights[rank], 0.1, 1) for rank, name in enumerate(NODES)]
     group = Group(node, shares, Losing(lost), lambda message: None, lambda: None)
     learner = Counting()
     wire = Wire(group, "fp32", (1,), (), lambda message: None)
     whole = ((slice(0, 1),),)
-    steps = LocalSteps(spec, group, wire, Course(DATA, spec, group), learner, Outer(1.0, 0.0, 1), whole)
+    steps = LocalSteps(spec, group, wire, Course(data, spec, group), learner, Outer(1.0, 0.0, 1), whole)
     return steps, learner, group
 
 
 @pytest.mark.parametrize("lost", [[], [(NODES[1],)], [(NODES[0],)], [(NODES[1], NODES[3])], [(NODES[1],), (NODES[3],)]])
-def test_every_sample_of_a_round_is_trained_on_by_one_of_those_who_are_left(lost: list[tuple[str, ...]]) -> None:
+@pytest.mark.parametrize("ranges", [False, True], ids=["all data everywhere", "ranges"])
+def test_every_sample_of_a_round_is_trained_on_by_one_of_those_who_are_left(
+    lost: list[tuple[str, ...]], ranges: bool
+) -> None:
     gone = {node for some in lost for node in some}
     seen: Counter[int] = Counter()
     for node in NODES:
         if node in gone:
             continue
-        steps, learner, _ = member(node, lost, (0.4, 0.1, 0.3, 0.2))
+        steps, learner, _ = member(node, lost, (0.4, 0.1, 0.3, 0.2), replace(DATA, ranges=ranges))
         advance = steps.advance(0, 100)
         assert (advance.step, advance.samples) == (5, 100)
         seen += learner.seen
@@ -121,8 +127,8 @@ def test_whoever_has_more_makes_more_steps_of_the_same_size() -> None:
 def test_shares_follow_speed_half_and_half() -> None:
     class Told(Losing):
         def mean(self, vector: np.ndarray, weight: float, codec: Codec | None = None, *, judged: bool = False) -> Mean:
-            vector[:] = np.array([3.0, 1.0, 0.0, 1.0], np.float32) / 4
-            return Mean()
+            vector[:] = np.array([30.0, 5.0, 0.0, 20.0, 1.0, 0.5, 0.0, 2.0], np.float32) / 4  # samples, seconds
+            return Mean(total_weight=4.0)
 
     shares = [Share(name, rank, 0.25, 0.1, 1) for rank, name in enumerate(NODES)]
     group = Group(NODES[0], shares, Told([]), lambda message: None, lambda: None)

@@ -356,7 +356,7 @@ def test_a_newcomer_goes_on_from_what_all_have_in_common(fragments: int, overlap
             member.admit(peers[2])
         state = newcomer.join(peers, 10_000)
         steps, _, group = made[2]
-        group.inherit(NODES[:2], dict.fromkeys(NODES[:2], 0.5))
+        group.inherit(NODES[:2], NODES[:2], dict.fromkeys(NODES[:2], 0.5))
         steps.inherit(state[2 : 2 + SIZE], {"outer": state[2 + SIZE :]}, {})
         last = pool.submit(train, 2, int(state[:2].view(np.int64)[0]))
         enough.set()

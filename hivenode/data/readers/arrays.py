@@ -23,11 +23,12 @@ MAX_MEMBERS = 1024
 MAX_AXES = 4
 
 
-def read_array(file: IO[bytes], size: int, path: Path) -> Array:
+def read_array(file: IO[bytes], size: int, named: str) -> Array:
     """One array.
 
     Args:
         size: bytes that the file has.
+        named: what it is, for people.
 
     Raises:
         InvalidInput: it is no .npy of numbers, or claims to be larger than it is.
@@ -38,10 +39,14 @@ def read_array(file: IO[bytes], size: int, path: Path) -> Array:
         if header is None:
             raise ValueError(f"version {version}")
         shape, fortran, dtype = header(file)
+        if dtype.hasobject:
+            raise ValueError("it holds Python objects, which could run anything and are not loaded")
         if dtype.kind not in "fiub":
             raise ValueError(f"its values are of type {dtype}, not numbers")
         needed = prod(shape) * dtype.itemsize
-        if len(shape) > MAX_AXES or needed > size:
+        if len(shape) > MAX_AXES:
+            raise ValueError(f"it has {len(shape)} axes, {shape}, and samples may have {MAX_AXES - 1}")
+        if needed > size:
             raise ValueError(f"its header claims {shape}, {needed} bytes, and it has {size}")
         data = file.read(needed)
         if len(data) != needed:
@@ -49,14 +54,16 @@ def read_array(file: IO[bytes], size: int, path: Path) -> Array:
         array: Array = np.frombuffer(data, dtype)
         return array.reshape(shape[::-1]).T if fortran else array.reshape(shape)
     except (ValueError, EOFError, zipfile.BadZipFile, OSError) as error:
-        raise InvalidInput(f"{path} is not an array of numbers: {error}.", fix="Save it with numpy.save.") from error
+        raise InvalidInput(
+            f"{named} is not an array of numbers: {error}.", fix="Save numbers; of classes, whole ones."
+        ) from error
 
 
 def read_npy(path: Path, spec: DataSpec) -> Raw:
     """A table without names: the last column is the target, unless there is none."""
     size = bounded(path)
     with path.open("rb") as file:
-        array = read_array(file, size, path)
+        array = read_array(file, size, str(path))
     if spec.task in ("reconstruction", "clustering"):
         return _raw(path, array, None, spec)
     if array.ndim != 2 or array.shape[1] < 2:
@@ -81,7 +88,7 @@ def read_npz(path: Path, spec: DataSpec) -> Raw:
                 if members[name].file_size > MAX_FILE_BYTES:
                     raise InvalidInput(f"{name} of {path} is too large.", fix="Split it.")
                 with archive.open(members[name]) as file:
-                    arrays[name] = read_array(file, members[name].file_size, path)
+                    arrays[name] = read_array(file, members[name].file_size, f"{path}, array '{name}',")
     except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError) as error:
         raise InvalidInput(f"{path} is not an .npz: {error}.", fix="Save it with numpy.savez.") from error
     return _raw(path, arrays[inputs], arrays.get(target), spec)

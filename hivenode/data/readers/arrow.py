@@ -48,6 +48,10 @@ def read_saved(path: Path, spec: DataSpec) -> Raw:
     """A folder that `Dataset.save_to_disk` wrote, or of a DatasetDict its part "train"."""
     pyarrow = _pyarrow()
     folder = path / "train" if (path / "dataset_dict.json").is_file() else path
+    if not (folder / "state.json").is_file():
+        raise InvalidInput(
+            f"{folder} has no state.json.", fix="Give a folder that `datasets` saved with save_to_disk()."
+        )
     state = _json(folder / "state.json")
     names = [entry.get("filename") for entry in state.get("_data_files", []) if isinstance(entry, dict)]
     if not names or not all(isinstance(n, str) and "/" not in n and n not in ("", "..") for n in names):
@@ -93,9 +97,11 @@ def _tabulated(path: Path, spec: DataSpec, tables: Sequence[Any], classes: dict[
         elif pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind) or pyarrow.types.is_list(kind):
             columns[name] = column.to_pylist()
         else:
-            wanted = {*spec.features, spec.target}
-            if name in wanted:
-                raise InvalidInput(f"{path}, column '{name}', is of type {kind}.", fix="Use numbers, text or lists.")
+            if not spec.features or name in (*spec.features, spec.target):
+                raise InvalidInput(
+                    f"{path}, column '{name}', is of type {kind}.",
+                    fix="Use numbers, text or lists, or name the columns to use in data.features.",
+                )
     table = Table(path, columns, lambda row: f"row {row + 1}")
     return tabulate(table, spec)
 
@@ -122,4 +128,5 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _broken(path: Path, error: Exception) -> InvalidInput:
-    return InvalidInput(f"{path} cannot be read: {' '.join(str(error).split())[:200]}.", fix="Save it again.")
+    said = " ".join(str(error).split())[:200].rstrip(".")
+    return InvalidInput(f"{path} cannot be read: {said}.", fix="Save it again.")

@@ -35,14 +35,34 @@ def read(path: Path, spec: DataSpec) -> Raw:
                 lines.append(reader.line_num)
                 for column, cell in zip(columns, cells, strict=True):
                     column.append(cell.strip())
-    except (UnicodeDecodeError, csv.Error) as error:
-        last = lines[-1] + 1 if lines else 1
-        raise InvalidInput(f"{path}, about line {last}: {error}.", fix="Save it as UTF-8 with commas.") from error
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{path}, line {_undecodable(path)}, is not UTF-8.", fix="Save it as UTF-8.") from error
+    except csv.Error as error:
+        last = lines[-1] + 1 if lines else 1  # an open quotation mark is noticed at the end of the file
+        raise InvalidInput(f"{path}, about line {last}: {error}.", fix="Save it with commas.") from error
     table = Table(path, dict(zip(names, columns, strict=True)), lambda row: f"line {lines[row]}")
     return tabulate(table, spec)
 
 
+def _undecodable(path: Path) -> int:
+    """The first line that is not UTF-8: what is decoded at once is more than a line."""
+    with path.open("rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(MAX_CELL), b""), 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return number
+    return 1
+
+
 def _check_names(path: Path, names: list[str]) -> None:
+    if len(names) == 1 and (other := next((mark for mark in (";", "\t", "|") if mark in names[0]), "")):
+        raise InvalidInput(
+            f"{path}, line 1, is one column, with {other!r} in its name.",
+            fix="Save it with commas between the columns.",
+        )
+    if twice := [name for name in dict.fromkeys(names) if name and names.count(name) > 1]:
+        raise InvalidInput(f"{path}, line 1, names two columns '{twice[0]}'.", fix="Give each a name of its own.")
     if not 1 <= len(names) <= MAX_COLUMNS or len(set(names)) != len(names) or not all(names):
         raise InvalidInput(
             f"{path}, line 1, does not name the columns, each by a name of its own.", fix="Add a first line of names."

@@ -12,6 +12,7 @@ from hivenode.errors import InvalidInput
 from hivenode.spec.data import DataSpec
 
 MAX_LINE = 16 << 20
+Value = str | int | float | bool | list[float] | None
 
 
 def read(path: Path, spec: DataSpec) -> Raw:
@@ -19,7 +20,7 @@ def read(path: Path, spec: DataSpec) -> Raw:
     bounded(path)
     columns: dict[str, list[Any]] = {}
     lines: list[int] = []
-    decode = msgspec.json.Decoder(dict[str, str | int | float | bool | list[float] | None]).decode
+    decode = msgspec.json.Decoder(dict[str, Value]).decode
     with path.open("rb") as file:
         for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), b""), 1):
             if not line.strip():
@@ -30,7 +31,7 @@ def read(path: Path, spec: DataSpec) -> Raw:
                 said = decode(line)
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
                 raise InvalidInput(
-                    f"{path}, line {number}: {error}.", fix="Give one flat JSON object a line."
+                    f"{path}, line {number}{_key(line)}: {error}.", fix="Give one flat JSON object a line."
                 ) from error
             if not lines:
                 columns = {name: [] for name in said}
@@ -46,3 +47,17 @@ def read(path: Path, spec: DataSpec) -> Raw:
     if not lines:
         raise InvalidInput(f"{path} holds no line.", fix="Give one JSON object a line.")
     return tabulate(Table(path, columns, lambda row: f"line {lines[row]}"), spec)  # type: ignore[arg-type]
+
+
+def _key(line: bytes) -> str:
+    """Which value of an object is neither a number nor text nor a list of numbers, as a clause."""
+    try:
+        said = msgspec.json.decode(line, type=dict[str, msgspec.Raw])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return ""
+    for name, value in said.items():
+        try:
+            msgspec.json.decode(value, type=Value)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return f", '{name}'"
+    return ""

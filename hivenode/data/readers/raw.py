@@ -182,7 +182,7 @@ def _numbers(table: Table, column: str) -> npt.NDArray[np.float64]:
             number = _number(value)
             if number is None:
                 empty = value is None or value == ""
-                fix = "Fill it in, or name the columns to use in data.features."
+                fix = f"{'Fill it in' if empty else 'Correct it'}, or name the columns to use in data.features."
                 raise table.wrong(row, column, "it is empty" if empty else f"{_shown(value)} is not a number", fix)
             made[row, 0] = number
     if not np.isfinite(made).all():

@@ -45,7 +45,7 @@ def declare(name: str, params: Mapping[str, Scalar], info: DataInfo) -> tuple[La
         layers = entry.build({key: int(value) for key, value in values.items()}, info)
     except ValueError as error:
         raise InvalidInput(
-            f"{source} needs {error}; these are {spelled(info.input_shape)}.",
+            f"{source} needs {error}; a sample of {info.source} is {spelled(info.input_shape)} numbers.",
             fix="Use zoo:mlp or zoo:logistic for such data, or other params.",
         ) from None
     return line(layers, info.input_shape, info.outputs)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import joblib
@@ -17,7 +16,7 @@ from hivenode.training.frameworks import predictors
 from hivenode.training.frameworks import sklearn_fitting as fitting
 from hivenode.training.frameworks.composed_predictors import FINAL, told
 from hivenode.training.frameworks.predictors import Floats, Predictor, Tensors
-from hivenode.training.frameworks.sklearn_fitting import Forest, Growing, Grown
+from hivenode.training.frameworks.sklearn_fitting import Forest, Given, Growing, Grown
 from hivenode.training.frameworks.sklearn_learners import Rows, Targets, build
 
 
@@ -41,20 +40,10 @@ def fit(model: ModelSpec, rows: Rows, labels: Targets, outputs: int, seed: int, 
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class Ensemble:
-    """`Growing` of members: those that scikit-learn fits by itself from that seed.
+class Ensemble(Given):
+    """`Growing` of members: those that scikit-learn fits by itself from that seed."""
 
-    Args:
-        threads: for joblib.
-    """
-
-    model: ModelSpec
-    rows: Rows
-    labels: Targets
-    outputs: int
-    seed: int
-    threads: int
+    __slots__ = ()
 
     @property
     def units(self) -> int:

@@ -90,8 +90,8 @@ class Growing(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Forest:
-    """`Growing` of trees: those that scikit-learn grows by itself from that seed.
+class Given:
+    """What is grown, and from what.
 
     Args:
         threads: for joblib.
@@ -103,6 +103,12 @@ class Forest:
     outputs: int
     seed: int
     threads: int
+
+
+class Forest(Given):
+    """`Growing` of trees: those that scikit-learn grows by itself from that seed."""
+
+    __slots__ = ()
 
     @property
     def units(self) -> int:

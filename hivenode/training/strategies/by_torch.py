@@ -74,7 +74,7 @@ class ByTorch:
         if self._spec.clip_norm is not None:
             clip(self._shared.gradient, self._spec.clip_norm)
         self._optimizer.step(self._shared.weights, self._shared.gradient, rate)
-        return Advance(step + 1, done.loss, total, done.seconds)
+        return Advance(step + 1, done.loss, total, done.seconds, len(mine))
 
     def _lay_out(self, mine: Indices, total: int, step: int) -> Step:
         """Put this member's samples of a step where the child finds them. Who has none takes part with one that does

@@ -68,16 +68,16 @@ class EveryStep:
 
     def advance(self, step: int, stop: int) -> Advance:
         rate = learning_rate(self._spec, step, self._course.steps)
-        taken, total = 0.0, 0
+        taken, computed, total = 0.0, 0, 0
         weight = 0.0
 
         def compute() -> float:
-            nonlocal taken, total, weight
+            nonlocal taken, computed, total, weight
             mine, total = self._course.part(step, step + 1)
             began = time.monotonic()
             self._vector[-1] = self._backward(mine, step, rate)
             seconds = time.monotonic() - began
-            taken += seconds
+            taken, computed = taken + seconds, computed + len(mine)
             self._computed = [self._computed[0] + len(mine), self._computed[1] + seconds]
             weight = float(len(mine))
             return weight
@@ -95,7 +95,7 @@ class EveryStep:
         if self._spec.sync == "accumulate" and self._course.movable and step % SPEEDS_EVERY == 0:
             self._group.share_speeds(int(self._computed[0]), float(self._computed[1]), step + 1)
             self._computed = [0, 0.0]
-        return Advance(step + 1, loss, total, taken)
+        return Advance(step + 1, loss, total, taken, computed)
 
     def _backward(self, mine: Indices, step: int, rate: float) -> float:
         """Fill the gradient with that of these samples; returns their mean loss."""

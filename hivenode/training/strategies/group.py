@@ -12,6 +12,7 @@ from hivenode.spec.values import Share
 from hivenode.training.exchange.codecs import Codec
 from hivenode.training.exchange.inheritance import State
 from hivenode.training.frameworks.model import Vector
+from hivenode.training.strategies.balance import Pace
 from hivenode.training.strategies.collective import Collective, Mean, MembersChanged
 
 KEPT_OF_OLD = 0.5
@@ -35,6 +36,7 @@ class Group:
         planned: ids of all planned nodes, in rank order.
         members: of those still there.
         weights: share of each planned node, in any unit.
+        joined: newcomers that nothing has been told to yet but what they inherit.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Group:
         self.planned = tuple(share.node for share in sorted(shares, key=lambda share: share.rank))
         self.members = self.planned
         self.weights = {share.node: share.weight for share in shares}
+        self.joined: tuple[str, ...] = ()
         self._collective = collective
         self._report = report
         self._cancelled = cancelled
@@ -114,9 +117,9 @@ class Group:
             self.look_around(step)
             return
 
-    def inherit(self, planned: tuple[str, ...], weights: dict[str, float]) -> None:
+    def inherit(self, planned: tuple[str, ...], members: tuple[str, ...], weights: dict[str, float]) -> None:
         """A newcomer takes over what the others know of each other; itself it adds as they do."""
-        self.planned = self.members = planned
+        self.planned, self.members = planned, members
         self.weights = dict(weights)
 
     def finish(self) -> None:
@@ -137,6 +140,8 @@ class Group:
         """Take note of who is there, and tell the daemon who is not or is new. A newcomer's share is the mean of all
         that were ever planned, which all know alike."""
         members = self._collective.members
+        if members == self.members:
+            return
         lost = tuple(node for node in self.members if node not in members)
         joined = tuple(node for node in members if node not in self.members)
         usual = sum(self.weights[node] for node in self.planned) / len(self.planned)
@@ -144,29 +149,37 @@ class Group:
             self.weights.setdefault(node, usual)
         self.planned += tuple(node for node in joined if node not in self.planned)
         self.members = members
+        self.joined = tuple(node for node in self.joined if node in members) + joined
         if lost or joined:
             self._report(ViewChanged(step=step, members=members, lost=lost, joined=joined))
 
     def share_speeds(self, samples: int, seconds: float, step: int) -> None:
-        """Divide what follows by how fast the members compute, half and half with what was known. Each puts its speed
-        in a place of its own, so that the mean holds all of them, the same on every member.
+        """Divide what follows by how fast the members compute, half and half with what was known.
 
         Args:
             samples, seconds: what this member has computed, and how long that took; without samples its share stays.
         """
         if len(self.planned) < 2:
             return
-        told = np.zeros(len(self.planned), np.float32)
-
-        def tell() -> float:
-            told.fill(0.0)
-            told[self.planned.index(self.me)] = samples / max(seconds, 1e-9)
-            return 1.0
-
-        self.agree(told, tell, step)
-        speeds = {member: float(told[self.planned.index(member)]) for member in self.members}
-        speeds = {member: speed for member, speed in speeds.items() if speed > 0.0}
+        paces = self.paces(samples, seconds, step)
+        speeds = {member: pace.samples / max(pace.seconds, 1e-9) for member, pace in paces.items() if pace.samples > 0}
         known, measured = sum(self.weights[member] for member in speeds), sum(speeds.values())
         for member, speed in speeds.items():
             fresh = known * speed / measured
             self.weights[member] = KEPT_OF_OLD * self.weights[member] + (1.0 - KEPT_OF_OLD) * fresh
+
+    def paces(self, samples: int, seconds: float, step: int) -> dict[str, Pace]:
+        """What each member has computed, and how long that took, as it says itself. Each puts that in places of its
+        own, so that the mean holds all of them, the same on every member."""
+        places = len(self.planned)
+        told = np.zeros(2 * places, np.float32)
+
+        def tell() -> float:
+            told.fill(0.0)
+            own = self.planned.index(self.me)
+            told[own], told[places + own] = samples, seconds
+            return 1.0
+
+        count = self.agree(told, tell, step).total_weight
+        at = self.planned.index
+        return {m: Pace(float(told[at(m)]) * count, float(told[places + at(m)]) * count) for m in self.members}

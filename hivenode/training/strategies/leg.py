@@ -58,7 +58,7 @@ class Leg:
         if not lost:
             return
         left = np.concatenate([self._parts.pop(member) for member in lost])
-        if not self._course.movable:
+        if not self._course.within_reach:
             left = left[:0]
         ranges = split(len(left), [1.0] * len(self._parts))
         for member, part in zip(self._parts, ranges, strict=True):

@@ -76,7 +76,8 @@ class LocalSteps:
         self._unheard = list[Leg]()
         """Legs of which nothing has been said yet."""
         self._done = Done()
-        self._taken = 0.0
+        self._taken, self._learned = 0.0, 0
+        """Seconds and samples of learning, in this advance."""
         self._width = max(1, spec.batch_size // len(group.planned))
         self._notes = dict[str, str]()
         if self._streams:
@@ -110,7 +111,7 @@ class LocalSteps:
         due, fragment = self._timetable.following(step)
         due = min(max(due, step), stop)
         until = min(due + self._spec.overlap, stop)
-        self._taken = 0.0
+        self._taken, self._learned = 0.0, 0
         self._unheard.append(self._leg(step, due))
         total, told = self._unheard[-1].total, list[tuple[float, float]]()
         if due < until:
@@ -128,7 +129,7 @@ class LocalSteps:
             self._own[:] = self._learner.weights
             self._learner.adopt(self._base)
             self._note()
-        return Advance(until, _mean(told), total, self._taken)
+        return Advance(until, _mean(told), total, self._taken, self._learned)
 
     def _leg(self, start: int, stop: int) -> Leg:
         return Leg(self._spec, self._group, self._course, self._learner, start, stop, self._width)
@@ -138,6 +139,7 @@ class LocalSteps:
         count = leg.learn(self._done)
         self._unsaid = [unsaid + count for unsaid in self._unsaid]
         self._taken += self._done.seconds - before
+        self._learned += count
 
     def _exchange(self, fragment: int, step: int, due: int) -> None:
         """Finish the legs, and take in where all have come to with that fragment."""

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from hivenode.data.dataset import Dataset
+from hivenode.data.dataset import Dataset, Samples
 from hivenode.data.partition import Batches, Indices, Mixed, Order, Own, Ranged
-from hivenode.errors import JobFailed
+from hivenode.errors import HiveError, JobFailed
+from hivenode.spec.split import member_range
 from hivenode.spec.training import TrainingSpec
 from hivenode.training.frameworks.model import Inputs, Labels, Vector
-from hivenode.training.pooling import Pool, pooled
+from hivenode.training.pooling import COMMON, Common, common, counts, scaled
+from hivenode.training.pooling import load as load_common
+from hivenode.training.strategies.balance import KEY, Cut, Line, load
 from hivenode.training.strategies.group import Group
 from hivenode.training.strategies.wire import Wire
 
@@ -27,13 +32,14 @@ class Advance:
         step: finished steps now.
         loss: mean over the samples, of all members.
         samples: of all members.
-        compute_seconds: of this member, exchange excluded.
+        compute_seconds: of this member, exchange excluded; `computed` samples were learned from in them.
     """
 
     step: int
     loss: float
     samples: int
     compute_seconds: float
+    computed: int
 
 
 class Way(Protocol):
@@ -72,24 +78,56 @@ class Way(Protocol):
         ...
 
 
+class Pool(NamedTuple):
+    """Attributes:
+    data: this member's own, scaled as everybody's.
+    test: samples held out, of all.
+    """
+
+    data: Dataset
+    test: int
+
+
 class Course:
     """Which samples are trained on in which step of a run, and by whom."""
 
     def __init__(self, data: Dataset, spec: TrainingSpec, group: Group) -> None:
-        self._data, self._spec, self._group = data, spec, group
-        self._pool: Pool | None = None
+        self._own = self._data = data
+        self._spec, self._group = spec, group
+        self._common: Common | None = None
         batches = Batches(len(data.train), spec.batch_size, spec.seed)
         self._order: Order = Ranged(batches) if data.ranges else Mixed(batches)
+        self._line = group.planned
+        """The order in which the members' ranges lie."""
+        self._cut: Cut | None = None
 
-    def pool(self) -> Pool | None:
-        """Where each member has samples of its own and there are several: learn from each other how many, and scale
-        them alike. Raises as `Group.agree`."""
-        if self._data.private and len(self._group.planned) > 1:
-            self._pool = pooled(self._data, self._group)
-            self._data = self._pool.data
-            self._order = Own(self._pool.train, self._spec.batch_size, self._spec.seed)
-            self._group.weights = {node: float(max(count, 1)) for node, count in self._pool.train.items()}
-        return self._pool
+    def pool(self, step: int) -> Pool | None:
+        """Where each member has samples of its own: learn from each other how many, and scale them alike. Raises as
+        `Group.agree`, and InvalidInput where what the others go by is for other data."""
+        group = self._group
+        if not self._own.private:
+            return None
+        train, test = counts(self._own, group, step)
+        if self._common is None:
+            self._common = common(self._own, group, self._spec.batch_size, train)
+        self._data = scaled(self._own, self._common, sum(train.values()) + test)
+        self._order = Own(train, self._common.steps, self._spec.seed)
+        group.weights |= {node: float(max(count, 1)) for node, count in train.items()}
+        return Pool(self._data, test)
+
+    def welcome(self, step: int) -> Pool | None:
+        """Newcomers were let in after so many steps: give them a share of the data, the same on all members. Returns
+        what `pool` does."""
+        joined, self._group.joined = self._group.joined, ()
+        if not joined:
+            return None
+        if self._data.ranges:
+            line = self._as_line().welcoming(joined, -(-step // self.steps_per_epoch))
+            self._line = tuple(member for member, _ in line.shares)
+            self._group.weights |= dict(line.shares)
+            if line.coming is not None:
+                self.recut(line.coming)
+        return self.pool(step)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -103,14 +141,87 @@ class Course:
 
     @property
     def movable(self) -> bool:
-        """Whether any member could train on any sample."""
+        """Whether any member has any sample, so that what follows can be divided anew after any step."""
         return not self._data.ranges and not self._data.private
+
+    @property
+    def within_reach(self) -> bool:
+        """Whether others can have the samples of a member that is lost."""
+        return not self._data.private
+
+    @property
+    def ranged(self) -> bool:
+        """Whether each of several members goes through a range of its own."""
+        return self._data.ranges and len(self._group.planned) > 1
+
+    def recut(self, cut: Cut) -> None:
+        """Have ranges by these shares from their epoch on, of which no sample has been taken yet. What this member will
+        need of the data is brought meanwhile."""
+        self._cut = cut
+        members, me = self._members(), self._group.me
+        parts = [
+            (part, member_range(len(part), members, cut.weights, me)) for part in (self._data.train, self._data.test)
+        ]
+        threading.Thread(target=_bring, args=(parts,), name="pieces", daemon=True).start()
+
+    def turn(self, step: int) -> bool:
+        """So many steps are finished: shares that were to come are in effect once their epoch has begun. Whether it was
+        now."""
+        if self._cut is None or step // self.steps_per_epoch < self._cut.epoch:
+            return False
+        self._group.weights |= self._cut.weights
+        self._cut = None
+        return True
+
+    @property
+    def pending(self) -> bool:
+        """Whether other ranges are to come."""
+        return self._cut is not None
+
+    def scalars(self) -> dict[str, str]:
+        """What says whose samples are whose, for checkpoints and newcomers."""
+        if self._common is not None:
+            return {COMMON: self._common.dump()}
+        return {KEY: self._as_line().dump()} if self.ranged else {}
+
+    def _as_line(self) -> Line:
+        return Line(tuple((member, self._group.weights[member]) for member in self._members()), self._cut)
+
+    def restore(self, scalars: Mapping[str, str]) -> None:
+        """Go on from a checkpoint: by the same scale, and with the same ranges where the members are the same: what is
+        left of the epoch is what nobody has had. Raises ValueError: it says neither."""
+        self._restore_common(scalars)
+        if KEY not in scalars or not self.ranged:
+            return
+        line = load(scalars[KEY])
+        if {member for member, _ in line.shares} == set(self._group.planned):
+            self._line, self._cut = tuple(member for member, _ in line.shares), line.coming
+            self._group.weights = dict(line.shares)
+
+    def inherit(self, scalars: Mapping[str, str]) -> None:
+        """A newcomer takes over what the others go by. Raises ValueError: it is nothing of that kind."""
+        self._restore_common(scalars)
+        if KEY in scalars and self._data.ranges:
+            line = load(scalars[KEY])
+            self._line, self._cut = tuple(member for member, _ in line.shares), line.coming
+
+    def _restore_common(self, scalars: Mapping[str, str]) -> None:
+        if COMMON in scalars and self._data.private:
+            self._common = load_common(scalars[COMMON])
+
+    def _members(self) -> tuple[str, ...]:
+        """In the order of their ranges."""
+        if not self._data.ranges:
+            return self._group.members
+        return tuple(member for member in self._line if member in self._group.members)
 
     def part(self, step: int, stop: int, member: str | None = None) -> tuple[Indices, int]:
         """A member's (this one's) samples of the steps from `step` to before `stop`, and how many all members have."""
-        group, found, total = self._group, list[Indices](), 0
+        group, members, found, total = self._group, self._members(), list[Indices](), 0
         for number in range(step, stop):
-            mine, count = self._order.part(number, group.members, group.weights, member or group.me)
+            cut = self._cut if self._cut is not None and number // self.steps_per_epoch >= self._cut.epoch else None
+            weights = group.weights if cut is None else group.weights | cut.weights
+            mine, count = self._order.part(number, members, weights, member or group.me)
             found.append(mine)
             total += count
         return found[0] if len(found) == 1 else np.concatenate(found), total
@@ -127,6 +238,12 @@ class Course:
     def check(self, loss: float, step: int, learning_rate: float) -> None:
         """See `check_loss`."""
         check_loss(self._spec, loss, step, self.steps_per_epoch, learning_rate)
+
+
+def _bring(parts: Sequence[tuple[Samples, range]]) -> None:
+    for samples, places in parts:
+        with contextlib.suppress(HiveError):  # asked for again, and told, when it is needed
+            samples.bring(places)
 
 
 def check_loss(spec: TrainingSpec, loss: float, step: int, steps_per_epoch: int, learning_rate: float) -> None:
