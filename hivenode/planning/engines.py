@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hivenode.planning.profile import NodeProfile
 from hivenode.planning.workload import Workload
 from hivenode.spec.networks import within
-from hivenode.spec.values import Engine
+from hivenode.spec.values import Engine, Strategy
 
 
 def distrust(nodes: Sequence[NodeProfile]) -> str:
@@ -38,6 +38,14 @@ def trusting(nodes: Sequence[NodeProfile]) -> list[NodeProfile]:
 def barred(workload: Workload, nodes: Sequence[NodeProfile]) -> str:
     """Why torch.distributed cannot average this job among these nodes; "" if it can."""
     return workload.not_by_torch or distrust(nodes)
+
+
+def unused(workload: Workload, strategy: Strategy) -> str:
+    """What is said where a job asks for torch.distributed and another strategy than data-parallel was chosen."""
+    if workload.engine != Engine.torch or strategy is Strategy.data_parallel:
+        return ""
+    why = "one node has nobody to average with" if strategy is Strategy.single_node else f"{strategy} does without it"
+    return f'The job asks for torch.distributed (training.engine = "torch"), but it is not used: {why}.'
 
 
 def reason(workload: Workload, nodes: Sequence[NodeProfile], engine: Engine, ours: str, theirs: str) -> str:

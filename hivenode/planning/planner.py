@@ -111,7 +111,7 @@ def plan(
         micro_batches=chosen.micro_batches,
         precision=precision,
         engine=chosen.engine,
-        engine_reason=chosen.engine_reason,
+        engine_reason=chosen.engine_reason or engines.unused(workload, chosen.strategy),
     )
 
 

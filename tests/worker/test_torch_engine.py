@@ -118,6 +118,26 @@ async def test_a_lost_child_costs_no_sample_and_no_member(host: ForkWorkers, tmp
 
 
 @pytest.mark.slow
+async def test_a_frozen_child_costs_no_sample_and_no_member(host: ForkWorkers, tmp_path: Path) -> None:
+    """Its worker goes on and has a heartbeat, so it is still a member: only the step does not end."""
+    job = spec(model="zoo:logistic", epochs=20, learning_rate=0.05)
+    alone = await finish(await attempt(host, job, [1.0], tmp_path / "one"))
+    members = await by_torch(host, job, [0.5, 0.5], tmp_path / "two")
+    await members[1].expect(WorkerProgress, 2)
+    frozen = child_of(members[1])
+    os.kill(frozen.pid, signal.SIGSTOP)
+    finished = await finish(members)
+    assert not members[0].all(ViewChanged)
+    assert len({digest(done.path) for done in finished}) == 1
+    assert difference(alone[0].path, finished[0].path) < 1e-5
+    assert formed(members[0]) == [2, 2]
+    assert "torch.distributed stood still: another group is formed" in {
+        log.event for member in members for log in member.all(Log)
+    }
+    assert not frozen.is_running()
+
+
+@pytest.mark.slow
 async def test_one_that_comes_late_takes_part(host: ForkWorkers, tmp_path: Path) -> None:
     job = spec(model="zoo:logistic", epochs=40, learning_rate=0.05)
     alone = await finish(await attempt(host, job, [1.0], tmp_path / "one"))

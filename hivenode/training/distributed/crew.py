@@ -17,13 +17,39 @@ from hivenode.net.local import FromWorker, Log
 from hivenode.training.distributed.agreement import Agreement, Post
 from hivenode.training.distributed.letters import Birth, Done, Formed, FromChild, Held, Pipe, Request, Step, Trouble
 from hivenode.training.distributed.switchboard import Child, Switchboard
+from hivenode.training.exchange.deadlines import Deadlines
 from hivenode.training.strategies.data_parallel import Together
 from hivenode.training.strategies.group import Group
 
 FORM_SECONDS = 60.0
 """How long a group may take to form; a firewall between its members would hold it up for ever."""
+STALL_SECONDS = 3.0
+FIRST_STALL_SECONDS = 40.0
+"""The least that a child is expected to take for a step, while little is known and later; see `Patience`."""
+STALLED = 3.0
+"""Times as long as expected, and a child is taken to stand still."""
 TRIES = 4
 """Generations in a row, of the same members, that come to nothing before this member gives up."""
+
+
+class Patience:
+    """How long a child may take over a step, learned from how long it took. Where it has stopped (or another, that it
+    waits for), the worker has not, so no view will say so: its time is up then, and all form another group. Pure."""
+
+    def __init__(self) -> None:
+        self._steps = Deadlines(STALL_SECONDS, FIRST_STALL_SECONDS)
+        self._times = STALLED
+
+    def seconds(self) -> float:
+        return self._times * self._steps.seconds()
+
+    def done(self, seconds: float) -> None:
+        self._steps.observe(0, seconds)
+        self._times = STALLED
+
+    def lost(self) -> None:
+        """It was too short, perhaps: a step that only takes long has to come to an end."""
+        self._times *= 2.0
 
 
 class Births(Protocol):
@@ -63,6 +89,7 @@ class Crew:
         self._trouble = ""
         """What a child last said when it failed."""
         self._watched = False
+        self._patience = Patience()
 
     @property
     def size(self) -> int:
@@ -115,11 +142,22 @@ class Crew:
             return None
         child.held = False
         child.orders.send(step)
-        while (said := self._hear(child)) is not None:
+        began, patience = time.monotonic(), self._patience.seconds()
+        while (said := self._hear(child, max(0.001, began + patience - time.monotonic()))) is not None:
             if isinstance(said, Done):
+                self._patience.done(time.monotonic() - began)
                 self._tell(lambda agreement: agreement.finish(said.loss))
                 return said
             child.held = isinstance(said, Held)
+        if (waited := time.monotonic() - began) >= patience:
+            self._patience.lost()
+            self._report(
+                Log(
+                    level="warning",
+                    event="torch.distributed stood still: another group is formed",
+                    fields={"members": self.size, "seconds": round(waited, 3)},
+                )
+            )
         self._raise_own(child)
         loss = self._settle()
         if loss is None:

@@ -27,8 +27,8 @@ class State(Enum):
 
 
 class Buffers:
-    """Memory kept from one round to the next, so that its pages stay mapped. Dropped when a view changes: a reader
-    may still be writing bytes of the old view."""
+    """Memory kept from one round to the next, so that its pages stay mapped. When a view changes, only that of the void
+    round is kept: what another came to may still be on its way to members of the old view."""
 
     def __init__(self) -> None:
         self._held: dict[str, Encoded] = {}
@@ -61,6 +61,7 @@ class Attempt:
     Attributes:
         contributors: whose mean it is, ascending; known once it is fixed.
         disagreement: a member whose vector or codec does not fit the others'.
+        landings: pieces that are arriving in its memory.
         owed: what the codec took from this member's slice of the mean; None without a codec.
     """
 
@@ -86,6 +87,7 @@ class Attempt:
         self.slice_marks: dict[int, int] = {}
         self.reduced = 0
         self.reducing = False
+        self.landings = 0
         self.source: int | None = None
         self.fetch_mark = 0
         self.fetch_announced = False
@@ -122,6 +124,11 @@ class Attempt:
     def _take(self, buffers: Buffers, purpose: str, size: int) -> Encoded:
         self._memory[purpose] = memory = buffers.take(purpose, size)
         return memory
+
+    @property
+    def idle(self) -> bool:
+        """Nobody writes to its memory."""
+        return not self.landings and not self.reducing
 
     def give_back(self, buffers: Buffers) -> None:
         """The next attempt may have the memory; `result` and `owed` stay valid until it is fixed."""

@@ -1,18 +1,31 @@
-"""A TLS connection between two workers, by way of OpenSSL's memory buffers: whole windows are taken from the system and
-given to it, and what is in them is decrypted and encrypted record by record. `SSLSocket` asks the system twice for each
-record of 16 KiB and gives it each one alone, which costs half as much again."""
+"""A TLS connection between two workers, by the OpenSSL that comes with `cryptography`: its AES is more than twice as
+fast as that of the OpenSSL 3.0 that many Pythons have. It goes by way of memory buffers, so that whole windows are
+taken from the system and given to it. Numbers are decrypted into the caller's arrays by OpenSSL's own calls, as
+pyOpenSSL's would copy them once more.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import socket
-import ssl
 from collections.abc import Callable
+
+from cryptography.hazmat.bindings.openssl.binding import Binding
+from cryptography.hazmat.primitives.serialization import Encoding
+from OpenSSL import SSL
 
 from hivenode.training.exchange.clock import now
 
 WINDOW = 256 * 1024
-"""Bytes taken from the system or given to it at a time."""
+"""Bytes taken from the system at a time."""
+SENT = 128 * 1024
+"""Bytes encrypted, and given to the system, at a time."""
+ENVELOPE = 4 * 1024
+"""Bytes by which so many grow at most when they are encrypted, in records of 16 KiB."""
+UNREAD = 64 * 1024
+"""Bytes that are looked for when a connection that was only written to is closed."""
+
+_read, _take_encrypted, _pointer = Binding.lib.SSL_read, Binding.lib.BIO_read, Binding.ffi.from_buffer
 
 
 class LinkBroken(Exception):
@@ -31,25 +44,28 @@ class Channel:
         OSError: the other side does not speak TLS 1.3, is not trusted or too slow; the socket is closed.
     """
 
-    def __init__(self, raw: socket.socket, context: ssl.SSLContext, *, server_side: bool, until: float) -> None:
+    def __init__(self, raw: socket.socket, context: SSL.Context, *, server_side: bool, until: float) -> None:
         self._raw, self._until = raw, float("inf")
-        self._received, self._to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._received, self._to_send, server_side=server_side)
-        self._window = memoryview(bytearray(0))
+        self._tls = SSL.Connection(context, None)
+        if server_side:
+            self._tls.set_accept_state()
+        else:
+            self._tls.set_connect_state()
+        self._window, self._encrypted = memoryview(b""), memoryview(bytearray(ENVELOPE))
         try:
             self.wait_until(until)
             while not self._shaken():
                 self._take()
-        except (OSError, LinkBroken) as error:
+        except (OSError, LinkBroken, SSL.Error) as error:
             raw.close()
-            if isinstance(error, LinkBroken):
-                raise ssl.SSLEOFError("the connection ended") from error
-            raise
+            if isinstance(error, OSError):
+                raise
+            raise ConnectionError("the connection ended" if isinstance(error, LinkBroken) else str(error)) from error
 
     def _shaken(self) -> bool:
         try:
             self._tls.do_handshake()
-        except ssl.SSLWantReadError:
+        except SSL.WantReadError:
             return False
         finally:
             self._give()
@@ -63,7 +79,8 @@ class Channel:
     @property
     def certificate(self) -> bytes:
         """The other side's, in DER; empty when there is none."""
-        return self._tls.getpeercert(binary_form=True) or b""
+        found = self._tls.get_peer_certificate(as_cryptography=True)
+        return b"" if found is None else found.public_bytes(Encoding.DER)
 
     # --- reading ---------------------------------------------------------------------------------------------
 
@@ -74,21 +91,28 @@ class Channel:
             LinkBroken: the stream ended.
             OSError: something else is wrong with it.
         """
-        read, left = self._tls.read, len(target)
-        while left:
-            try:
-                count: int = read(left, target)  # type: ignore[assignment]
-            except ssl.SSLWantReadError:
-                self._give()
-                self._take()
+        connection, start, at, size = self._tls._ssl, _pointer(target), 0, len(target)
+        while at < size:
+            count = _read(connection, start + at, size - at)
+            if count > 0:
+                at += count
+            else:
+                at += self._await(target[at:])
                 if heard is not None:
                     heard()
-                continue
-            except ssl.SSLZeroReturnError:
-                raise LinkBroken from None
-            left -= count
-            if left:
-                target = target[count:]
+
+    def _await(self, target: memoryview) -> int:
+        """Nothing to read was at hand: why, or more of it. Returns bytes read nevertheless."""
+        try:
+            return self._tls.recv_into(target)
+        except SSL.WantReadError:
+            self._give()
+            self._take()
+            return 0
+        except SSL.ZeroReturnError:
+            raise LinkBroken from None
+        except SSL.Error as error:
+            raise ConnectionError(str(error)) from error
 
     def _take(self) -> None:
         if not self._window:
@@ -98,26 +122,27 @@ class Channel:
         count = self._raw.recv_into(self._window)
         if count == 0:
             raise LinkBroken
-        self._received.write(self._window[:count])
+        self._tls.bio_write(self._window[:count])
 
     # --- writing ---------------------------------------------------------------------------------------------
 
     def send(self, *parts: bytes | memoryview) -> None:
         """All of it, one after the other. Raises OSError."""
-        write, held = self._tls.write, 0
-        for part in parts:
-            view = memoryview(part).cast("B")
-            while view:
-                count = write(view)
-                view, held = view[count:], held + count
-                if held >= WINDOW:
+        try:
+            for part in parts:
+                view = memoryview(part).cast("B")
+                if len(view) >= len(self._encrypted):
+                    self._encrypted = memoryview(bytearray(SENT + ENVELOPE))
+                for at in range(0, len(view), SENT):
+                    self._tls.send(view[at : at + SENT])
                     self._give()
-                    held = 0
-        self._give()
+        except SSL.Error as error:
+            raise ConnectionError(str(error)) from error
 
     def _give(self) -> None:
-        if self._to_send.pending:
-            self._raw.sendall(self._to_send.read())
+        target = _pointer(self._encrypted)
+        while (count := _take_encrypted(self._tls._from_ssl, target, len(self._encrypted))) > 0:
+            self._raw.sendall(self._encrypted[:count])
 
     # --- ending ----------------------------------------------------------------------------------------------
 
@@ -132,4 +157,9 @@ class Channel:
             self._raw.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
+        # Unread bytes, such as the other side's session tickets, would turn this into a reset, which destroys what
+        # is still under way.
+        with contextlib.suppress(OSError):
+            self._raw.setblocking(False)
+            self._raw.recv(UNREAD)
         self._raw.close()

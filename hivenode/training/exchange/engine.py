@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from hivenode.training.exchange.attempt import Attempt
 from hivenode.training.exchange.channel import Channel
 from hivenode.training.exchange.clock import now
 from hivenode.training.exchange.effects import Bulk, Effect, Entered, Landing, Phase, Reduce, Send, Transfer
@@ -25,7 +26,13 @@ LINGER_SECONDS = 2.0
 """How long a link that is of no more use may take to hand over its last words."""
 
 SETTLE_SECONDS = 0.25
-"""How long a link out of the view may take to finish the frame it is sending."""
+"""How long a link out of the view may take to finish the frame it is sending, or receiving."""
+
+MUTE_SECONDS = 0.75
+"""A link out of the view of which nothing was heard for so long will not finish it."""
+
+LAST_WORDS_SECONDS = 0.05
+"""How long such a link may take to tell the peer, should it go on one day."""
 
 BRISK_SECONDS = 1.0
 BRISK_GAPS = 4.0
@@ -163,13 +170,19 @@ class Engine(Sink):
                 culprits = job.attempt.reduce(job.start, job.stop)
             work += self.apply(self.group.reduced(job.attempt, job.start, job.stop, culprits))
 
-    def settle(self) -> None:
+    def settle(self, attempt: Attempt) -> None:
         """Before a caller gets its vector back: nobody outside the view may still be sent pieces of it, lest it
-        completes a round with what is written there next. (Members have stopped taking part already.) Lock held."""
-        closing = [link for link, _ in self._closing]
+        completes a round with what is written there next. (Members have stopped taking part already.) Nor should
+        anything arrive in the attempt's memory any more, which the next then takes over. Lock held."""
+        closing, moment = [link for link, _ in self._closing], now()
         with self._released():
             for link in closing:
-                link.settle(SETTLE_SECONDS)
+                if moment - link.heard > MUTE_SECONDS:
+                    link.drain(LAST_WORDS_SECONDS)
+                    link.cut()
+                else:
+                    link.settle(SETTLE_SECONDS)
+        self.changed.wait_for(lambda: self.closed or attempt.idle, SETTLE_SECONDS)
 
     def _enter(self, view: RankView, dropped: Sequence[Accusation]) -> None:
         self.dropped += dropped
@@ -235,8 +248,11 @@ class Engine(Sink):
         with self.lock:
             self.perform(self.apply(self.group.arrived(landing)))
 
-    def ended(self, sender: int, *, malformed: bool) -> None:
+    def ended(self, sender: int, unfinished: Landing | None, *, malformed: bool) -> None:
         with self.lock:
+            if unfinished is not None:
+                self.group.lost(unfinished)
+                self.changed.notify_all()
             self._note_pause()
             if sender not in self._links or self.closed:
                 return

@@ -30,8 +30,9 @@ class ViewChanged(Exception):
 class Excluded(Unavailable):
     """The other workers go on without this one."""
 
-    def __init__(self, sentence: str) -> None:
-        super().__init__(sentence, fix="Start another attempt; check this machine's load and its link to the others.")
+    def __init__(self, sentence: str, fix: str = "") -> None:
+        fix = fix or "Start another attempt; check this machine's load and its link to the others."
+        super().__init__(sentence, fix=fix)
 
 
 class NonFinite(JobFailed):

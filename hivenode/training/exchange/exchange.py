@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -249,7 +248,7 @@ class Exchange:
                 )
             try:
                 self._meeting.admit(peer, now() + self._connect)
-            except (ValueError, ssl.SSLError) as error:
+            except ValueError as error:
                 raise _unreadable(error) from error
             self._nodes[peer.rank] = peer.node
             self._engine.group.admit(peer.rank)
@@ -272,7 +271,7 @@ class Exchange:
         )
         try:
             self._meeting = Meeting(self._me.rank, self._key, self._listener, others, engine.linked, now() + seconds)
-        except (ValueError, ssl.SSLError) as error:
+        except ValueError as error:
             raise _unreadable(error) from error
         self._engine = engine
         with engine.lock:
@@ -451,7 +450,7 @@ class Exchange:
         )
         engine.waiting_since = None
         if attempt.state is not Progress.complete:
-            engine.settle()
+            engine.settle(attempt)
             self._check(attempt.number)
             self._check_mismatch()
         if attempt.disagreement is not None:
@@ -483,6 +482,12 @@ class Exchange:
         if self._engine.group.phase is Phase.out and verdict is not None:
             if verdict.reason in BLAMED:
                 raise _blame(verdict.reason)(self._me.node, verdict.round or number, None)
+            if verdict.reason is Reason.unreachable and verdict.by in self._nodes.keys() - {self._me.rank}:
+                raise Excluded(
+                    f"The other workers go on without {self._me.node}: it and {self._nodes[verdict.by]} could not reach"
+                    " each other, whichever dialled.",
+                    fix="Open or forward worker.ports of one of the two to the other, or join them by a VPN.",
+                )
             raise Excluded(f"The other workers go on without {self._me.node}: {_WHY[verdict.reason]}.")
 
     def _check_mismatch(self) -> None:

@@ -87,6 +87,8 @@ class Group(Fixing):
         self._early: deque[tuple[int, Control]] = deque(maxlen=MAX_EARLY)
         """What was heard in a view before this member knew that it is in it."""
         self._buffers = Buffers()
+        self._void: Attempt | None = None
+        """The last that came to nothing: the next may have its memory, once nothing arrives in it any more."""
         self._entered = 0
         """The last round that was completed when this view began."""
         self._missed: tuple[int, int] | None = None
@@ -151,6 +153,9 @@ class Group(Fixing):
             return self._fetch(attempt, self._missed[1]) if attempt is not None else []
         if attempt is None or attempt.state is not State.waiting:
             return []
+        if self._void is not None and self._void.idle:
+            self._void.give_back(self._buffers)
+        self._void = None
         attempt.fix(fixed, self._buffers)
         effects: list[Effect] = []
         for rank in attempt.others:
@@ -194,7 +199,7 @@ class Group(Fixing):
     def _abandon(self) -> None:
         if self.attempt is not None:
             self.attempt.state = State.void
-            self.attempt = None
+            self.attempt, self._void = None, self.attempt
 
     # --- numbers -----------------------------------------------------------------------------------------------
 
@@ -206,11 +211,18 @@ class Group(Fixing):
         return attempt
 
     def landing(self, sender: int, kind: Bulk, view: ViewId, number: int, start: int, count: int) -> Landing | None:
-        """Where `count` elements from `start` on, announced by `sender`, belong; None when they are stale.
+        """Where `count` elements from `start` on, announced by `sender`, belong; None when they are stale. Either
+        `arrived` or `lost` is told of it later.
 
         Raises:
             Malformed: nobody who follows the protocol sends this.
         """
+        found = self._landing(sender, kind, view, number, start, count)
+        if found is not None and found.attempt is not None:
+            found.attempt.landings += 1
+        return found
+
+    def _landing(self, sender: int, kind: Bulk, view: ViewId, number: int, start: int, count: int) -> Landing | None:
         attempt = self.attempt
         if kind is Bulk.state:
             estate = self._estates.get(view)
@@ -249,6 +261,7 @@ class Group(Fixing):
 
     def arrived(self, landing: Landing) -> list[Effect]:
         """The numbers are where they belong."""
+        self.lost(landing)
         attempt, count = landing.attempt, landing.count
         if landing.kind is Bulk.state and landing.view in self._estates:
             self._estates[landing.view].arrived(landing.sender, count)
@@ -269,6 +282,11 @@ class Group(Fixing):
         else:
             attempt.slice_marks[landing.sender] += count
         return self._advance(attempt)
+
+    def lost(self, landing: Landing) -> None:
+        """No more of these numbers will come."""
+        if landing.attempt is not None:
+            landing.attempt.landings -= 1
 
     def reduced(self, attempt: Attempt, start: int, stop: int, culprits: Sequence[int]) -> list[Effect]:
         """`attempt.reduce` of this range has returned `culprits`."""

@@ -90,8 +90,8 @@ class Sink:
     def landed(self, landing: Landing) -> None:
         raise NotImplementedError
 
-    def ended(self, sender: int, *, malformed: bool) -> None:
-        """Nothing more will be read."""
+    def ended(self, sender: int, unfinished: Landing | None, *, malformed: bool) -> None:
+        """Nothing more will be read, and no more of what was landing."""
         raise NotImplementedError
 
 
@@ -295,7 +295,7 @@ class Link:
         self.heard = moment
 
     def _read_all(self) -> None:
-        malformed = False
+        malformed, landing = False, None
         header = bytearray(HEADER.size)
         scratch = np.empty(MAX_FRAME, np.uint8)
         fill = self._incoming.fill
@@ -333,11 +333,12 @@ class Link:
                     assert landing.values is not None
                     fill(scratch[:length].data, self._note)
                     landing.codec.decode(scratch[:length], landing.values)
-                self._sink.landed(landing)
+                done, landing = landing, None
+                self._sink.landed(done)
         except (LinkBroken, OSError):
             pass  # `ended` says it
         except (Malformed, msgspec.MsgspecError):
             malformed = True
         finally:
-            self._sink.ended(self.rank, malformed=malformed)
+            self._sink.ended(self.rank, landing, malformed=malformed)
             self._incoming.close()

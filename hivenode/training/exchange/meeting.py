@@ -6,9 +6,10 @@ from __future__ import annotations
 import contextlib
 import secrets
 import socket
-import ssl
 import threading
 from collections.abc import Callable, Sequence
+
+from OpenSSL import SSL
 
 from hivenode.errors import Conflict
 from hivenode.net.local import Peer
@@ -69,7 +70,7 @@ class Meeting:
         greeting_seconds: for the handshake and greeting of one connection.
 
     Raises:
-        ValueError, ssl.SSLError: a certificate cannot be read.
+        ValueError: a certificate cannot be read.
     """
 
     def __init__(
@@ -85,9 +86,10 @@ class Meeting:
     ) -> None:
         self._rank, self._listener, self._linked = rank, listener, linked
         self._key, self._deadline, self._greeting = key, deadline, greeting_seconds
-        self._dials = [(peer, key.dialling(peer.certificate)) for peer in peers]
+        self._dials = [(peer, key.context([peer.certificate])) for peer in peers]
         self._ranks = {der(peer.certificate): peer.rank for peer in peers}
-        self._accepting = key.accepting([key.certificate, *(peer.certificate for peer in peers)])
+        self._trusted = [peer.certificate for peer in peers]
+        self._accepting = key.context(self._trusted)
         self._lock = threading.Lock()
         self._halves: dict[int, tuple[Hello, Channel]] = {}
         self._known: set[int] = set()
@@ -102,10 +104,11 @@ class Meeting:
             self._threads.append(_spawn(f"exchange-dial-{dial[0].rank}", self._dial, *dial, self._deadline))
 
     def admit(self, peer: Peer, deadline: float) -> None:
-        """One more. Raises ValueError, ssl.SSLError when its certificate cannot be read."""
-        context = self._key.dialling(peer.certificate)
-        self._accepting.load_verify_locations(cadata=peer.certificate)
+        """One more. Raises ValueError when its certificate cannot be read."""
+        context = self._key.context([peer.certificate])
         with self._lock:
+            self._trusted.append(peer.certificate)
+            self._accepting = self._key.context(self._trusted)
             self._ranks[der(peer.certificate)] = peer.rank
         self._threads.append(_spawn(f"exchange-dial-{peer.rank}", self._dial, peer, context, deadline))
 
@@ -184,7 +187,7 @@ class Meeting:
 
     # --- dialling --------------------------------------------------------------------------------------------
 
-    def _dial(self, peer: Peer, context: ssl.SSLContext, deadline: float) -> None:
+    def _dial(self, peer: Peer, context: SSL.Context, deadline: float) -> None:
         pause = 0.05
         if peer.rank < self._rank:
             self._over.wait(COURTESY_SECONDS)
@@ -211,7 +214,7 @@ class Meeting:
             self._over.wait(pause)
             pause = min(1.0, pause * 2)
 
-    def _connect(self, peer: Peer, context: ssl.SSLContext, deadline: float) -> Channel:
+    def _connect(self, peer: Peer, context: SSL.Context, deadline: float) -> Channel:
         until = min(now() + self._greeting, deadline)
         raw = socket.create_connection((peer.host, peer.port), max(0.1, until - now()))
         try:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
-import ssl
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -17,7 +16,7 @@ import pytest
 from hivenode.errors import Conflict, InvalidInput, Unavailable
 from hivenode.net.local import Peer
 from hivenode.training.exchange import Absurd, Exchange, Excluded, NonFinite, Seat, View, ViewChanged, WorkerKey
-from hivenode.training.exchange.channel import Channel
+from hivenode.training.exchange.channel import Channel, LinkBroken
 from hivenode.training.exchange.clock import now
 from hivenode.training.exchange.codecs import Fp16
 from hivenode.training.exchange.meeting import Meeting, listen
@@ -38,6 +37,7 @@ class Crew:
         self.pool = ThreadPoolExecutor(16)
         self.members: list[Exchange] = []
         self.views: dict[int, list[View]] = {}
+        self.told = threading.Condition()
 
     def hire(self, count: int, **options: float) -> list[Peer]:
         for _ in range(count):
@@ -46,7 +46,7 @@ class Crew:
             exchange = Exchange(
                 Seat(name(rank), rank, "127.0.0.1"),
                 WorkerKey.create(),
-                on_view=self.views[rank].append,
+                on_view=lambda view, rank=rank: self._tell(rank, view),  # type: ignore[misc]
                 **options,  # type: ignore[arg-type]
             )
             self._stack.callback(exchange.close)
@@ -55,6 +55,11 @@ class Crew:
             Peer(name(rank), rank, "127.0.0.1", exchange.port, exchange.certificate)
             for rank, exchange in enumerate(self.members)
         ]
+
+    def _tell(self, rank: int, view: View) -> None:
+        with self.told:
+            self.views[rank].append(view)
+            self.told.notify_all()
 
     def all(self, call: Callable[[Exchange], T], ranks: list[int] | None = None) -> list[Future[T]]:
         chosen = self.members if ranks is None else [self.members[rank] for rank in ranks]
@@ -114,6 +119,22 @@ def test_who_can_only_dial_is_met_by_dialling(crew: Crew) -> None:
     assert [future.result() for future in crew.all(ones)] == [3.0] * 3
 
 
+def test_two_that_cannot_reach_each_other_are_named(crew: Crew) -> None:
+    """Rank 0 reaches both; 1 and 2 do not reach each other, whichever dials."""
+    peers = crew.hire(3, connect_seconds=2.0)
+    with listen("127.0.0.1", (0, 0)) as nowhere:
+        dead = nowhere.getsockname()[1]
+    hidden = [Peer(peer.node, peer.rank, peer.host, dead, peer.certificate) for peer in peers]
+    told = [peers, [*peers[:2], hidden[2]], [peers[0], hidden[1], peers[2]]]
+    futures = crew.all(lambda exchange: exchange.connect(told[crew.members.index(exchange)]))
+    assert [future.result().members for future in futures[:2]] == [(name(0), name(1))] * 2
+    excluded = futures[2].exception()
+    assert isinstance(excluded, Excluded)
+    assert f"{name(2)}: it and {name(1)} could not reach each other" in excluded.sentence
+    assert "worker.ports" in excluded.fix
+    assert [future.result() for future in crew.all(ones, [0, 1])] == [2.0, 2.0]
+
+
 def test_another_certificate_than_the_one_handed_in_is_refused(crew: Crew) -> None:
     peers = crew.hire(3, connect_seconds=1.5)
     lied = [*peers[:2], Peer(name(2), 2, "127.0.0.1", peers[2].port, WorkerKey.create().certificate)]
@@ -125,20 +146,20 @@ def test_a_stranger_gets_in_nowhere(crew: Crew) -> None:
     peers = crew.hire(2)
     stranger = WorkerKey.create()
 
-    def knock() -> bytes:
-        with socket.create_connection(("127.0.0.1", peers[1].port), 5) as raw:
-            context = stranger.dialling(peers[1].certificate)
-            with context.wrap_socket(raw) as connection:
-                connection.sendall(b"\x00" * 28)
-                return connection.recv(1)
+    def knock() -> None:
+        raw = socket.create_connection(("127.0.0.1", peers[1].port), 5)
+        channel = Channel(raw, stranger.context([peers[1].certificate]), server_side=False, until=now() + 5)
+        with contextlib.closing(channel):
+            channel.send(bytes(28))
+            channel.fill(memoryview(bytearray(1)))
 
     with ThreadPoolExecutor(1) as pool:
         knocking = pool.submit(knock)
         crew.all(lambda exchange: exchange.connect(peers))
         # In TLS 1.3 the server's refusal reaches the client with the first read.
-        with pytest.raises((ssl.SSLError, ConnectionError)):
+        with pytest.raises((LinkBroken, ConnectionError)):
             knocking.result(10)
-    with pytest.raises((ssl.SSLError, ConnectionError)):
+    with pytest.raises((LinkBroken, ConnectionError)):
         knock()
     assert [future.result() for future in crew.all(ones)] == [2.0, 2.0]
 
@@ -179,10 +200,8 @@ def test_what_the_daemon_says_is_lost_is_left_out(crew: Crew) -> None:
         assert changed.lost == (name(2),)
     assert isinstance(futures[2].exception(), Excluded)
     assert [future.result() for future in crew.all(ones, [0, 1])] == [2.0, 2.0]
-    until = time.monotonic() + 20
-    while crew.views[0][-1].members != (name(0), name(1)) and time.monotonic() < until:
-        time.sleep(0.01)  # it is told by a thread of its own
-    assert crew.views[0][-1].members == (name(0), name(1))
+    with crew.told:  # by a thread of its own
+        assert crew.told.wait_for(lambda: crew.views[0][-1].members == (name(0), name(1)), 20)
 
 
 def test_a_vector_is_not_touched_by_a_round_that_is_void(crew: Crew) -> None:

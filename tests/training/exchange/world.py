@@ -287,6 +287,8 @@ class World:
         elif kind == "step" and self.members[a].disinherited:
             self.kill(a)  # it ends, and may try again as another
         elif kind == "step":
+            if (attempt := self.members[a].attempt) is not None and attempt.state is State.void:
+                self.settle(a)
             self.apply(a, self.members[a].step(self.moment))
         elif kind == "reduce":
             job = self.members[a].reduces.popleft()
@@ -321,10 +323,26 @@ class World:
             self.apply(b, self.members[b].group.arrived(landing))
         elif kind == "lost":
             self.cut.add((a, b))
+            if (a, b) in self.landings:
+                self.members[b].group.lost(self.landings.pop((a, b))[0])
             if self.members[b].group.is_candidate(a):
                 self.members[b].group.dismiss(a)
                 return
             self.apply(b, self.members[b].group.accuse(a, Reason.lost))
+
+    def settle(self, rank: int) -> None:
+        """Before a caller goes on after a void round: who is not in the view is sent no more of it. What is arriving
+        there arrives in full, or its link is cut."""
+        for other in self.members:
+            if other == rank or other in self.members[rank].group.view.ranks:
+                continue
+            self.bulk[rank, other].clear()
+            if (rank, other) not in self.landings or not self.listens(rank, other):
+                continue
+            if self.rng.random() < 0.5:
+                self.act(("land", rank, other))
+            else:
+                self.act(("lost", rank, other))
 
     def step(self) -> bool:
         self.hang_up()
