@@ -42,12 +42,15 @@ def ours(rank: int, steps: int, small: int, ports: Queue[Any], peers: Queue[Any]
     from hivenode.data.dataset import Dataset, Held
     from hivenode.net.local import Resources
     from hivenode.spec.training import TrainingSpec
+    from hivenode.spec.values import Share
     from hivenode.training.exchange import Seat
     from hivenode.training.optimizers import Optimizer
     from hivenode.training.stages.blueprint import blueprint
     from hivenode.training.stages.line import Line
     from hivenode.training.stages.loop import Ends, StagedTraining
+    from hivenode.training.stages.replicas import Replicas
     from hivenode.training.stages.stage import Cutting, Stage
+    from hivenode.training.strategies.single import Alone
 
     torch.set_num_threads(1)
     model, info = declared()
@@ -64,13 +67,16 @@ def ours(rank: int, steps: int, small: int, ports: Queue[Any], peers: Queue[Any]
     line.limit = 1 << 26
     ports.put((rank, line.port, line.certificate))
     line.connect(peers.get())
+    shares = [Share(f"node{number}", number, 0.5, 0.0, 0) for number in range(2)]
+    me = shares[rank].node
+    alone = Replicas(me, [shares], rank, Alone(me), "fp32", len(stage.weights), lambda message: None, lambda: None)
 
     def run(count: int, done: int) -> float:
         spec = TrainingSpec(batch_size=BATCH, learning_rate=0.01, max_steps=count)
         training = StagedTraining(
             number=rank, small=size, spec=spec, stage=stage, optimizer=Optimizer(spec, len(stage.weights)),
-            ends=Ends(data), line=line, report=lambda message: None, cancelled=lambda: None,
-            save=lambda step: None, step=done,
+            ends=Ends(data), line=line, replicas=alone, members=line.members,
+            report=lambda message: None, cancelled=lambda: None, save=lambda step: None, step=done,
         )  # fmt: skip
         started = time.perf_counter()
         training.run()

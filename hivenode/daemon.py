@@ -413,6 +413,7 @@ class _Daemon:
     async def _own_profile(self, workers: ForkWorkers) -> ProfileReply:
         measured = await asyncio.shield(self._measuring)
         limits = self._limits()
+        offers = await self._lender.offers(LENDING_SECONDS)
         return ProfileReply(
             flops=measured.flops,
             memory_bytes=min(limits.memory_bytes, psutil.virtual_memory().available),
@@ -420,7 +421,8 @@ class _Daemon:
             bandwidth=measured.bandwidth,
             frameworks=workers.frameworks,
             running=0,
-            offers=await self._lender.offers(LENDING_SECONDS),
+            offers=offers,
+            looking=self._lender.looking,
             versions=workers.versions,
             bf16=has_bf16(),
         )

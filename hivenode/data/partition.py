@@ -19,7 +19,8 @@ from hivenode.spec.split import held_out, member_range, split
 Indices = npt.NDArray[np.int64]
 
 _SPLIT, _EPOCH, _WEIGHTS, _RANGE = 1, 2, 3, 4
-_BLOCK = 1 << 20
+_BLOCK = 1 << 16
+"""Numbers drawn at a time: what that takes besides stays small, and is not left behind in the heap."""
 
 
 def random_words(count: int, seed: int, purpose: int, number: int = 0) -> npt.NDArray[np.uint64]:
@@ -98,6 +99,8 @@ class Mixed:
         if epoch != self._epoch:
             self._epoch, self._order = epoch, self._batches.order(epoch)
         batch = self._batches.of_step(self._order, step)
+        if len(members) == 1:
+            return batch, len(batch)
         mine = member_range(len(batch), members, weights, me)
         return batch[mine.start : mine.stop], len(batch)
 

@@ -139,13 +139,13 @@ class Worker:
         self._abandoned = True
         self.kill()
 
-    def ended(self, how: str) -> None:
-        """Its exit status is known."""
+    def ended(self, how: str, peak_bytes: int = 0) -> None:
+        """Its exit status is known, and perhaps the most memory that it had."""
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1
         if how == _how(-signal.SIGKILL) and not self._killed and shortages(self._limits.vmstat) > self._shortages:
-            how = OUT_OF_MEMORY
+            how = f"{OUT_OF_MEMORY}, when it held {peak_bytes >> 20} MiB"
         if not self.over.done():
             self.over.set_result(how)
 
@@ -349,8 +349,8 @@ class ForkServer:
                     self._workers[number].not_forked(self._cannot("this daemon has too many open files"))
             case NotForked(number=number, reason=reason):
                 self._workers.pop(number).not_forked(self._cannot(reason))
-            case Ended(number=number, code=code):
-                self._workers.pop(number).ended(_how(code))
+            case Ended(number=number, code=code, peak_bytes=peak):
+                self._workers.pop(number).ended(_how(code), peak)
 
     def _ended(self) -> None:
         """The server is over, and the kernel kills its workers with it."""

@@ -59,6 +59,12 @@ class Lender:
         await asyncio.wait({self._looking}, timeout=patience)
         return tuple(self._offers.values())
 
+    @property
+    def looking(self) -> tuple[str, ...]:
+        """Names of private data that nothing is known of yet."""
+        names = (f"private:{name}" for name in self._settings.data.private)
+        return tuple(name for name in names if name not in self._seen)
+
     async def close(self) -> None:
         if self._looking is not None:
             self._looking.cancel()

@@ -78,6 +78,7 @@ class Proposer:
         if not self.only_nodes_know(spec):
             describe(spec)  # what is wrong with it is told whoever is there
         heard = await self._heard()
+        self._known_of(spec, heard)
         workload, heard = _priced(spec, heard)
         if memory_factor != 1.0:
             workload = workload.taking(memory_factor)
@@ -94,6 +95,20 @@ class Proposer:
             rng=random.Random(zlib.crc32(salt.encode())),
             runnable=_runnable(spec),
         )
+
+    def _known_of(self, spec: JobSpec, heard: dict[str, ProfileReply]) -> None:
+        """Raises Unavailable while a node reads data of its own that it may take part with: all of them are meant."""
+        named = set(spec.placement.nodes)
+        reading = [
+            self._name(node)
+            for node, reply in heard.items()
+            if set(spec.needs) & set(reply.looking) and (not named or named & {node, self._name(node)})
+        ]
+        if reading:
+            raise Unavailable(
+                f"What is {spec.data.source} on {', '.join(reading)} is still being read there.",
+                fix="Ask again in a moment; a job that was submitted waits by itself.",
+            )
 
     async def _heard(self) -> dict[str, ProfileReply]:
         workers = self._workers()

@@ -40,10 +40,12 @@ class NotForked(msgspec.Struct, frozen=True, tag="not_forked"):
 
 
 class Ended(msgspec.Struct, frozen=True, tag="ended"):
-    """`code`: exit status, or the negated number of the signal that killed it."""
+    """`code`: exit status, or the negated number of the signal that killed it. `peak_bytes`: the most memory that it
+    had at once (getrusage(2), ru_maxrss), what it shared with its server included."""
 
     number: int
     code: int
+    peak_bytes: int
 
 
 FromForkserver = Hello | Forked | NotForked | Ended

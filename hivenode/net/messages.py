@@ -433,6 +433,8 @@ class ProfileReply(_Message, frozen=True, tag="profile"):
     """Where its workers listen for others'."""
     trusted: Annotated[tuple[Name, ...], msgspec.Meta(max_length=64)] = ()
     """Subnets on which its owner lets workers speak in plaintext."""
+    looking: Annotated[tuple[Annotated[str, msgspec.Meta(max_length=128)], ...], msgspec.Meta(max_length=128)] = ()
+    """What it may soon offer, once it has been read."""
 
 
 class Failure(_Message, frozen=True, tag="failure"):

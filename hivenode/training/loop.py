@@ -3,6 +3,7 @@ epoch's end a look at the held-out part, progress for the daemon, states to keep
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +27,9 @@ from hivenode.training.strategies.group import Group
 from hivenode.training.strategies.way import Advance, Course, Pool, Way
 
 PROGRESS_SECONDS = 0.5
+CHECKPOINT_SECONDS = 1.0
+"""Between two checkpoints at least: each is written, hashed, copied to another node and told to all, and where steps
+are short more of them would save less work than they cost."""
 LOGGED_SECONDS = 10.0
 """Between two lines on the progress of an epoch in the job's log."""
 GATE_STEPS = 10
@@ -141,6 +145,7 @@ class Training:
     _held_out: int | None = field(init=False, default=None)
     """Samples of all members, where each has its own."""
     _logged: float = field(init=False, default_factory=time.monotonic)
+    _kept: float = field(init=False, default=-math.inf)
     _pace: _Meter = field(init=False, default_factory=_Meter)
     _scales: Scales = field(init=False, default_factory=Scales)
 
@@ -264,9 +269,7 @@ class Training:
             if ended or time.monotonic() - self._meter.started >= PROGRESS_SECONDS:
                 self._progress(*(found if ended and found is not None else (None, None)))
             if keeps and going:
-                self.owe(self.step, self.way.wire.debts())
-                if self.leads:
-                    self.save(self.state())
+                self._keep()
             shared = ended or keeps if self.model.buffers.size else self.step // GATE_STEPS > before // GATE_STEPS
             if shared and going and self.step < steps:
                 self._gate()
@@ -276,6 +279,14 @@ class Training:
         self.group.finish()
         speed = whole.samples_per_second
         return Result(self.step, loss, *found, self.step / per_epoch, speed, self._convergence, self._tokens(speed))
+
+    def _keep(self) -> None:
+        """Save the state, unless that was done a moment ago; never without, or apart from, what members still owe."""
+        owed, moment = self.way.wire.debts(), time.monotonic()
+        self.owe(self.step, owed)
+        if self.leads and (owed or moment - self._kept >= CHECKPOINT_SECONDS):
+            self._kept = moment
+            self.save(self.state())
 
     def _rebalance(self, advance: Advance, steps: int) -> None:
         """Where members have ranges of their own, look now and then whether these still fit their speeds."""

@@ -108,11 +108,11 @@ class Forkserver:
 
     def _reap(self) -> None:
         while self._children:
-            pid, status = os.waitpid(-1, os.WNOHANG)
+            pid, status, used = os.wait4(-1, os.WNOHANG)
             if pid == 0:
                 return
             number = self._children.pop(pid)
-            self._say(Ended(number, os.waitstatus_to_exitcode(status)))
+            self._say(Ended(number, os.waitstatus_to_exitcode(status), used.ru_maxrss * 1024))
 
     def _say(self, message: FromForkserver, *descriptors: int) -> None:
         socket.send_fds(self._control, [msgspec.msgpack.encode(message)], descriptors)

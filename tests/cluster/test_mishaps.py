@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hivenode.errors import Corrupted
 from hivenode.planning.profile import machine_key
 from hivenode.training.tensorfiles import Parts
 from tests.cluster.machines import Machine, form_hive, found_hive
+from tests.shortage import memory_for
 
 
 def digits(model: dict[str, Any], training: dict[str, Any], **placement: object) -> dict[str, Any]:
@@ -156,3 +158,40 @@ async def test_what_nobody_has_the_memory_for_fails_with_the_numbers(
         )
     finally:
         await machine.stop()
+
+
+async def test_a_worker_that_the_kernel_kills_is_planned_for_in_stages(tmp_path: Path) -> None:
+    """By the planner's account the model fits on one node, and so it would, if that node had the memory it offers; half
+    of the model does fit, but that is only known then."""
+    hive = [Machine(tmp_path, name, f"memory_bytes = {800 << 20}\n") for name in ("ash", "birch")]
+    for machine in hive:
+        (machine.home / "profile.json").write_bytes(msgspec.json.encode({f"{machine_key()} / 1 threads": 1e13}))
+    try:
+        await form_hive(hive)
+        warm = digits({"source": "zoo:logistic"}, {"max_steps": 1}, strategy="data_parallel", min_nodes=2)
+        submitted = await hive[0].api("POST", "/v1/jobs", warm)
+        await hive[0].until(
+            f"/v1/jobs/{submitted['summary']['job']}", lambda d: d["summary"]["state"] == "finished", 90
+        )
+        with ExitStack() as shortage:
+            allowances = [shortage.enter_context(memory_for(machine.worker_pids, 300 << 20)) for machine in hive]
+            model = {"source": "zoo:mlp", "params": {"hidden": 3464, "depth": 3}}
+            training = {"epochs": 1, "max_steps": 3, "batch_size": 2, "optimizer": "adam", "learning_rate": 0.001}
+            wanted = digits(model, training)
+            wanted["spec"]["data"]["test_fraction"] = 0.01
+            submitted = await hive[0].api("POST", "/v1/jobs", wanted)
+            path = f"/v1/jobs/{submitted['summary']['job']}"
+            await hive[0].until(path, lambda d: d["attempts"] and d["attempts"][0]["outcome"] == "lost", 90)
+            for allow in allowances:
+                allow(2 << 30)
+            detail = await hive[0].until(path, lambda d: d["summary"]["state"] in ("finished", "failed"), 90)
+            assert detail["summary"]["state"] == "finished", detail
+            first, second = detail["attempts"]
+            assert (first["strategy"], len(first["nodes"])) == ("single_node", 1)
+            assert second["strategy"] in ("model_parallel", "pipeline_parallel")
+            assert len(second["nodes"]) == 2
+            told = r"was killed by the kernel, which had run out of memory, when it held \d+ MiB; \d+ MiB were planned"
+            assert re.search(told, second["cause"])
+            await stop(hive)
+    finally:
+        await stop(hive)

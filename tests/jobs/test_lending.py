@@ -32,7 +32,9 @@ async def test_models_packages_and_private_data(tmp_path: Path) -> None:
         }
     )
     lender = Lender(settings, lambda: 2 << 30)
+    assert lender.looking == ("private:good", "private:bad")
     found = await offers(lender)
+    assert lender.looking == ()
     assert sorted(found) == ["hf:bert", "private:good", "python:json"]
     assert found["hf:bert"].parameters > 1000
     info = found["private:good"].info

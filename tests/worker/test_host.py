@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import select
 import signal
 import subprocess
@@ -14,7 +15,8 @@ import pytest
 
 from hivenode.errors import InvalidInput, Unavailable
 from hivenode.jobs.workers import ForkWorkers
-from hivenode.net.local import Cancel, Log, Predict, Ready
+from hivenode.net.local import Cancel, Log, PeersReady, Predict, Ready
+from tests.shortage import memory_for
 from tests.worker.members import LIMITS, Member, begin, failure, plan, spec
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -177,3 +179,20 @@ async def test_closing_while_a_server_starts() -> None:
     await host.close()
     with pytest.raises(Unavailable):
         await starting
+
+
+async def test_a_worker_that_the_kernel_kills_for_want_of_memory(host: ForkWorkers, tmp_path: Path) -> None:
+    """It is said, with how much it held; a worker that is killed by somebody else is not taken for one."""
+    job = spec(model="zoo:mlp", params={"hidden": 4000, "depth": 2}, epochs=1, optimizer="adam", learning_rate=0.001)
+    member = await Member.start(host)
+    member.handle.send(begin(job, plan([1.0]), 0, tmp_path))
+    await member.expect(Ready)
+    with memory_for([member.handle.pid], 64 << 20):
+        member.handle.send(PeersReady(peers=()))
+        how = await member.exit()
+    told = re.fullmatch(r"killed by the kernel, which had run out of memory, when it held (\d+) MiB", how)
+    assert told is not None
+    assert 200 < int(told[1]) < 2000
+    other = await Member.start(host)
+    os.kill(other.handle.pid, signal.SIGKILL)
+    assert await other.exit() == "killed by SIGKILL"

@@ -39,8 +39,8 @@ async def test_a_job_from_data_to_model_to_prediction(host: ForkWorkers, tmp_pat
     assert [p.epoch for p in progress if p.step % 23 == 0] == list(range(1, 9))
     assert progress[-1].accuracy == finished.metrics["accuracy"]
     assert progress[-1].loss < progress[0].loss
-    steps = [c.step for c in member.all(CheckpointWritten)]  # one may give way to a newer one
-    assert steps[-1] == 150
+    steps = [c.step for c in member.all(CheckpointWritten)]  # later ones only if they are not too soon after it
+    assert steps[0] == 50
     assert set(steps) <= {50, 100, 150}
 
     from sklearn.datasets import load_digits

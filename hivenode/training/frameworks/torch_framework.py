@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from math import prod
 
@@ -132,9 +133,9 @@ class TorchModel:
             self.module.train()
         if self._draws:
             torch.manual_seed(draw)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self._bf16):
+        with torch.autocast("cpu", torch.bfloat16) if self._bf16 else nullcontext():
             outputs = forward(torch.from_numpy(inputs))
-        return losses(self._task, outputs.float(), torch.from_numpy(labels)).mean()
+        return mean_loss(self._task, outputs.float(), torch.from_numpy(labels))
 
     def evaluate(self, inputs: Inputs, labels: Labels) -> tuple[int, float]:
         correct, total = 0, 0.0
@@ -163,6 +164,13 @@ class TorchModel:
     def _parts(self, inputs: Inputs) -> list[slice]:
         step = max(1, min(1024, EVALUATION_VALUES // max(1, prod(inputs.shape[1:]))))
         return [slice(start, start + step) for start in range(0, len(inputs), step)]
+
+
+def mean_loss(task: Task, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The mean of `losses`; in one operation where samples weigh the same anyway."""
+    if task == "classification":
+        return functional.cross_entropy(outputs, labels)
+    return losses(task, outputs, labels).mean()
 
 
 def losses(task: Task, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -21,7 +21,7 @@ from hivenode.data.partition import Batches, Indices
 from hivenode.errors import HiveError
 from hivenode.net.local import FromWorker, Log, WorkerProgress
 from hivenode.spec.training import TrainingSpec
-from hivenode.training.frameworks.torch_framework import judged, losses
+from hivenode.training.frameworks.torch_framework import judged, mean_loss
 from hivenode.training.loop import LOGGED_SECONDS, PROGRESS_SECONDS, SCORED, Result
 from hivenode.training.optimizers import Optimizer
 from hivenode.training.patience import Patience
@@ -57,7 +57,7 @@ class Ends:
     def loss(self, outputs: Tensors, rows: Indices) -> torch.Tensor:
         """Mean over these samples of the training part."""
         labels = torch.from_numpy(self.data.train.take(rows)[1])
-        return losses(self.data.info.task, outputs[0], labels).mean()
+        return mean_loss(self.data.info.task, outputs[0], labels)
 
     def judge(self, outputs: Tensors, rows: Indices) -> tuple[int, float]:
         """Right answers and the sum of losses, of samples held out."""

@@ -140,6 +140,8 @@ class Group:
         """Take note of who is there, and tell the daemon who is not or is new. A newcomer's share is the mean of all
         that were ever planned, which all know alike."""
         members = self._collective.members
+        if members == self.members:
+            return
         lost = tuple(node for node in self.members if node not in members)
         joined = tuple(node for node in members if node not in self.members)
         usual = sum(self.weights[node] for node in self.planned) / len(self.planned)
