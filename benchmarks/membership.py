@@ -1,6 +1,6 @@
 """How long a silent death goes unnoticed, in virtual time, beside what SWIM's formula says.
 
-    python benchmarks/membership.py [--seeds 20] [--json]
+    python benchmarks/membership.py [--seeds 20] [--json]      (how far the long rows have come is said on stderr)
 
 The formula: a member is probed by somebody after a time that is exponential with a mean of one probe interval, the
 probe fails one interval later, and the shortest suspicion then runs out, confirmed by others: at the median
@@ -43,6 +43,8 @@ def measure(n: int, loss: float, seeds: int) -> dict[str, float]:
             swarm = Swarm(n, seed=seed, loss=loss)
         if n <= MESH_ABOVE or not seed:
             swarm.settle()
+        if n > MESH_ABOVE:
+            progress(f"{n} members, {loss:.0%} lost: {seed} of {seeds} found after {swarm.now:.0f} s")
         swarm.run(swarm.now + 3.0 + seed / seeds)
         victim, begin = swarm.ids[seed % n], swarm.now
         swarm.unplug(victim)
@@ -70,6 +72,10 @@ def measure(n: int, loss: float, seeds: int) -> dict[str, float]:
     }
 
 
+def progress(text: str) -> None:
+    print(f"... {text}", file=sys.stderr, flush=True)
+
+
 def slow_tenth(n: int, hours: float) -> dict[str, float]:
     """A tenth of the members gets round to anything only every two seconds; who is held dead by anybody?"""
     swarm = Swarm(n, seed=1, mesh=n > MESH_ABOVE)
@@ -77,7 +83,12 @@ def slow_tenth(n: int, hours: float) -> dict[str, float]:
     slow = swarm.ids[:: max(1, n // max(1, n // 10))][: max(1, n // 10)]
     for node in slow:
         swarm.slow(node, 2.0)
-    swarm.run(swarm.now + hours * 3600)
+    begin, end = swarm.now, swarm.now + hours * 3600
+    while swarm.now < end:
+        swarm.run(min(end, swarm.now + 60.0))
+        if n > MESH_ABOVE:
+            held = sum(node not in slow for node in swarm.deaths())
+            progress(f"{n} members, {(swarm.now - begin) / 60:.0f} min: {held} healthy ones held dead")
     dead = swarm.deaths()
     return {
         "members": n,
@@ -129,7 +140,7 @@ def main() -> None:
                 flush=True,
             )
     for n in args.members if args.hours else ():
-        said = slow_tenth(n, args.hours if n <= MESH_ABOVE else args.hours / 10)
+        said = slow_tenth(n, args.hours)
         if args.json:
             print(json.dumps(said), flush=True)
         else:

@@ -84,6 +84,10 @@ class AddressBook:
         """Whether a message to this node, with no link to it, dials it."""
         return node in self._known and node not in self._kept
 
+    def beside(self, node: str) -> tuple[str, ...]:
+        """Who should keep a link to this node, where not everybody does."""
+        return tuple(sorted(self._mesh.beside(node))) if self._mesh.partial else ()
+
     def open(self, seeds: tuple[str, ...]) -> None:
         """Begin with whoever was known before the last stop, and the seeds."""
         for node, addresses in sorted(self.remembered.items()):

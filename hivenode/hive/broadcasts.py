@@ -39,7 +39,14 @@ class Broadcasts:
     def put(self, statement: Statement) -> None:
         self._serial += 1
         self._waiting[statement.node] = _Waiting(statement, statements.size(statement), self._serial)
+        if len(self._order) > 2 * len(self._waiting) + MAX_STATEMENTS:
+            self._order = [e for e in self._order if self._stands(e)]
+            heapq.heapify(self._order)
         heapq.heappush(self._order, (0, -self._serial, statement.node))
+
+    def _stands(self, entry: tuple[int, int, str]) -> bool:
+        waiting = self._waiting.get(entry[2])
+        return waiting is not None and waiting.serial == -entry[1]
 
     def discard(self, subject: str) -> None:
         self._waiting.pop(subject, None)

@@ -169,6 +169,10 @@ class Mesh:
         wanted = [node for node in dict.fromkeys(needed) if node in self._known]
         return frozenset((*self._beside, *wanted[:MAX_NEEDED])) - {self._me}
 
+    def beside(self, node: str) -> frozenset[str]:
+        """Who, of those present, should keep a link to this member in a partial mesh."""
+        return frozenset(self._present.beside(node, ring_keys(self._hive, node))) - {node}
+
     def _review(self) -> bool:
         """Look whether the mesh is partial, and who is beside us; whether either has changed."""
         before = self._partial, self._beside

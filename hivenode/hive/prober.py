@@ -5,12 +5,17 @@ One member is probed per interval, round robin over a shuffled list (so that eac
 there are links to some members only, most probes go round those, the others round everybody, by dials.
 Without an answer after the probe timeout, others are asked to probe it; they answer Ack, or Nack if they got
 none either, which at least proves that we can hear. Relays that stay silent count against our own health.
+
+In a large hive a member that failed its probe is first only doubted (`profiles.patience`): it is asked again, directly
+and through others, while the next members are probed, and any answer acquits it without a word to anybody. Its time to
+live counts from the failure all the same, so the dead are found as soon as without the doubt. memberlist asks a second
+time at once, over another transport; here there is but one, and who is slow answers later rather than elsewhere.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from hivenode.hive.profiles import Profile
@@ -57,12 +62,27 @@ class _Probe:
 
 
 @dataclass(slots=True)
+class _Doubt:
+    """A member that has failed a probe and is asked again before anybody is told."""
+
+    target: str
+    incarnation: int
+    sequence: int
+    since: float
+    ends: float
+    ask_at: float
+    relays: dict[str, bool]
+
+
+@dataclass(slots=True)
 class _Relay:
     origin: str
     sequence: int
     """Under which the origin wants its answer."""
     target: str
     nack_at: float
+    """Infinite once it has."""
+    ends: float
 
 
 class Prober:
@@ -74,12 +94,15 @@ class Prober:
         gossip: statements to attach to a message for this member.
         health: our own score, shared with the membership list.
         dials: whether a message to this member, with no link, dials it.
+        patience: seconds for which a failed probe is doubted; 0 for not at all.
+        beside: those who should keep a link to this member.
     """
 
     def __init__(
         self, me: str, *, profile: Profile, rng: random.Random, members: Mapping[str, Member],
         links: Mapping[str, None], gossip: Callable[[str], Statements], health: Health,
-        dials: Callable[[str], bool],
+        dials: Callable[[str], bool], patience: Callable[[], float],
+        beside: Callable[[str], Iterable[str]],
     ) -> None:  # fmt: skip
         self._me = me
         self._profile = profile
@@ -89,6 +112,8 @@ class Prober:
         self._gossip = gossip
         self._health = health
         self._dials = dials
+        self._patience = patience
+        self._beside = beside
         self._near: list[str] = []
         """Those linked that are still to be probed in this round of theirs."""
         self._turn = 0
@@ -96,6 +121,8 @@ class Prober:
         self._index = 0
         self._urgent: dict[str, None] = {}
         self._probe: _Probe | None = None
+        self._doubts: dict[str, _Doubt] = {}
+        """By target. Few: probes fail one after the other, and a doubt lasts for some."""
         self._next = NEVER
         self._relays: dict[int, _Relay] = {}
         self._sequence = 0
@@ -107,6 +134,7 @@ class Prober:
     def stop(self) -> None:
         self._next = NEVER
         self._probe = None
+        self._doubts.clear()
         self._relays.clear()
 
     def add(self, node: str) -> None:
@@ -123,7 +151,9 @@ class Prober:
     # --- time -----------------------------------------------------------------------------------------------
 
     def deadline(self) -> float:
-        due = min((relay.nack_at for relay in self._relays.values()), default=NEVER)
+        due = min([min(r.nack_at, r.ends) for r in self._relays.values()]) if self._relays else NEVER
+        for doubt in self._doubts.values():
+            due = min(due, doubt.ends, doubt.ask_at)
         if self._probe is None:
             return min(due, self._next)
         return min(due, self._probe.ends, self._probe.indirect_at)
@@ -133,19 +163,34 @@ class Prober:
         if self._probe is not None:
             self._probe.ends += seconds
             self._probe.indirect_at += seconds
+        for doubt in self._doubts.values():
+            doubt.since += seconds
+            doubt.ends += seconds
+            doubt.ask_at += seconds
 
-    def tick(self, now: float) -> tuple[list[ProbeEffect], str | None]:
-        """Returns what to do, and the member that has just failed its probe, if one has."""
+    def tick(self, now: float) -> tuple[list[ProbeEffect], list[tuple[str, float]]]:
+        """Returns what to do, and the members to accuse, each with the time at which it failed its probe."""
         effects: list[ProbeEffect] = []
-        failed = None
-        for sequence in [s for s, relay in self._relays.items() if relay.nack_at <= now]:
-            relay = self._relays.pop(sequence)
-            effects.append(Send(relay.origin, Nack(relay.sequence)))
+        failed: list[tuple[str, float]] = []
+        for sequence, relay in [(s, r) for s, r in self._relays.items() if min(r.nack_at, r.ends) <= now]:
+            if relay.nack_at <= now:
+                relay.nack_at = NEVER
+                effects.append(Send(relay.origin, Nack(relay.sequence)))
+            if relay.ends <= now:
+                del self._relays[sequence]
         probe = self._probe
         if probe is not None and now >= probe.ends:
-            failed = self._fail(now, probe)
+            self._fail(now, probe)
         elif probe is not None and now >= probe.indirect_at:
             effects += self._ask_others(probe)
+        for doubt in [d for d in self._doubts.values() if now >= min(d.ends, d.ask_at)]:
+            if now < doubt.ends:
+                effects += self._ask_again(now, doubt)
+                continue
+            del self._doubts[doubt.target]
+            member = self._members.get(doubt.target)
+            if member is not None and member.incarnation == doubt.incarnation:  # else it has been heard of since
+                failed.append((doubt.target, doubt.since))
         if self._probe is None and now >= self._next:
             effects += self._start(now)
         return effects, failed
@@ -169,11 +214,14 @@ class Prober:
     def linked(self, now: float, peer: str) -> list[ProbeEffect]:
         """A member under probe has just been linked: ask it directly as well."""
         self._urgent.pop(peer, None)
-        probe = self._probe
-        if probe is None or probe.target != peer:
-            return []
-        probe.pinged = now
-        return [Send(peer, Ping(probe.sequence, self._gossip(peer)))]
+        effects: list[ProbeEffect] = []
+        doubt, probe = self._doubts.get(peer), self._probe
+        if doubt is not None:
+            effects.append(Send(peer, Ping(doubt.sequence, self._gossip(peer))))
+        if probe is not None and probe.target == peer:
+            probe.pinged = now
+            effects.append(Send(peer, Ping(probe.sequence, self._gossip(peer))))
+        return effects
 
     def acked(self, now: float, peer: str, sequence: int) -> list[ProbeEffect]:
         probe = self._probe
@@ -182,8 +230,14 @@ class Prober:
                 if peer == probe.target and probe.pinged is not None:
                     self._measured(peer, now - probe.pinged)
                 self._health.add(-1)
+                self._doubts.pop(probe.target, None)
                 self._finish(now, probe)
             return []
+        for doubt in self._doubts.values():
+            if doubt.sequence == sequence:
+                if peer == doubt.target or peer in doubt.relays:
+                    del self._doubts[doubt.target]
+                return []
         relay = self._relays.get(sequence)
         if relay is None or relay.target != peer:
             return []
@@ -208,11 +262,14 @@ class Prober:
         )  # fmt: skip
         self._probe = probe
         if target in self._links:
-            probe.pinged = now
-            return [Send(target, Ping(probe.sequence, self._gossip(target)))]
-        if self._dials(target):  # the round trip is not measured: it holds the dial
-            return [Send(target, Ping(probe.sequence, self._gossip(target)))]
-        return [Redial(target), *self._ask_others(probe)]
+            probe.pinged = now  # of a dial the round trip is not measured: it holds the dial
+        asked = self._ask(target, probe.sequence)
+        return asked if isinstance(asked[0], Send) else [*asked, *self._ask_others(probe)]
+
+    def _ask(self, target: str, sequence: int) -> list[ProbeEffect]:
+        if target in self._links or self._dials(target):
+            return [Send(target, Ping(sequence, self._gossip(target)))]
+        return [Redial(target)]
 
     def _choose(self) -> str | None:
         for node in list(self._urgent):
@@ -254,20 +311,50 @@ class Prober:
 
     def _ask_others(self, probe: _Probe) -> list[ProbeEffect]:
         probe.indirect_at = NEVER
+        probe.relays = dict.fromkeys(self._relays_for(probe.target), False)
+        return self._request(probe.relays, probe.target, probe.sequence)
+
+    def _relays_for(self, target: str) -> list[str]:
+        """Some that we are linked with, and of a target that would have to be dialled some that keep a link to it as
+        well: whoever is slow may not be done with a dial before it is given up."""
+        relays = self._some_of(self._links, target)
+        if self._dials(target):
+            relays += self._some_of(dict.fromkeys(self._beside(target)), target)
+        return relays
+
+    def _some_of(self, peers: Iterable[str], target: str) -> list[str]:
         able = [
-            peer for peer in self._links
-            if peer != probe.target and peer in self._members
+            peer for peer in peers
+            if peer not in (target, self._me) and peer in self._members
             and self._members[peer].state is MemberState.alive
         ]  # fmt: skip
-        relays = self._rng.sample(able, min(len(able), self._profile.indirect_checks))
-        probe.relays = dict.fromkeys(relays, False)
-        return [Send(peer, PingRequest(probe.sequence, probe.target, self._gossip(peer))) for peer in relays]
+        return self._rng.sample(able, min(len(able), self._profile.indirect_checks))
 
-    def _fail(self, now: float, probe: _Probe) -> str:
+    def _request(self, relays: Iterable[str], target: str, sequence: int) -> list[ProbeEffect]:
+        return [Send(peer, PingRequest(sequence, target, self._gossip(peer))) for peer in relays]
+
+    def _fail(self, now: float, probe: _Probe) -> None:
         silent = sum(not nacked for nacked in probe.relays.values())
         self._health.add(silent if probe.relays else 1)
         self._finish(now, probe)
-        return probe.target
+        if probe.target not in self._doubts:
+            incarnation = self._members[probe.target].incarnation if probe.target in self._members else -1
+            self._doubts[probe.target] = _Doubt(
+                probe.target, incarnation, probe.sequence, since=now, ends=now + self._patience(), ask_at=now,
+                relays=dict(probe.relays),
+            )  # fmt: skip
+
+    def _ask_again(self, now: float, doubt: _Doubt) -> list[ProbeEffect]:
+        """Directly and through others; at first over a fresh connection as well, if its link is stalled."""
+        fresh = doubt.ask_at <= doubt.since and doubt.target in self._links
+        doubt.ask_at = now + self._profile.probe_timeout
+        relays = self._relays_for(doubt.target)
+        doubt.relays.update(dict.fromkeys(relays, False))
+        return [
+            *([Redial(doubt.target)] if fresh else []),
+            *self._ask(doubt.target, doubt.sequence),
+            *self._request(relays, doubt.target, doubt.sequence),
+        ]
 
     def _finish(self, now: float, probe: _Probe) -> None:
         self._probe = None
@@ -290,6 +377,10 @@ class Prober:
             return [Send(origin, Nack(request.sequence))]
         self._sequence += 1
         self._relays[self._sequence] = _Relay(
-            origin, request.sequence, request.target, now + _NACK_AT * self._profile.probe_timeout
+            origin,
+            request.sequence,
+            request.target,
+            now + _NACK_AT * self._profile.probe_timeout,
+            ends=now + max(_NACK_AT * self._profile.probe_timeout, self._patience()),
         )
         return [Send(request.target, Ping(self._sequence, self._gossip(request.target)))]

@@ -78,6 +78,13 @@ def suspicion_min(profile: Profile, n: int) -> float:
     return profile.suspicion_mult * max(1.0, math.log10(max(1, n))) * profile.probe_interval
 
 
+def patience(profile: Profile, n: int) -> float:
+    """How long a member that failed its probe is asked again before others are told, seconds: one probe interval per
+    decade of members beyond the first ten. What is told goes to everybody, and so does the denial; in a large hive
+    whatever goes wrong now and then goes wrong somewhere all the time."""
+    return (max(1.0, math.log10(max(1, n))) - 1.0) * profile.probe_interval
+
+
 def confirmations_wanted(profile: Profile, n: int) -> int:
     """Independent further accusers that shorten a suspicion to its minimum; 0 where so many cannot exist."""
     k = profile.suspicion_mult - 2

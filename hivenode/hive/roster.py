@@ -301,11 +301,11 @@ class Roster:
         if isinstance(statement, Dead):
             if member.state is MemberState.suspect or not statements.valid(statement, self._verify):
                 return []
-            return self.accuse(now, member.node)
+            return self.accuse(now, member.node, now)
         if record.suspicion is None:
             if not statements.valid(statement, self._verify):
                 return []
-            return self._suspect(now, record, statement)
+            return self._suspect(now, record, statement, now)
         if record.suspicion.accepts(statement.by) and statements.valid(statement, self._verify):
             record.suspicion.confirm(statement.by)
             self.broadcasts.put(statement)
@@ -371,14 +371,14 @@ class Roster:
 
     # --- our own judgement ----------------------------------------------------------------------------------
 
-    def accuse(self, now: float, node: str) -> list[RosterEffect]:
-        """We have reason to doubt this member: raise a suspicion, or confirm the one there is."""
+    def accuse(self, now: float, node: str, since: float) -> list[RosterEffect]:
+        """We have had reason to doubt this member since then: raise a suspicion, or confirm the one there is."""
         record = self._records.get(node)
         if record is None or node == self.me or record.member.state not in PRESENT:
             return []
         statement = statements.suspect(self._sign, node, record.member.incarnation, self.me)
         if record.suspicion is None:
-            return self._suspect(now, record, statement)
+            return self._suspect(now, record, statement, since)
         if record.suspicion.confirm(self.me):
             self.broadcasts.put(statement)
         return []
@@ -403,7 +403,7 @@ class Roster:
 
     def deadline(self) -> float:
         """When the next suspicion runs out."""
-        return min((s.deadline for s in self._suspicions.values()), default=float("inf"))
+        return min([s.deadline for s in self._suspicions.values()]) if self._suspicions else float("inf")
 
     def expire(self, now: float) -> list[RosterEffect]:
         """Declare dead whoever has not refuted in time."""
@@ -437,10 +437,10 @@ class Roster:
 
     # --- bookkeeping ----------------------------------------------------------------------------------------
 
-    def _suspect(self, now: float, record: _Record, statement: Suspect) -> list[RosterEffect]:
+    def _suspect(self, now: float, record: _Record, statement: Suspect, since: float) -> list[RosterEffect]:
         shortest = profiles.suspicion_min(self._profile, self._present)
         record.suspicion = Suspicion(
-            now, statement.by, profiles.confirmations_wanted(self._profile, self._present),
+            since, statement.by, profiles.confirmations_wanted(self._profile, self._present),
             shortest, shortest * self._profile.suspicion_max_mult,
         )  # fmt: skip
         self._suspicions[statement.node] = record.suspicion

@@ -19,7 +19,7 @@ class Suspicion:
         shortest, longest: seconds.
     """
 
-    __slots__ = ("_accusers", "_longest", "_shortest", "_start", "_wanted")
+    __slots__ = ("_accusers", "_longest", "_shortest", "_start", "_wanted", "deadline")
 
     def __init__(self, now: float, accuser: str, wanted: int, shortest: float, longest: float) -> None:
         self._start = now
@@ -27,6 +27,8 @@ class Suspicion:
         self._wanted = wanted
         self._shortest = shortest
         self._longest = longest
+        self.deadline = self._deadline()
+        """When the member is declared dead."""
 
     @property
     def confirmations(self) -> int:
@@ -41,11 +43,10 @@ class Suspicion:
         if not self.accepts(accuser):
             return False
         self._accusers[accuser] = None
+        self.deadline = self._deadline()
         return True
 
-    @property
-    def deadline(self) -> float:
-        """When the member is declared dead."""
+    def _deadline(self) -> float:
         if self._wanted < 1:
             return self._start + self._shortest
         fraction = math.log(self.confirmations + 1) / math.log(self._wanted + 1)
@@ -55,3 +56,4 @@ class Suspicion:
     def postpone(self, seconds: float) -> None:
         """We could not listen for so long: the accused gets that time back."""
         self._start += seconds
+        self.deadline = self._deadline()

@@ -80,6 +80,7 @@ class Swim:
         sign: our signature of some bytes.
         verify: verify(node, signature, data); False for nodes that are not of this hive.
         dials: whether a message to this member, with no link, dials it.
+        beside: those who should keep a link to this member, where not everybody does.
 
     Every method that takes `now` (monotonic seconds) wants it never to go back. Effects are to be carried out
     in order.
@@ -88,6 +89,7 @@ class Swim:
     def __init__(
         self, me: str, *, name: str, addresses: tuple[str, ...], version: str, boot: int, profile: Profile,
         rng: random.Random, sign: Sign, verify: Verify, dials: Callable[[str], bool] = lambda peer: False,
+        beside: Callable[[str], Iterable[str]] = lambda peer: (),
     ) -> None:  # fmt: skip
         self._me = me
         self._profile = profile
@@ -113,7 +115,8 @@ class Swim:
         self._links: dict[str, None] = {}
         self._prober = Prober(
             me, profile=profile, rng=rng, members=self.members, links=self._links, gossip=self._attached,
-            health=self._roster.health, dials=dials,
+            health=self._roster.health, dials=dials, patience=lambda: profiles.patience(profile, self._roster.present),
+            beside=beside,
         )  # fmt: skip
         self._vouched: dict[str, None] = {}
         self._refusals: dict[str, _Refusal] = {}
@@ -159,7 +162,7 @@ class Swim:
         """When `tick` must be called next, in the seconds of `now`; infinity before start and after leave."""
         if not self._running:
             return NEVER
-        redial = min((refusal.redial_at for refusal in self._refusals.values()), default=NEVER)
+        redial = min([refusal.redial_at for refusal in self._refusals.values()]) if self._refusals else NEVER
         return min(
             self._prober.deadline(), self._roster.deadline(), self._gossip_at, self._push_pull_at,
             self._forget_at, redial,
@@ -177,8 +180,8 @@ class Swim:
             self._roster.postpone(late)
         probing, failed = self._prober.tick(now)
         effects: list[Effect] = [*probing]
-        if failed is not None:
-            effects += self._accuse(now, failed)
+        for node, since in failed:
+            effects += self._accuse(now, node, since)
         effects += self._roster.expire(now)
         effects += self._redial_refused(now)
         if now >= self._push_pull_at:
@@ -266,7 +269,10 @@ class Swim:
 
     def _learn(self, now: float, heard: Statements, *, pushed: bool = False) -> list[Effect]:
         verdicts = {s.node: s for s in heard if isinstance(s, Dead | Left)} if pushed else {}
-        latest = {s.node: s.incarnation for s in sorted(_lives(heard), key=lambda s: s.incarnation)}
+        latest: dict[str, int] = {}
+        for statement in heard:
+            if isinstance(statement, Alive) and statement.incarnation > latest.get(statement.node, -1):
+                latest[statement.node] = statement.incarnation
         effects: list[Effect] = []
         for statement in heard:
             if isinstance(statement, Alive) and statement.incarnation < latest[statement.node]:
@@ -283,8 +289,10 @@ class Swim:
         """Whether this is the death of a member that we are linked with and that had no time to answer us. When a
         network heals, links deliver all at once what the other side wrote of ours while it could not see it: the
         suspicion and, in the same moment, the verdict. We take that as a suspicion, and ask."""
+        if not isinstance(statement, Dead) or statement.node not in self._links:
+            return False
         member = self.members.get(statement.node)
-        if member is None or not isinstance(statement, Dead) or statement.node not in self._links:
+        if member is None:
             return False
         return member.state is MemberState.alive or now - member.since < self._profile.probe_interval
 
@@ -363,7 +371,7 @@ class Swim:
                 return []
             again = now + self._profile.refusal_confirm
             self._refusals[peer] = _Refusal(now, member.incarnation, again)
-            effects = self._accuse(now, peer)
+            effects = self._accuse(now, peer, now)
         elif now - refusal.since >= self._profile.refusal_confirm:
             del self._refusals[peer]
             del self._vouched[peer]
@@ -398,10 +406,10 @@ class Swim:
 
     # --- telling others -------------------------------------------------------------------------------------
 
-    def _accuse(self, now: float, node: str) -> list[Effect]:
+    def _accuse(self, now: float, node: str, since: float) -> list[Effect]:
         """Raise or confirm a suspicion, and give the accused itself the chance to answer first, over a fresh connection
         if its link is stalled."""
-        effects: list[Effect] = [*self._roster.accuse(now, node)]
+        effects: list[Effect] = [*self._roster.accuse(now, node, since)]
         accusation = self._roster.accusation(node)
         if accusation is not None and node in self._links:
             effects += [Send(node, Gossip((accusation,))), Redial(node)]
@@ -489,10 +497,6 @@ class Swim:
         pieces = list(_pieces(groups, self._profile.push_pull_bytes))
         last = len(pieces) - 1
         return [Send(peer, PushPull(piece, reply and index == last)) for index, piece in enumerate(pieces)]
-
-
-def _lives(heard: Iterable[Statement]) -> list[Alive]:
-    return [statement for statement in heard if isinstance(statement, Alive)]
 
 
 def _pieces(groups: Iterable[Sequence[Statement]], max_bytes: int) -> Iterable[Statements]:

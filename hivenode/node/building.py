@@ -240,6 +240,7 @@ def build_membership(node: Services, reactions: Reactions, *, boot: int) -> None
         sign=node.credentials.identity.sign,
         verify=reactions.verify,
         dials=node.book.dials,
+        beside=node.book.beside,
     )
     node.membership = Membership(swim, ports.transport, reactions.member_changed, reactions.let_go, reactions.conflict)
 

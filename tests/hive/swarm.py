@@ -12,6 +12,7 @@ import math
 import random
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from hivenode.hive.broadcasts import Broadcasts
 from hivenode.hive.mesh import Rings, ring_keys
@@ -38,6 +39,7 @@ def signer(node: str) -> Callable[[bytes], bytes]:
     return lambda data: hashlib.sha512(node.encode() + data).digest()
 
 
+@lru_cache(maxsize=65_536)
 def verify(node: str, signature: bytes, data: bytes) -> bool:
     return signature == signer(node)(data)
 
@@ -51,6 +53,7 @@ def core(
     addresses: tuple[str, ...] = ("10.0.0.1:7701",),
     known: Container[str] | None = None,
     dials: Callable[[str], bool] = lambda peer: False,
+    beside: Callable[[str], Iterable[str]] = lambda peer: (),
 ) -> Swim:
     """One core; `known` are the nodes whose signatures it can check, as they are at any time, all if None."""
 
@@ -68,6 +71,7 @@ def core(
         sign=signer(node),
         verify=check,
         dials=dials,
+        beside=beside,
     )
 
 
@@ -87,7 +91,7 @@ class Swarm:
 
     Args:
         mesh: they know each other from the start and keep the links of a partial mesh only; a message to anybody else
-            takes three times as long, for a dial.
+            takes two round trips more, for a dial, and either end has its part in each.
         loss: probability, once settled, that a message is lost (links then stay up).
         delay: bounds of the uniform one-way delay, seconds.
     """
@@ -218,7 +222,10 @@ class Swarm:
 
     def _core(self, node: str) -> Swim:
         dials = (lambda peer: peer not in self._links[node]) if self._mesh else (lambda peer: False)
-        return core(node, boot=self._boots[node], seed=self._seed, profile=self._profile, dials=dials)
+        return core(
+            node, boot=self._boots[node], seed=self._seed, profile=self._profile, dials=dials,
+            beside=self._links.__getitem__,
+        )  # fmt: skip
 
     def _acquaint(self) -> None:
         """Everybody has heard of everybody, and passes nothing of it on any more."""
@@ -249,14 +256,19 @@ class Swarm:
         if peer not in self._links[node] and not dialled:
             return
         self.sent += 1
+        failed = lambda: self._act(node, self.cores[node].dial_failed(self.now, peer, LinkEnd.unreachable))  # noqa: E731
         if dialled and peer in self._gone:
-            failed = lambda: self._act(node, self.cores[node].dial_failed(self.now, peer, LinkEnd.unreachable))  # noqa: E731
             self.at(self.now + DialLimits.attempt_seconds, lambda: self._arrive(node, failed))
         if not self._connected(node, peer) or self.rng.random() < self.loss:
             return
         if dialled:
-            later = self.now + sum(self.rng.uniform(*self.delay) for _ in range(6))
-            self.at(later, lambda: self._arrive(peer, lambda: self._hear(peer, node, message)))
+            later = self.now
+            for end in (node, peer) * 3:
+                later = self._when(end, later + self.rng.uniform(*self.delay))
+            if later > self.now + DialLimits.attempt_seconds:
+                self.at(self.now + DialLimits.attempt_seconds, lambda: self._arrive(node, failed))
+            else:
+                self.at(later, lambda: self._arrive(peer, lambda: self._hear(peer, node, message)))
             return
         self._deliver(peer, lambda: self._act(peer, self.cores[peer].receive(self.now, node, message)))
 

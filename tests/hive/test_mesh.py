@@ -84,6 +84,17 @@ def test_a_small_hive_is_a_full_mesh(count: int, salt: int) -> None:
 
 
 @given(SIZES, SALTS)
+@settings(max_examples=10, deadline=None)
+def test_everybody_can_tell_who_keeps_a_link_to_whom(count: int, salt: int) -> None:
+    me, *others = members = ids(count, salt)
+    mesh, links = mesh_of(me, members), graph(members)
+    for node in others:
+        if node not in links[me]:
+            assert mesh.beside(node) <= links[node]
+            assert len(mesh.beside(node)) >= 2
+
+
+@given(SIZES, SALTS)
 @settings(max_examples=60, deadline=None)
 def test_a_large_one_has_few_links_each_agreed_on_by_both_ends_and_is_connected(count: int, salt: int) -> None:
     members = ids(count, salt)
