@@ -114,7 +114,9 @@ def _ranked(nodes: Sequence[NodeProfile]) -> list[NodeProfile]:
 def _too_few_layers(strategy: Strategy, workload: Workload, least: int) -> Masked | None:
     if len(workload.layers) >= least:
         return None
-    return Masked(strategy, f"the model's {len(workload.layers)} layers cannot be divided over {least} nodes")
+    count = len(workload.layers)
+    what = f"the model's {count} layers cannot" if count > 1 else "the model counts as one layer, which cannot"
+    return Masked(strategy, f"{what} be divided over {least} nodes")
 
 
 def blocks(layers: Sequence[Layer], most: int = BLOCKS) -> list[tuple[int, int]]:
