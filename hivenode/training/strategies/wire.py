@@ -14,8 +14,11 @@ from hivenode.training.strategies.collective import Mean
 from hivenode.training.strategies.group import Group
 
 MEASURED = 2
-"""Exchanges as float32 by which `auto` knows the link; the quickest counts. As many of a single number tell what an
-exchange takes in any case."""
+"""Exchanges as float32 by which `auto` knows the link; the quickest counts. As many of a single number, and of `PROBE`
+at most, follow one upon the other: in those of a run members also wait for each other's samples."""
+
+PROBE = 1 << 18
+"""Numbers."""
 
 LEAST = 0.05
 """Of an exchange's time, that its numbers are taken to need at least."""
@@ -124,16 +127,16 @@ class Wire:
             else:
                 self._debts[int(name)] = debt
 
-    def _of_nothing(self, step: int) -> float:
-        """Seconds that an exchange of one number takes."""
-        began = 0.0
+    def _probe(self, count: int, step: int) -> float:
+        """Seconds that an exchange of so many numbers takes."""
+        numbers, began = np.zeros(count, np.float32), 0.0
 
         def begin() -> float:
             nonlocal began
             began = time.monotonic()
             return 1.0
 
-        self._group.agree(np.zeros(1, np.float32), begin, step)
+        self._group.agree(numbers, begin, step)
         return time.monotonic() - began
 
     def _use(self, codec: Codec) -> None:
@@ -148,7 +151,9 @@ class Wire:
         self._measured.append((seconds, size))
         if len(self._measured) < MEASURED or len(self._group.members) < 2:
             return
-        fixed = min(self._of_nothing(step) for _ in range(MEASURED))
+        fixed = min(self._probe(1, step) for _ in range(MEASURED))
+        probe = min(max(self._sizes), PROBE)
+        self._measured += [(self._probe(probe, step), probe) for _ in range(MEASURED)]
         each = min(max(took - fixed, LEAST * took) / numbers for took, numbers in self._measured)
         names = [name for name in self._automatic if name != "fp32"]
         speeds = [measure(CODECS[name]) for name in names]
