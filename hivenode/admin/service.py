@@ -59,6 +59,8 @@ from hivenode.store.ports import BlobStore
 
 LOGS_SECONDS = 5.0
 MAX_LOG_LINES = 20_000
+NAMED = 4
+"""Lost nodes that are named, at most."""
 FLOAT32_MAX = 3.4028234663852886e38
 _ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"
 
@@ -352,8 +354,9 @@ class Service:
         if attempt is None or attempt.ended is not None:
             return "waiting for the coordinator to plan it"
         planned = len(attempt.plan.shares)
-        if len(attempt.members) < planned:
-            return f"{planned - len(attempt.members)} of {planned} nodes lost, going on with {len(attempt.members)}"
+        if lost := [p.roles.name(share.node) for share in attempt.plan.shares if share.node not in attempt.members]:
+            who = ", ".join([*lost[:NAMED], "..."] if len(lost) > NAMED else lost)
+            return f"{len(lost)} of {planned} nodes lost ({who}), going on with {len(attempt.members)}"
         return attempt.plan.reason
 
     def _detail(self, job: Job) -> JobDetail:

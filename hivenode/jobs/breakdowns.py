@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 
 from hivenode.data import sources
 from hivenode.jobs.proposals import FITTED
 from hivenode.models import compositions
-from hivenode.planning.breakdown import Divided, coordination, subtasks
+from hivenode.planning.breakdown import Divided, coordination, fractions, subtasks
 from hivenode.spec.breakdown import Breakdown
 from hivenode.spec.job import JobSpec
 from hivenode.spec.split import held_out
@@ -16,6 +18,7 @@ from hivenode.spec.values import Plan
 
 def break_down(plan: Plan, spec: JobSpec) -> Breakdown:
     """Raises InvalidInput for a declaration that this version does not know."""
+    plan = _scaled(plan)
     divided = _divided(plan, spec)
     samples, batch = None, spec.training.batch_size
     if spec.data.kind != "private":
@@ -26,6 +29,15 @@ def break_down(plan: Plan, spec: JobSpec) -> Breakdown:
         subtasks=subtasks(plan, samples=samples, batch_size=batch, divided=divided),
         coordination=coordination(plan, divided, spec.training),
     )
+
+
+def _scaled(plan: Plan) -> Plan:
+    """With shares that sum to 1 also where nodes have come to those that were planned."""
+    if math.isclose(math.fsum(share.weight for share in plan.shares), 1.0):
+        return plan
+    weights = fractions([share.weight for share in plan.shares])
+    shares = (msgspec.structs.replace(s, weight=weight) for s, weight in zip(plan.shares, weights, strict=True))
+    return msgspec.structs.replace(plan, shares=tuple(shares))
 
 
 def _divided(plan: Plan, spec: JobSpec) -> Divided:

@@ -38,6 +38,15 @@ def test_samples_are_divided_where_they_are(spec: JobSpec, ranges: list[tuple[in
     assert msgspec.json.decode(msgspec.json.encode(made), type=Plan) == plan(Strategy.data_parallel)
 
 
+def test_shares_sum_to_one_also_with_a_node_that_came_late() -> None:
+    planned = plan(Strategy.data_parallel)
+    late = Share("c" * 32, 2, 0.5, 0.01, 1 << 28)
+    made = break_down(msgspec.structs.replace(planned, shares=(*planned.shares, late)), job())
+    assert sum(share.weight for share in made.shares) == 1.0
+    assert [share.weight for share in made.shares] == pytest.approx([1 / 3] * 3)
+    assert [task.data_range for task in made.subtasks] == [(0, 480), (480, 959), (959, 1438)]
+
+
 def test_members_of_an_ensemble_are_no_stages() -> None:
     members = ({"estimator": "GaussianNB"}, {"estimator": "LogisticRegression"})
     spec = job(model={"source": "sklearn:VotingClassifier", "estimators": members})

@@ -367,7 +367,9 @@ WORTH = 0.8
 """A less exact codec must save a fifth of the time: bandwidth is a guess, lost precision is not (arXiv 2103.00543)."""
 
 
-def choose(count: int, bandwidth: float, speeds: Mapping[str, Speed], allowed: Sequence[str]) -> Choice:
+def choose(
+    count: int, bandwidth: float, speeds: Mapping[str, Speed], allowed: Sequence[str], fixed: float = 0.0
+) -> Choice:
     """The most exact codec that no other beats by a fifth.
 
     An exchange sends and receives about twice the vector; what is sent is encoded once as a part and once as a result,
@@ -378,8 +380,9 @@ def choose(count: int, bandwidth: float, speeds: Mapping[str, Speed], allowed: S
         bandwidth: bytes/s to the slowest member, as measured.
         speeds: of the codecs on the slowest member; fp32 needs none.
         allowed: names, the most exact first; not empty.
+        fixed: seconds that an exchange takes however little is sent.
     """
-    times = {name: _seconds(count, bandwidth, name, speeds.get(name)) for name in allowed}
+    times = {name: fixed + _seconds(count, bandwidth, name, speeds.get(name)) for name in allowed}
     chosen = allowed[0]
     for name in allowed[1:]:
         if times[name] < WORTH * times[chosen]:

@@ -14,7 +14,14 @@ from hivenode.training.strategies.collective import Mean
 from hivenode.training.strategies.group import Group
 
 MEASURED = 2
-"""Exchanges as float32 by which `auto` knows the link; the quickest counts."""
+"""Exchanges as float32 by which `auto` knows the link; the quickest counts. As many of a single number, and of `PROBE`
+at most, follow one upon the other: in those of a run members also wait for each other's samples."""
+
+PROBE = 1 << 18
+"""Numbers."""
+
+LEAST = 0.05
+"""Of an exchange's time, that its numbers are taken to need at least."""
 
 
 class Wire:
@@ -39,7 +46,8 @@ class Wire:
         self._report = report
         self._sizes = tuple(sizes)
         self._automatic = tuple(automatic) if codec == "auto" and len(group.planned) > 1 else ()
-        self._seconds: list[float] = []
+        self._measured: list[tuple[float, int]] = []
+        """Seconds that exchanges took, and their numbers."""
         self._codec: Codec | None = None
         self._feedback: tuple[Feedback, ...] = ()
         self._debts: dict[int, Vector] = {}
@@ -99,7 +107,7 @@ class Wire:
                 start, owed = mean.owed
                 feedback.owe(start, owed, mean.total_weight / (given or mean.total_weight))
         if self._automatic:
-            self._learn((time.monotonic() - began) / max(size, 1), step)
+            self._learn(time.monotonic() - began, max(size, 1), step)
         return mean
 
     def debts(self) -> dict[str, Vector]:
@@ -119,21 +127,38 @@ class Wire:
             else:
                 self._debts[int(name)] = debt
 
+    def _probe(self, count: int, step: int) -> float:
+        """Seconds that an exchange of so many numbers takes."""
+        numbers, began = np.zeros(count, np.float32), 0.0
+
+        def begin() -> float:
+            nonlocal began
+            began = time.monotonic()
+            return 1.0
+
+        self._group.agree(numbers, begin, step)
+        return time.monotonic() - began
+
     def _use(self, codec: Codec) -> None:
         self._codec, self._feedback = codec, tuple(map(Feedback, self._sizes))
 
-    def _learn(self, seconds: float, step: int) -> None:
+    def _learn(self, seconds: float, size: int, step: int) -> None:
         """After some exchanges, choose; by the mean of what all have measured, so that all choose alike.
 
         Args:
-            seconds: that it took for each number.
+            seconds: that an exchange of `size` numbers took.
         """
-        self._seconds.append(seconds)
-        if len(self._seconds) < MEASURED or len(self._group.members) < 2:
+        self._measured.append((seconds, size))
+        if len(self._measured) < MEASURED or len(self._group.members) < 2:
             return
+        fixed = min(self._probe(1, step) for _ in range(MEASURED))
+        probe = min(max(self._sizes), PROBE)
+        self._measured += [(self._probe(probe, step), probe) for _ in range(MEASURED)]
+        each = min(max(took - fixed, LEAST * took) / numbers for took, numbers in self._measured)
         names = [name for name in self._automatic if name != "fp32"]
         speeds = [measure(CODECS[name]) for name in names]
-        taken = [min(self._seconds), *(1 / speed.encode for speed in speeds), *(1 / speed.decode for speed in speeds)]
+        coding = [1 / fast for speed in speeds for fast in (speed.encode, speed.decode)]
+        taken = [fixed, each, *coding]
         told = np.zeros(len(taken), np.float32)
 
         def tell() -> float:
@@ -141,12 +166,13 @@ class Wire:
             return 1.0
 
         self._group.agree(told, tell, step)
+        fixed, each, *coding = (max(float(value), 1e-15) for value in told)
         moved = 2 * CODECS["fp32"].encoded_size(1)  # as `choose` counts it
         known = {
-            name: Speed(1 / float(told[1 + place]), 1 / float(told[1 + len(names) + place]))
-            for place, name in enumerate(names)
+            name: Speed(1 / encode, 1 / decode)
+            for name, encode, decode in zip(names, coding[::2], coding[1::2], strict=True)
         }
-        choice = choose(max(self._sizes), moved / max(float(told[0]), 1e-15), known, self._automatic)
+        choice = choose(max(self._sizes), moved / each, known, self._automatic, fixed)
         self._automatic = ()
         if choice.codec != "fp32":
             self._use(CODECS[choice.codec])

@@ -174,6 +174,12 @@ def test_a_slow_codec_is_left_alone_and_the_reason_says_so() -> None:
     assert alone == Choice("fp32", 0.64, "4 MB over 100 Mbit/s take 0.64 s as fp32; no other codec is allowed")
 
 
+def test_what_an_exchange_takes_in_any_case_is_no_reason_to_send_less() -> None:
+    assert choose(1000, 12.5e6, FAST, ("fp32", "int8", "int4")).codec == "int4"
+    assert choose(1000, 12.5e6, FAST, ("fp32", "int8", "int4"), 0.01).codec == "fp32"
+    assert choose(10_000_000, 12.5e6, FAST, ("fp32", "int8", "int4"), 0.01).codec == "int4"
+
+
 def test_a_speed_is_measured() -> None:
     speed = measure(CODECS["int8"], 1 << 14)
     assert speed.encode > 0

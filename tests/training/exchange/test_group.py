@@ -275,6 +275,14 @@ def test_who_contributes_nan_is_out_and_named() -> None:
     world.check_bits()
 
 
+def test_who_is_alone_with_nan_is_named_too() -> None:
+    world = World(1, rounds=1, count=3, rng=random.Random(1))
+    group = world.members[0].group
+    attempt, _ = group.begin(np.array([1.0, np.nan, 2.0], np.float32), 1.0, 0.0)
+    assert attempt.state is State.void
+    assert group.verdict == Accusation(0, 0, Reason.nonfinite, 1)
+
+
 def test_results_that_differ_are_noticed_by_both() -> None:
     world = World(2, rounds=1, count=4, rng=random.Random(1))
     original = world.members[1].group.digested
