@@ -43,7 +43,7 @@ class Starts(TorchDispatchMode):  # type: ignore[misc]  # torch has no types her
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Modules made within are `hollow`, and their beginnings followed."""
-        drawn = dict.fromkeys(_SILENT, _draw)
+        drawn: dict[str, Any] = dict.fromkeys(_SILENT, _draw)
         with hollow(self.note), patch.multiple(nn.init, **drawn), patch.dict(TORCH_INIT_FUNCTIONS, drawn), self:
             yield
 
