@@ -57,7 +57,7 @@ class Blueprint:
 def blueprint(model: ModelSpec, info: DataInfo, seed: int, resources: Resources) -> Blueprint:
     """Of `zoo:`, `layers:` and `hf:config` models without ever making the whole. Others are made once, 8 bytes a
     parameter, to learn their first values, 4 of which stay until `Blueprint.forget`: those of `python:`, and of
-    transformers those that have an encoder and a decoder, or a tensor of which its beginning cannot be told.
+    transformers where what a tensor begins as cannot be told without it.
 
     Raises:
         InvalidInput: the declaration is wrong, or such a model is not cut.
@@ -70,8 +70,7 @@ def blueprint(model: ModelSpec, info: DataInfo, seed: int, resources: Resources)
     layers = layers_of(model, info)
     if layers is not None:
         return _of_layers(layers, seed, model)
-    apart = model.source == "hf:config" and info.task != "text_to_text"
-    made = _of_config(model, info, seed) if apart else None
+    made = _of_config(model, info, seed) if model.source == "hf:config" else None
     return made or _of_module(model, info, seed, resources)
 
 
