@@ -21,7 +21,6 @@ from hivenode.training.frameworks.model import Layout, Vector, fill_uniform, ini
 from hivenode.training.frameworks.torch_building import build
 from hivenode.training.frameworks.torch_modules import layout_of
 from hivenode.training.stages.graph import Place, hollow
-from hivenode.training.stages.starts import UNKNOWN, Starts
 
 WHOLE = "model."
 """Prefix of every path within `Blueprint.module`."""
@@ -95,10 +94,11 @@ def _of_config(model: ModelSpec, info: DataInfo, seed: int) -> Blueprint | None:
     """None where the first value of a tensor cannot be told."""
     try:
         from hivenode.training.frameworks import hub_models
+        from hivenode.training.stages.starts import UNKNOWN, Starts
     except ImportError:
         return None  # for `build` to say so
     starts = Starts()
-    with hollow(starts.note), starts:
+    with starts.watching():
         made = hub_models.plain(model, info, seed)
     module = made.module
     begun = {name: starts.of(parameter) for name, parameter in module.named_parameters()}

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
+from transformers.initialization import TORCH_INIT_FUNCTIONS
+
+from hivenode.training.stages.graph import hollow
 
 VARIED = "varied"
 """By chance, or otherwise not one number throughout."""
@@ -19,6 +25,8 @@ Start = float | str
 aten = torch.ops.aten
 _EMPTY = {aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided}
 _FILLING = {aten.fill_, aten.zero_}
+_SILENT = ("trunc_normal_", "orthogonal_", "sparse_", "dirac_")
+"""Initialisers of PyTorch that write nothing where there is no memory."""
 
 
 class Starts(TorchDispatchMode):  # type: ignore[misc]  # torch has no types here
@@ -31,6 +39,13 @@ class Starts(TorchDispatchMode):  # type: ignore[misc]  # torch has no types her
         self._alive: list[nn.Parameter] = []  # so that no other tensor gets the key of one
         self._blank: set[int] = set()
         """Tensors in memory that nothing was written to yet."""
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Modules made within are `hollow`, and their beginnings followed."""
+        drawn: dict[str, Any] = dict.fromkeys(_SILENT, _draw)
+        with hollow(self.note), patch.multiple(nn.init, **drawn), patch.dict(TORCH_INIT_FUNCTIONS, drawn), self:
+            yield
 
     def of(self, parameter: nn.Parameter) -> Start:
         return self._known.get(_key(parameter), UNKNOWN)
@@ -78,6 +93,11 @@ class Starts(TorchDispatchMode):  # type: ignore[misc]  # torch has no types her
         one = torch.full((), before if isinstance(before, float) else 0.0, dtype=written.dtype)
         func(one, *args)
         return float(one) if whole else before if before == float(one) else VARIED
+
+
+def _draw(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return tensor.normal_()
 
 
 def _constant(tensor: torch.Tensor) -> Start:
