@@ -9,7 +9,9 @@ its fp16, in one run.
 Prints the seconds of one all-reduce (the slowest worker's, median over rounds) of each and their ratios, what a worker
 holds at its peak beyond its vector, and how long after the SIGKILL and the SIGSTOP of one worker in the midst of a
 round the others hold the result of one without it. Gloo has no such figure: its survivors get an error, or wait for a
-timeout. All share the cores of one machine, so the encryption of every worker competes with the arithmetic of all.
+timeout. All share the cores of one machine, so the encryption of every worker competes with the arithmetic of all. And
+so does whatever else runs: beside every figure stands the share of the processors that others had meanwhile. With more
+than a few hundredths of it a figure says little.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import sys
 import time
 from pathlib import Path
 
-from exchange_peers import Done, gloo, hivemind_python, hivemind_seconds, ours
+from exchange_peers import Done, Watch, gloo, hivemind_python, hivemind_seconds, ours
 
 SIZES = (250_000, 2_500_000, 25_000_000, 250_000_000)
 WORKERS = (2, 4, 8)
@@ -33,30 +35,36 @@ MOSAIC = {"peers": 16, "rounds": 5, "floats": 2_380_000}
 
 def compare(workers: int, floats: int, rounds: int, passes: int, without: list[str]) -> dict[str, object]:
     taken: dict[str, list[float]] = {}
+    disturbed: dict[str, float] = {}
 
-    def told(label: str, seconds: list[float]) -> None:
+    def told(label: str, seconds: list[float], others: float) -> None:
         taken.setdefault(label, []).extend(seconds)
-        print(f"{label}: {' '.join(f'{value:.3f}' for value in seconds)}", file=sys.stderr, flush=True)
+        disturbed[label] = max(disturbed.get(label, 0.0), others)
+        row = " ".join(f"{value:.3f}" for value in seconds)
+        print(f"{label}: {row}  (others had {others:.0%} of the processors)", file=sys.stderr, flush=True)
 
     held = 0.0
     # In turn, and again: a machine that others use too changes while one measures.
     for _ in range(passes):
         with gloo(workers, floats) as crew:
-            told("gloo", crew.seconds(rounds))
+            watch = Watch()
+            told("gloo", crew.seconds(rounds), watch.others())
         for codec in ("fp32", "fp16", "int8"):
             with ours(workers, floats, codec) as crew:
-                told(codec, crew.seconds(rounds))
+                watch = Watch()
+                told(codec, crew.seconds(rounds), watch.others())
                 if codec == "fp32":
                     peaks = [done.peak for done in crew.round()]
                     held = max(peak - before for peak, before in zip(peaks, crew.before, strict=True))
     if "hivemind" not in without:
-        told("hivemind", hivemind_seconds(workers, floats, min(rounds, 3)))
+        told("hivemind", *hivemind_seconds(workers, floats, min(rounds, 3)))
     medians = {label: statistics.median(seconds) for label, seconds in taken.items()}
     return {
         "workers": workers,
         "floats": floats,
         "seconds": medians,
         "spread": {label: (min(seconds), max(seconds)) for label, seconds in taken.items()},
+        "others": disturbed,
         "held_beyond_vector": held / (4 * floats),
     }
 
@@ -155,12 +163,14 @@ def main() -> None:
         return
     megabytes = options.floats * 4 / 1e6
     print(f"{options.workers} workers, {options.floats:,} float32 ({megabytes:.0f} MB) each, {os.cpu_count()} cores")
-    seconds, spread = result["seconds"], result["spread"]
+    seconds, spread, others = result["seconds"], result["spread"], result["others"]
     assert isinstance(seconds, dict)
     assert isinstance(spread, dict)
+    assert isinstance(others, dict)
     for label, value in seconds.items():
         low, high = spread[label]
-        print(f"{label:10} {value:.3f} s  (from {low:.3f} to {high:.3f})   {value / seconds['gloo']:.2f} x gloo")
+        ratio = f"{value / seconds['gloo']:.2f} x gloo"
+        print(f"{label:10} {value:.3f} s  (from {low:.3f} to {high:.3f})   {ratio}   others had {others[label]:.0%}")
     print(f"a worker holds {result['held_beyond_vector']:.2f} x the vector beyond it")
     for label in ("killed", "frozen"):
         print(f"one {label} in mid-round: survivors done {result[label]:.3f} s after")

@@ -19,6 +19,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from hivenode.net.local import Peer
 from hivenode.training.exchange import Exchange, Seat, ViewChanged, WorkerKey
@@ -39,6 +40,33 @@ class Done:
     at: float
     contributors: int
     peak: int
+
+
+def busy() -> float:
+    """Seconds that all processors together have worked, or were taken from this machine (proc(5), stat)."""
+    user, nice, system, _, _, interrupts, soft, stolen = map(int, Path("/proc/stat").read_text().split()[1:9])
+    return (user + nice + system + interrupts + soft + stolen) / os.sysconf("SC_CLK_TCK")
+
+
+def own() -> float:
+    """Seconds of it that this process and all below it have had, as long as those live."""
+    total, this = 0.0, psutil.Process()
+    for process in (this, *this.children(recursive=True)):
+        times = process.cpu_times()
+        total += times.user + times.system
+    return total
+
+
+class Watch:
+    """From now on: whom the processors work for."""
+
+    def __init__(self) -> None:
+        self._began, self._busy, self._own = time.monotonic(), busy(), own()
+
+    def others(self) -> float:
+        """Share of all processors' time that went to others than this process and all below it."""
+        spent = busy() - self._busy - (own() - self._own)
+        return max(0.0, spent / (time.monotonic() - self._began) / (os.cpu_count() or 1))
 
 
 def our_worker(rank: int, floats: int, codec: str, pipe: Connection) -> None:
@@ -160,8 +188,8 @@ def hivemind_python() -> str:
     return str(python)
 
 
-def hivemind_seconds(workers: int, floats: int, rounds: int) -> list[float]:
-    """Of the slowest peer, round by round, all-reduce alone; the first is left out."""
+def hivemind_seconds(workers: int, floats: int, rounds: int) -> tuple[list[float], float]:
+    """Of the slowest peer, round by round, all-reduce alone; the first is left out. And what `Watch` says."""
     script = str(Path(__file__).with_name("hivemind_peers.py"))
     peers: list[subprocess.Popen[str]] = []
     known: list[str] = []
@@ -189,7 +217,7 @@ def hivemind_seconds(workers: int, floats: int, rounds: int) -> list[float]:
             )
             tell(peers[-1], json.dumps(known))
             known += hear(peers[-1])["addresses"]  # type: ignore[arg-type]
-        seconds = []
+        seconds, watch = list[float](), Watch()
         for _ in range(rounds + 1):
             for word in ("round", "go"):
                 for peer in peers:
@@ -197,9 +225,10 @@ def hivemind_seconds(workers: int, floats: int, rounds: int) -> list[float]:
                 answers = [hear(peer) for peer in peers]
             seconds.append(max(float(str(answer["seconds"])) for answer in answers))
             assert all(answer["group"] == workers for answer in answers), "hivemind averaged in smaller groups"
+        others = watch.others()
         for peer in peers:
             tell(peer, "end")
-        return seconds[1:]
+        return seconds[1:], others
     finally:
         stop(peers)
 

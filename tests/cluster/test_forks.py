@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.cluster.machines import Machine, found_hive, settled
 from tests.cluster.test_bad_input import cli
 
@@ -32,6 +34,8 @@ def listed(jobs: Any) -> list[tuple[str, str, float]]:
     return sorted((job["name"], job["job"], job["submitted_at"]) for job in jobs)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 async def test_a_home_from_a_backup_that_stated_things_alone_is_left_out_and_all_are_told(tmp_path: Path) -> None:
     hive = await found_hive(tmp_path)
     ash, birch, cedar = hive
@@ -70,7 +74,7 @@ async def test_a_home_from_a_backup_that_stated_things_alone_is_left_out_and_all
         assert status == 403
         assert "two histories" in answer["error"]["message"]
 
-        path = f"/v1/jobs/{await submit(birch, 'goes on', 2)}"
+        path = f"/v1/jobs/{await submit(birch, 'goes-on', 2)}"
         detail = await ash.until(path, lambda d: d["summary"]["state"] in ("finished", "failed"))
         assert detail["summary"]["state"] == "finished", detail
         assert sorted(detail["attempts"][0]["nodes"]) == ["ash", "birch"]

@@ -46,7 +46,7 @@ def test_what_is_shrunk_is_the_fewest_faults_that_fail() -> None:
 
 def test_the_search_is_bounded() -> None:
     calls = []
-    shrink(random_schedule(), lambda schedule: calls.append(schedule) is None, runs=7)
+    shrink(random_schedule(), lambda schedule: calls.append(schedule) is not None, runs=7)
     assert len(calls) == 7
 
 

@@ -473,7 +473,8 @@ class World:
                             for a in job.attempts.values())
                 for job in node.ledger.jobs.values()
             ]  # fmt: skip
-            waiting = list(node.coordinator.waiting.values())
+            said = (node.waits.why(job, node.leadership.leader) for job in self.submitted)
+            waiting = [why for why in said if why]
             lines.append(
                 f"  {machine.name} {machine.id[:6]} sees {self.sees(machine.name)} linked "
                 f"{len(node.ports.transport.links)} leader {node.leadership.leader} jobs {jobs} waiting {waiting}"

@@ -2,6 +2,11 @@
 fast as that of the OpenSSL 3.0 that many Pythons have. It goes by way of memory buffers, so that whole windows are
 taken from the system and given to it. Numbers are decrypted into the caller's arrays by OpenSSL's own calls, as
 pyOpenSSL's would copy them once more.
+
+For that, five names are used that neither package promises to keep: `Binding.lib.SSL_read` and `BIO_read`,
+`Binding.ffi`, and `_ssl` and `_from_ssl` of `SSL.Connection`. There is no second way without them: it would be a slower
+one that nobody tries. `tests/training/exchange/test_channel.py` looks at each, and is to be run before the versions in
+`constraints.txt` are raised.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from hivenode.training.exchange.deadlines import Deadlines
 from hivenode.training.exchange.effects import Phase, Send
 from hivenode.training.exchange.engine import Engine, Pace
 from hivenode.training.exchange.errors import Absurd, Excluded, Mismatch, NonFinite, ViewChanged
+from hivenode.training.exchange.fixing import Terms
 from hivenode.training.exchange.group import Group
 from hivenode.training.exchange.inheritance import State
 from hivenode.training.exchange.keys import WorkerKey
@@ -147,9 +148,7 @@ class Exchange:
             Group(
                 self._me.rank,
                 list(self._nodes),
-                Deadlines(*self._deadline_seconds),
-                shares,
-                self._norm_limit,
+                Terms(Deadlines(*self._deadline_seconds), shares, self._norm_limit),
                 state_limit,
             ),
             self._pace,

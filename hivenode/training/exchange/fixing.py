@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import median
 
@@ -33,35 +34,38 @@ ENOUGH_FOR_NORMS = 3
 """Contributors without which nobody's norm is absurd."""
 
 
+@dataclass(frozen=True)
+class Terms:
+    """What the leader goes by.
+
+    Attributes:
+        deadlines: how long a round waits; learns from every round.
+        shares: relative slice sizes by rank, where they are not to follow the measured rates; 1 where absent.
+        norm_limit: updates whose norm is larger than the contributors' median by more than this factor are absurd.
+    """
+
+    deadlines: Deadlines = field(default_factory=lambda: Deadlines(1.0, 30.0))
+    shares: Mapping[int, float] | None = None
+    norm_limit: float | None = None
+
+
 class Fixing(Membership):
     """One member's side of it; all but `_on_fixed` is idle on who does not lead.
 
     Args:
         rank: this member's.
         ranks: all members named, this one included.
-        deadlines: how long a round waits.
-        shares: as in `Group`.
-        norm_limit: as in `Group`.
+        terms: of this member's own; used where it leads.
         joining: this member comes late.
 
     Attributes:
         deadline: seconds the leader last said it would wait.
     """
 
-    def __init__(
-        self,
-        rank: int,
-        ranks: Sequence[int],
-        deadlines: Deadlines | None,
-        shares: Mapping[int, float] | None,
-        norm_limit: float | None,
-        *,
-        joining: bool,
-    ) -> None:
+    def __init__(self, rank: int, ranks: Sequence[int], terms: Terms, *, joining: bool) -> None:
         super().__init__(rank, ranks, joining=joining)
-        self.deadlines = deadlines if deadlines is not None else Deadlines(1.0, 30.0)
+        self.deadlines, self._terms = terms.deadlines, terms
         self.deadline = self.deadlines.seconds()
-        self._shares, self._norm_limit = shares, norm_limit
         self._fixed = 0
         """The last round that this member has seen fixed in this view."""
         self._done: dict[int, int] = {}
@@ -141,7 +145,9 @@ class Fixing(Membership):
             self._begins = {}
             return self._accuse([Accusation(rank, self.rank, Reason.absurd, number) for rank in absurd])
         if odd is None:
-            shares = self._shares if self._shares is not None else slices.shares(slices.speeds(self._rates, ready))
+            shares = self._terms.shares
+            if shares is None:
+                shares = slices.shares(slices.speeds(self._rates, ready))
             bounds = cut(first.count, ready, shares, BLOCK if first.codec else 1)
             weights = tuple(begins[rank].weight for rank in ready)
             fixed = Fixed(self.view.id, number, ready, weights, bounds, self.deadlines.seconds())
@@ -154,9 +160,10 @@ class Fixing(Membership):
 
     def _absurd(self) -> list[int]:
         norms = {rank: begin.norm for rank, begin in self._begins.items() if begin.norm >= 0.0 and begin.weight > 0.0}
-        if self._norm_limit is None or len(norms) < ENOUGH_FOR_NORMS:
+        factor = self._terms.norm_limit
+        if factor is None or len(norms) < ENOUGH_FOR_NORMS:
             return []
-        limit = self._norm_limit * median(norms.values())
+        limit = factor * median(norms.values())
         return [rank for rank, norm in sorted(norms.items()) if math.isfinite(norm) and norm > limit]
 
     def _check_fixed(self, sender: int, fixed: Fixed, attempt: Attempt | None) -> None:

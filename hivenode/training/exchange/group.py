@@ -18,9 +18,8 @@ import numpy as np
 
 from hivenode.training.exchange.attempt import Attempt, Buffers, State
 from hivenode.training.exchange.codecs import BLOCK, Codec
-from hivenode.training.exchange.deadlines import Deadlines
 from hivenode.training.exchange.effects import Bulk, Effect, Landing, Malformed, Phase, Reduce, Send, Transfer
-from hivenode.training.exchange.fixing import Fixing
+from hivenode.training.exchange.fixing import Fixing, Terms
 from hivenode.training.exchange.inheritance import Inheritance, donate
 from hivenode.training.exchange.inheritance import State as Inherited
 from hivenode.training.exchange.messages import (
@@ -57,9 +56,7 @@ class Group(Fixing):
     Args:
         rank: this member's.
         ranks: all members named, this one included.
-        deadlines: how long a round waits.
-        shares: relative slice sizes by rank, where they are not to follow the measured rates; 1 where absent.
-        norm_limit: updates whose norm is larger than the contributors' median by more than this factor are absurd.
+        terms: what it goes by where it leads.
         state_limit: elements of a state that is taken over, at most; None when this member does not come late.
     """
 
@@ -67,12 +64,10 @@ class Group(Fixing):
         self,
         rank: int,
         ranks: Sequence[int],
-        deadlines: Deadlines | None = None,
-        shares: Mapping[int, float] | None = None,
-        norm_limit: float | None = None,
+        terms: Terms | None = None,
         state_limit: int | None = None,
     ) -> None:
-        super().__init__(rank, ranks, deadlines, shares, norm_limit, joining=state_limit is not None)
+        super().__init__(rank, ranks, terms or Terms(), joining=state_limit is not None)
         self.attempt: Attempt | None = None
         self.last: Attempt | None = None
         """The last completed attempt; its result is kept for members that lack it."""

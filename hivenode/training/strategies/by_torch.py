@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from hivenode.data.partition import Indices
@@ -13,13 +11,14 @@ from hivenode.training.distributed.letters import Step
 from hivenode.training.distributed.memory import Shared
 from hivenode.training.frameworks.model import Vector
 from hivenode.training.optimizers import Optimizer
-from hivenode.training.schedules import clip, learning_rate
+from hivenode.training.schedules import learning_rate
 from hivenode.training.strategies.group import Group
+from hivenode.training.strategies.synchronous import Synchronous
 from hivenode.training.strategies.way import Advance, Course
 from hivenode.training.strategies.wire import Wire
 
 
-class ByTorch:
+class ByTorch(Synchronous):
     """`Way` of synchronous steps, computed in a child process; what `EveryStep` does, to rounding.
 
     Args:
@@ -37,23 +36,12 @@ class ByTorch:
         optimizer: Optimizer,
         crew: Crew,
     ) -> None:
-        self._spec, self._group, self._wire, self._course = spec, group, wire, course
-        self._shared, self._optimizer, self._crew = shared, optimizer, crew
+        super().__init__(spec, group, wire, course, optimizer)
+        self._shared, self._crew = shared, crew
 
     @property
     def weights(self) -> Vector:
         return self._shared.weights
-
-    @property
-    def wire(self) -> Wire:
-        return self._wire
-
-    def shared(self) -> tuple[Mapping[str, Vector], dict[str, str]]:
-        return self.slots(), self.scalars()
-
-    def inherit(self, weights: Vector, slots: Mapping[str, Vector], scalars: dict[str, str]) -> None:
-        self._shared.weights[:] = weights
-        self.restore(slots, scalars)
 
     def meet(self, step: int) -> None:
         """Have a group for that step, which `advance` also sees to. Raises as it does."""
@@ -70,10 +58,7 @@ class ByTorch:
         except Exception:
             self._group.heed()
             raise
-        self._course.check(done.loss, step, rate)
-        if self._spec.clip_norm is not None:
-            clip(self._shared.gradient, self._spec.clip_norm)
-        self._optimizer.step(self._shared.weights, self._shared.gradient, rate)
+        self._apply(self._shared.gradient, done.loss, step, rate)
         return Advance(step + 1, done.loss, total, done.seconds, len(mine))
 
     def _lay_out(self, mine: Indices, total: int, step: int) -> Step:
@@ -85,12 +70,3 @@ class ByTorch:
             np.copyto(place, array)
         part = len(mine) / total
         return Step(*shapes, scale=part * self._crew.size, part=part, draw=self._course.draw(step))
-
-    def slots(self) -> Mapping[str, Vector]:
-        return self._optimizer.slots()
-
-    def scalars(self) -> dict[str, str]:
-        return self._optimizer.scalars()
-
-    def restore(self, slots: Mapping[str, Vector], scalars: Mapping[str, str]) -> None:
-        self._optimizer.restore(slots, scalars)

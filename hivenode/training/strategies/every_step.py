@@ -9,7 +9,6 @@ speed that members turn out to have.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 
 import numpy as np
 
@@ -17,8 +16,9 @@ from hivenode.data.partition import Indices
 from hivenode.spec.training import TrainingSpec
 from hivenode.training.frameworks.model import Model, Vector
 from hivenode.training.optimizers import Optimizer
-from hivenode.training.schedules import clip, learning_rate
+from hivenode.training.schedules import learning_rate
 from hivenode.training.strategies.group import Group
+from hivenode.training.strategies.synchronous import Synchronous
 from hivenode.training.strategies.way import Advance, Course
 from hivenode.training.strategies.wire import Wire
 
@@ -26,7 +26,7 @@ SPEEDS_EVERY = 10
 """Steps after which members tell each other how fast they are."""
 
 
-class EveryStep:
+class EveryStep(Synchronous):
     """`Way` of synchronous steps.
 
     Args:
@@ -44,8 +44,8 @@ class EveryStep:
         optimizer: Optimizer,
         vector: Vector,
     ) -> None:
-        self._spec, self._group, self._wire, self._course = spec, group, wire, course
-        self._model, self._optimizer = model, optimizer
+        super().__init__(spec, group, wire, course, optimizer)
+        self._model = model
         self._vector, self._gradient = vector, vector[:-1]
         self._sum = np.zeros(len(self._gradient) if spec.micro_batch_size is not None else 0, np.float32)
         self._computed = [0, 0.0]
@@ -54,17 +54,6 @@ class EveryStep:
     @property
     def weights(self) -> Vector:
         return self._model.weights
-
-    @property
-    def wire(self) -> Wire:
-        return self._wire
-
-    def shared(self) -> tuple[Mapping[str, Vector], dict[str, str]]:
-        return self.slots(), self.scalars()
-
-    def inherit(self, weights: Vector, slots: Mapping[str, Vector], scalars: dict[str, str]) -> None:
-        self._model.weights[:] = weights
-        self.restore(slots, scalars)
 
     def advance(self, step: int, stop: int) -> Advance:
         rate = learning_rate(self._spec, step, self._course.steps)
@@ -88,10 +77,7 @@ class EveryStep:
             self._wire.agree(self._gradient, compute, step)
             self._agree_on_loss(weight, step)
         loss = float(self._vector[-1])
-        self._course.check(loss, step, rate)
-        if self._spec.clip_norm is not None:
-            clip(self._gradient, self._spec.clip_norm)
-        self._optimizer.step(self._model.weights, self._gradient, rate)
+        self._apply(self._gradient, loss, step, rate)
         if self._spec.sync == "accumulate" and self._course.movable and step % SPEEDS_EVERY == 0:
             self._group.share_speeds(int(self._computed[0]), float(self._computed[1]), step + 1)
             self._computed = [0, 0.0]
@@ -128,12 +114,3 @@ class EveryStep:
 
         self._group.agree(loss, tell, step)
         self._vector[-1] = loss[0]
-
-    def slots(self) -> Mapping[str, Vector]:
-        return self._optimizer.slots()
-
-    def scalars(self) -> dict[str, str]:
-        return self._optimizer.scalars()
-
-    def restore(self, slots: Mapping[str, Vector], scalars: Mapping[str, str]) -> None:
-        self._optimizer.restore(slots, scalars)

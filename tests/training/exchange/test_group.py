@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hivenode.training.exchange.attempt import State
 from hivenode.training.exchange.codecs import BLOCK, Fp16
 from hivenode.training.exchange.effects import Bulk, Malformed, Phase, Send
+from hivenode.training.exchange.fixing import Terms
 from hivenode.training.exchange.group import Group
 from hivenode.training.exchange.messages import FIRST, Accusation, Begin, Flush, Reason
 from tests.training.exchange.world import World
@@ -164,7 +165,7 @@ def test_who_lacks_the_last_result_for_too_long_is_put_out() -> None:
 
 
 def test_an_absurd_update_is_refused_by_name() -> None:
-    groups = {rank: Group(rank, [0, 1, 2], norm_limit=10.0) for rank in range(3)}
+    groups = {rank: Group(rank, [0, 1, 2], Terms(norm_limit=10.0)) for rank in range(3)}
     leader = groups[0]
     for rank in (1, 2):
         leader.linked(rank)
