@@ -338,6 +338,8 @@ def _nothing(options: Sequence[Estimate | Masked], forced: Strategy | None, left
         fixes.append("lower placement.min_nodes or add nodes")
     if any("placement.max_nodes" in option.reason for option in masked):
         fixes.append("raise placement.max_nodes")
+    if forced is not None and any("be divided over" in option.reason for option in masked):
+        fixes.append("set placement.strategy to single_node or data_parallel, or use a model of more layers")
     if left_out:
         fixes.append("see `hivenode status` for why nodes take no part")
     if not fixes:

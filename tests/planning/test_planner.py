@@ -147,6 +147,13 @@ def test_nothing_feasible_says_why_for_each_strategy_and_what_to_do() -> None:
     assert "memory" in caught.value.fix
 
 
+def test_a_model_that_cannot_be_divided_is_to_be_placed_otherwise() -> None:
+    with pytest.raises(Unavailable, match="counts as one layer, which cannot be divided over 2 nodes") as caught:
+        planned(workload(layers=1), cluster(node(0), node(1)), strategy="pipeline_parallel", min_nodes=2)
+    assert "single_node or data_parallel, or use a model of more layers" in caught.value.fix
+    assert "nodes," not in caught.value.fix
+
+
 @pytest.mark.parametrize(
     ("nodes", "placement", "told"),
     [

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from hivenode.training.frameworks.model import Vector
+from hivenode.training.stages.adding import add_in_place
 from hivenode.training.stages.blueprint import WHOLE, Blueprint
 from hivenode.training.stages.graph import StageGraph, Value, cut
 from hivenode.training.stages.holdings import Holdings, Shapes
@@ -35,6 +36,8 @@ class Cutting:
         if key not in self._cuts:
             self.blueprint.module.train(training)
             made = cut(self.blueprint.module, {"x": self._example(samples)}, self._firsts)
+            for stage in made:
+                add_in_place(stage.run, len(stage.parameters))
             self._cuts[key] = tuple(
                 replace(stage, parameters=_plain(stage.parameters), buffers=_plain(stage.buffers)) for stage in made
             )
