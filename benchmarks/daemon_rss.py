@@ -54,7 +54,10 @@ async def train(machines: list[Machine], name: str, hidden: int) -> None:
         path, lambda found: found["summary"]["state"] in ("finished", "failed"), 150.0
     )
     assert detail["summary"]["state"] == "finished", detail["summary"]
-    assert len(detail["attempts"][-1]["members"]) == len(machines)
+    members = [len(attempt["members"]) for attempt in detail["attempts"]]
+    assert members[-1] == len(machines), (
+        f"{name} was not trained by all to the end ({members}): is the machine too busy?"
+    )
     for machine in machines:
         await machine.until("/v1/models", lambda models: any(m["name"] == name and m["here"] for m in models))
 
