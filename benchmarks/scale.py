@@ -1,9 +1,11 @@
 """Many whole nodes in one process, in virtual time: how fast that runs, how long joining takes, what idling sends.
 
-    python benchmarks/scale.py [--nodes 100 300] [--seconds 60] [--json]
+    python benchmarks/scale.py [--nodes 100 300] [--seconds 60] [--from 150] [--json]
 
 All nodes start at once and know three of them. Measured: virtual seconds until everybody knows everybody and all
-facts and follows one coordinator; processor seconds that took; then, idle, virtual seconds per processor second, and
+facts and follows one coordinator; processor seconds that took; then, idle (from `--from` virtual seconds after the
+start: later than the two minutes after which nodes begin to say, one after another for four seconds a node, that they
+have settled, so that this is part of it), virtual seconds per processor second, and
 bytes that each node sends and receives in a second: every message as it is encoded, 28 bytes of TLS record and
 websocket frame around each, and for every connection dialled in passing the bytes of a real TLS 1.3 handshake with a
 hive's certificates, both ways, and of the upgrade. (TCP's and IP's own headers are left out.)
@@ -93,7 +95,7 @@ def handshake_bytes() -> int:
     return total
 
 
-def measure(nodes: int, seconds: float) -> dict[str, object]:
+def measure(nodes: int, seconds: float, idle_from: float) -> dict[str, object]:
     meter = Meter()
 
     async def main(rng: random.Random) -> dict[str, object]:
@@ -109,7 +111,7 @@ def measure(nodes: int, seconds: float) -> dict[str, object]:
             print(how, file=sys.stderr, flush=True)
             assert world.loop.time() < 600, world.describe()[:5]
         joined, cpu = world.loop.time() - start, time.process_time() - began
-        await asyncio.sleep(30.0)  # links of the beginning are let go
+        await asyncio.sleep(max(0.0, start + idle_from - world.loop.time()))
         meter.clear()
         began = time.process_time()
         await asyncio.sleep(seconds)
@@ -152,12 +154,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nodes", type=int, nargs="*", default=[100, 300])
     parser.add_argument("--seconds", type=float, default=60.0, help="of idling")
+    parser.add_argument(
+        "--from", type=float, default=150.0, dest="idle_from", help="virtual second at which that begins"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     args = parser.parse_args()
     if not args.json:
         print(f"one TLS handshake: {handshake_bytes()} bytes both ways", flush=True)
     for nodes in args.nodes:
-        row = measure(nodes, args.seconds)
+        row = measure(nodes, args.seconds, args.idle_from)
         if args.json:
             print(json.dumps(row), flush=True)
             continue

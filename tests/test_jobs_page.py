@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from hivenode.cli.jobs import located
 from hivenode.data.sources import information
 from hivenode.models.declared import describe
+from hivenode.models.keras_configs.files import embedded
 from hivenode.models.layers import KINDS as LAYERS
 from hivenode.models.zoo import ZOO
 from hivenode.spec.data import KINDS, DataSpec
@@ -43,7 +45,7 @@ def test_ready_jobs_can_be_planned() -> None:
     paths = sorted((ROOT / "configs" / "jobs").glob("*.toml"))
     assert len(paths) >= 10
     for path in paths:
-        job = read_job(path)
+        job = located(read_job(path), path.parent)
         assert job.name == path.stem
         if job.data.kind == "sklearn":
-            assert describe(job.model, information(job.data)).flops_per_sample > 0
+            assert describe(embedded(job.model), information(job.data)).flops_per_sample > 0

@@ -84,9 +84,12 @@ def _job(path: Path) -> JobSpec | None:
     """A job file is told by its ending."""
     if path.suffix != ".toml":
         return None
+    from hivenode.cli.jobs import located
+    from hivenode.models.keras_configs.files import embedded
     from hivenode.spec.job import read_job
 
-    return read_job(path)
+    job = located(read_job(path), path.absolute().parent)
+    return job.model_copy(update={"model": embedded(job.model)})
 
 
 def _options(

@@ -156,6 +156,8 @@ def located(spec: JobSpec, folder: Path) -> JobSpec:
         if data.tokenizer not in ("char", "byte"):
             changes["tokenizer"] = absolute(data.tokenizer)
         data = data.model_copy(update=changes)
+    if model.kind == "keras" and model.source != "keras:config":
+        model = model.model_copy(update={"source": f"keras:{absolute(model.name)}"})
     if model.weights.startswith("file:"):
         model = model.model_copy(update={"weights": f"file:{absolute(model.weights.removeprefix('file:'))}"})
     if data is spec.data and model is spec.model:

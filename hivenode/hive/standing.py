@@ -14,6 +14,9 @@ UNABLE = 0
 """The standing of a node that can neither vote nor lead."""
 SETTLED_SECONDS = 120.0
 """A node up for less than this stands behind others."""
+SPREAD_SECONDS = 4.0
+"""For each member of the hive: over how long those that started together say one after another that they have settled.
+Each such word costs every member some 5 KB of gossip."""
 WELL_HEALTH = 3
 """Worst local health score (0 to 7) of a node that is well."""
 MOST = 0.5
@@ -45,6 +48,8 @@ class Signs:
     health: int = 0
     linked: float = 1.0
     """Share of the other voters it is linked with."""
+    members: int = 1
+    """How many are present in the hive."""
 
 
 class _Flag:
@@ -72,11 +77,14 @@ class SelfAssessment:
     Args:
         priority: the owner's wish, 0 to 10.
         now: when the node started, in the seconds of all later calls.
+        turn: 0 to 1, of its own for each node: when it may say that it has settled, among those that started together.
     """
 
-    def __init__(self, priority: int, now: float) -> None:
+    def __init__(self, priority: int, now: float, turn: float = 0.0) -> None:
         self._priority = priority
         self._started = now
+        self._turn = turn
+        self._settled = False
         self._begun = False
         self._able = _Flag(0.0, 10.0)
         self._mains = _Flag(3.0, 60.0)
@@ -94,5 +102,6 @@ class SelfAssessment:
         well = self._well.see(now, signs.health <= WELL_HEALTH)
         if not able:
             return UNABLE
-        settled = now - self._started >= SETTLED_SECONDS
-        return compose(self._priority, mains=mains, reaches=reaches, well=well, settled=settled)
+        if now - self._started >= SETTLED_SECONDS + SPREAD_SECONDS * self._turn * signs.members:
+            self._settled = True  # for good, however the hive grows
+        return compose(self._priority, mains=mains, reaches=reaches, well=well, settled=self._settled)

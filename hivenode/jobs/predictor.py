@@ -166,8 +166,6 @@ def _portions(inputs: list[list[float]]) -> list[list[list[float]]]:
 
 
 def _server(framework: str, here: tuple[str, ...]) -> str:
-    """Which framework's server starts the worker. What keras or scikit-learn have trained takes neither to be asked:
-    torch builds the same layers, and estimators are arrays."""
-    if framework in ("keras", "sklearn") and "torch" in here:
-        return "torch"
-    return framework
+    """Which framework's server starts the worker. What scikit-learn has trained takes none to be asked: estimators are
+    arrays."""
+    return "torch" if framework == "sklearn" and "torch" in here else framework

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -17,6 +17,7 @@ from hivenode.data.preparing import Preparation
 from hivenode.errors import HiveError, InvalidInput, NotFound, Unavailable
 from hivenode.logs import get_logger
 from hivenode.models.card import read_card
+from hivenode.models.keras_configs.files import embedded
 from hivenode.spec.data import FILES, DataSpec, SharedData
 from hivenode.spec.events import BlobHeld, Body
 from hivenode.spec.job import JobSpec, parse_job
@@ -95,7 +96,9 @@ class Preparer:
         model, data = spec.model, spec.data
         if model.kind == "catalog":
             model = await self._from_catalogue(model)
-        elif model.weights.startswith("catalog:"):
+        elif model.kind == "keras" and model.source != "keras:config":
+            model = await asyncio.to_thread(embedded, model)
+        if model.weights.startswith("catalog:"):
             version = self._catalogue.find(_reference(model.weights))
             model = model.model_copy(update={"weights": _blob(version.blob)})
         if model.weights.startswith("file:"):
@@ -104,7 +107,10 @@ class Preparer:
             data = await self._shared(data, keep=keep)
         if model is spec.model and data is spec.data:
             return spec
-        return parse_job(spec.model_copy(update={"model": model, "data": data}).model_dump(mode="json"))
+        changes: dict[str, Any] = {"model": model, "data": data}
+        if model.kind == "keras" and "framework" not in spec.model_fields_set:
+            changes["framework"] = "keras"  # of the catalogue's models only the file says it
+        return parse_job(spec.model_copy(update=changes).model_dump(mode="json"))
 
     async def _from_catalogue(self, model: ModelSpec) -> ModelSpec:
         version = self._catalogue.find(_reference(model.source))

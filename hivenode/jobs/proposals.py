@@ -256,6 +256,8 @@ def _masked_by_framework(spec: JobSpec, data: DataInfo) -> dict[Strategy, str]:
         return compositions.masked(spec.model)
     if spec.framework == "keras":
         why = "keras models are not cut into stages; torch builds the same model and cuts it"
+        if spec.model.kind == "keras":
+            why = "keras builds this model, and its models are not cut into stages"
         return {Strategy.model_parallel: why, Strategy.pipeline_parallel: why}
     for given, what in (
         (spec.training.precision == "bf16", 'training.precision = "bf16"'),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hivenode.data.info import DataInfo
 from hivenode.errors import InvalidInput
 from hivenode.models import compositions, hub, zoo
+from hivenode.models.keras_configs import graph
 from hivenode.models.layers import Layer, LayerCost, ModelCost, cost, line
 from hivenode.spec.model import ModelSpec
 from hivenode.spec.shapes import spelled
@@ -30,13 +31,15 @@ def layers_of(model: ModelSpec, info: DataInfo) -> tuple[Layer, ...] | None:
 
 
 def describe(model: ModelSpec, info: DataInfo) -> ModelCost:
-    """Parameters, and the costs of one sample. Exact for `zoo:` and `layers:`; by formula for `hf:`; what the job says
-    for `python:`. Errors as for `layers_of`."""
+    """Parameters, and the costs of one sample. Exact for `zoo:` and `layers:`; by formula for `hf:` and `keras:`; what
+    the job says for `python:`. Errors as for `layers_of`."""
     layers = layers_of(model, info)
     if layers is not None:
         return cost(model.source, layers)
     if model.source == "hf:config":
         return hub.describe(model, info)
+    if model.source == "keras:config":
+        return graph.describe(model.source, model.config, info)
     if model.kind == "sklearn":
         return compositions.describe(model, info)
     parameters = model.parameters or GUESSED_PARAMETERS

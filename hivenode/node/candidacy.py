@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from random import Random
 
 from hivenode.hive.council import FULL, council
 from hivenode.hive.leadership import Electorate
@@ -17,26 +17,21 @@ ASSESS_SECONDS = 1.0
 ELECTORATE_SECONDS = 0.1
 """How long the election is spared news of members unless they go or lead, to hear several at once; in a hive of more
 than `FULL` longer in proportion, as it takes longer to go through them."""
-NEWCOMERS_SECONDS = 0.1
-"""How long newcomers are gathered before what they said of themselves is taken up."""
 
 
 class Candidacy:
     def __init__(self, node: Services) -> None:
         self._node = node
         self._timer: asyncio.TimerHandle | None = None
-        self._gathering: asyncio.TimerHandle | None = None
-        self._newcomers: dict[str, None] = {}
-        """Nodes of whose admission we have just heard."""
 
     def begin(self) -> None:
         """From now on this node is up, which counts for it."""
-        self._assessment = SelfAssessment(self._node.settings.election.priority, asyncio.get_running_loop().time())
+        priority, turn = self._node.settings.election.priority, Random(self._node.me).random()
+        self._assessment = SelfAssessment(priority, asyncio.get_running_loop().time(), turn)
 
     def close(self) -> None:
-        for timer in (self._timer, self._gathering):
-            if timer is not None:
-                timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
 
     # --- the others ---------------------------------------------------------------------------------------------
 
@@ -88,23 +83,9 @@ class Candidacy:
         if node.leadership.waiting != waited:
             self.tell(node.leadership.leader)
 
-    def admitted(self, nodes: Iterable[str]) -> None:
-        """These are of the hive now, as we hear."""
-        self._newcomers.update(dict.fromkeys(nodes))
+    def admitted(self) -> None:
+        """Somebody is of the hive now, as we hear."""
         self._electorate_within(leads=False)
-        if self._gathering is None:
-            self._gathering = asyncio.get_running_loop().call_later(NEWCOMERS_SECONDS, self._take_up_newcomers)
-
-    def _take_up_newcomers(self) -> None:
-        """Take up their statements that came before, and ask for those of which none was kept."""
-        node, self._gathering = self._node, None
-        newcomers, self._newcomers = list(self._newcomers), {}
-        for one in newcomers:
-            node.membership.admitted(one)
-        missing = dict.fromkeys(one for one in newcomers if node.membership.member(one) is None)
-        links = node.ports.transport.links if missing else ()
-        for peer in [one for one in links if one in missing] or links[:1]:
-            node.membership.link_up(peer)
 
     def links_changed(self) -> None:
         if self._node.leadership.leading and self._node.membership.present > FULL:
@@ -136,6 +117,7 @@ class Candidacy:
             battery=node.ports.on_battery(),
             health=node.membership.health,
             linked=sum(map(reaches, others)) / len(others) if others else 1.0,
+            members=node.membership.present,
         )
         leader = node.leads()
         tells = leader is not None and node.membership.present > FULL

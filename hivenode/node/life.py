@@ -10,6 +10,7 @@ from hivenode.jobs.leftovers import Leftovers
 from hivenode.logs import get_logger
 from hivenode.node import building
 from hivenode.node.candidacy import Candidacy
+from hivenode.node.newcomers import Newcomers
 from hivenode.node.ports import Ports
 from hivenode.node.reactions import Reactions
 from hivenode.node.services import Services
@@ -34,7 +35,8 @@ class Node(Services):
     def __init__(self, settings: Settings, credentials: Credentials, ports: Ports) -> None:
         super().__init__(settings, credentials, ports)
         self._candidacy = Candidacy(self)
-        self._reactions = Reactions(self, self._candidacy)
+        self._newcomers = Newcomers(self)
+        self._reactions = Reactions(self, self._candidacy, self._newcomers)
         self._lag_timer: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
@@ -79,6 +81,7 @@ class Node(Services):
         if self._lag_timer is not None:
             self._lag_timer.cancel()
         self._candidacy.close()
+        self._newcomers.close()
         await self.ports.workers.close()
         await self.ports.transport.stop()
         await self.tasks.close()

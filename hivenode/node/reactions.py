@@ -34,6 +34,7 @@ from hivenode.net.messages import (
 )
 from hivenode.net.transport import LinkEnd
 from hivenode.node.candidacy import Candidacy
+from hivenode.node.newcomers import Newcomers
 from hivenode.node.services import Services
 from hivenode.spec.events import (
     AttemptEnded,
@@ -60,9 +61,10 @@ log = get_logger("node")
 class Reactions:
     """The transport's handler, and what the services call when they have news for the rest of the node."""
 
-    def __init__(self, node: Services, candidacy: Candidacy) -> None:
+    def __init__(self, node: Services, candidacy: Candidacy, newcomers: Newcomers) -> None:
         self._node = node
         self._candidacy = candidacy
+        self._newcomers = newcomers
         self._forged = ""
         """Whose signature was wrong in the message being handled."""
 
@@ -159,7 +161,8 @@ class Reactions:
         if admitted:
             self._heed_grants(entries)
             node.papers.look()
-            self._candidacy.admitted(admitted)
+            self._newcomers.admitted(admitted)
+            self._candidacy.admitted()
         node.executor.ledger_changed()
         if any(isinstance(body, TIDIED_AFTER) for body in bodies):
             node.tasks.spawn(node.tidy(), "node: tidy")

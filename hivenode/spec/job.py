@@ -36,7 +36,7 @@ class JobSpec(Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
     framework: Literal["torch", "keras", "sklearn"] = "torch"
-    """What builds and trains the model; that of `sklearn:` models goes without saying."""
+    """What builds and trains the model; that of `sklearn:` and `keras:` models goes without saying."""
     model: ModelSpec = ModelSpec()
     data: DataSpec = DataSpec()
     training: TrainingSpec = TrainingSpec()
@@ -47,8 +47,9 @@ class JobSpec(Section):
     def _framework(cls, given: Any) -> Any:
         model = given.get("model") if isinstance(given, dict) else None
         source = model.get("source") if isinstance(model, dict) else getattr(model, "source", None)
-        if isinstance(source, str) and source.startswith("sklearn:") and "framework" not in given:
-            return {**given, "framework": "sklearn"}
+        kind = source.partition(":")[0] if isinstance(source, str) else ""
+        if kind in ("sklearn", "keras") and "framework" not in given:
+            return {**given, "framework": kind}
         return given
 
     @model_validator(mode="after")
@@ -56,8 +57,10 @@ class JobSpec(Section):
         estimator = self.model.kind == "sklearn"
         if estimator != (self.framework == "sklearn"):
             raise ValueError(f"framework is {self.framework}, and {self.model.source} is not a model of it")
-        if self.framework == "keras" and self.model.kind not in ("zoo", "layers", "catalog"):
-            raise ValueError(f"keras builds zoo: and layers: models, and {self.model.source} is neither")
+        if self.framework == "keras" and self.model.kind not in ("zoo", "layers", "keras", "catalog"):
+            raise ValueError(f"keras builds zoo:, layers: and keras: models, and {self.model.source} is none")
+        if self.framework != "keras" and self.model.kind == "keras":
+            raise ValueError(f"framework is {self.framework}, and {self.model.source[:64]} is built by keras alone")
         if estimator and self.training.sync == "accumulate":
             raise ValueError("training.sync is accumulate, and an estimator has no gradients to accumulate")
         if estimator and (self.training.fragments > 1 or self.training.overlap):

@@ -8,13 +8,14 @@ from pydantic import Field, field_validator, model_validator
 
 from hivenode.spec.section import Scalar, Section
 
-MAX_CONFIG_BYTES = 32_768
-KINDS = ("zoo", "layers", "hf", "sklearn", "catalog", "python")
+MAX_SOURCE = 200
+"""Characters, but for a path."""
+KINDS = ("zoo", "layers", "hf", "keras", "sklearn", "catalog", "python")
 
 
 def runtime(source: str, framework: str = "torch") -> str:
-    """What a node has to have installed to build a model: transformers, or what the job names."""
-    return "transformers" if source.startswith("hf:") else framework
+    """What a node has to have installed to build a model: transformers, keras, or what the job names."""
+    return {"hf": "transformers", "keras": "keras"}.get(source.partition(":")[0], framework)
 
 
 class LoraSpec(Section):
@@ -33,6 +34,8 @@ class ModelSpec(Section):
     - `layers:`, the list in `layers`, each a table with its `type` and arguments;
     - `hf:config`, a transformers configuration given in `config`; `hf:NAME`, a directory (config.json and safetensors)
       that nodes call by this name in their own configuration (`models.directories`);
+    - `keras:PATH`, a model of Keras's own layers in a .json (`model.to_json()`), .keras or .h5 on the submitting node;
+      of its weights nothing is taken. `keras:config`, the same in `config`;
     - `sklearn:ESTIMATOR`, an estimator of scikit-learn by the name of its class; `params` are its arguments, and
       `estimators`, each a table with its `estimator` and arguments, what a Pipeline or an ensemble is made of;
     - `catalog:NAME[:VERSION]`, a model of the hive's catalogue, to go on with;
@@ -44,7 +47,7 @@ class ModelSpec(Section):
     names them.
     """
 
-    source: Annotated[str, Field(max_length=200)] = "zoo:cnn"
+    source: Annotated[str, Field(max_length=4096)] = "zoo:cnn"
     params: dict[str, Scalar] = Field(default_factory=dict, max_length=32)
     layers: Annotated[tuple[dict[str, Scalar], ...], Field(max_length=256)] = ()
     estimators: Annotated[tuple[dict[str, Scalar], ...], Field(max_length=64)] = ()
@@ -62,6 +65,8 @@ class ModelSpec(Section):
             raise ValueError(f"'{source[:64]}' is no model; it begins with one of {', '.join(f'{k}:' for k in KINDS)}")
         if not name and kind != "layers":
             raise ValueError(f"'{source}' lacks a name after the colon")
+        if len(source) > MAX_SOURCE and kind != "keras":
+            raise ValueError(f"'{source[:64]}...' has {len(source)} characters, and no name has over {MAX_SOURCE}")
         return source
 
     @field_validator("weights")
@@ -77,8 +82,12 @@ class ModelSpec(Section):
             raise ValueError('a list of layers belongs to source = "layers:", and only to it')
         if self.estimators and self.kind not in ("sklearn", "catalog"):
             raise ValueError(f"estimators belong to sklearn: models, and {self.source} is none")
-        if (self.source == "hf:config") != bool(self.config):
-            raise ValueError('config belongs to source = "hf:config", and only to it')
+        if (self.source in ("hf:config", "keras:config")) != bool(self.config):
+            raise ValueError('config belongs to source = "hf:config" or "keras:config", and only to them')
+        if self.params and self.kind == "keras":
+            raise ValueError(
+                "params belong to other models; all that a keras: model is made of is in its configuration"
+            )
         if self.lora is not None and self.kind not in ("hf", "catalog"):
             raise ValueError(f"lora adapts hf: models, and {self.source} is none")
         if "auto_map" in self.config:
@@ -86,7 +95,7 @@ class ModelSpec(Section):
         return self
 
     @property
-    def kind(self) -> Literal["zoo", "layers", "hf", "sklearn", "catalog", "python"]:
+    def kind(self) -> Literal["zoo", "layers", "hf", "keras", "sklearn", "catalog", "python"]:
         return self.source.partition(":")[0]  # type: ignore[return-value]  # validated
 
     @property

@@ -28,7 +28,7 @@ from hivenode.worker import sandbox
 FRAMEWORKS = {
     "torch": "hivenode.training.frameworks.torch_building",
     "transformers": "hivenode.training.frameworks.hub_models",
-    "keras": "hivenode.training.frameworks.keras_framework",
+    "keras": "hivenode.training.frameworks.keras_building",
     "sklearn": "hivenode.training.estimating",
 }
 OPTIONAL = ("sklearn.datasets",)

@@ -44,7 +44,8 @@ class Predictions:
                 raise Corrupted(f"{path.name} is not a usable model file: {error}.", fix="Train it again.") from error
             self._labels = list(labels(card.model, card.info))
         else:
-            model = make(serving(card.framework), card.model, card.info, 0, first.resources, limits.threads).model
+            framework = serving(card.framework, card.model)
+            model = make(framework, card.model, card.info, 0, first.resources, limits.threads).model
             modelfile.fill(path, model, tensors)
             self._model = model
         self._tokenizer = text.load(card.tokenizer) if card.tokenizer else None

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import random
 
 import pytest
 
-from hivenode.hive.standing import ORDINARY, SETTLED_SECONDS, UNABLE, SelfAssessment, Signs, clearly, compose
+from hivenode.hive.standing import (
+    ORDINARY,
+    SETTLED_SECONDS,
+    SPREAD_SECONDS,
+    UNABLE,
+    SelfAssessment,
+    Signs,
+    clearly,
+    compose,
+)
 
 
 def after(assessment: SelfAssessment, signs: Signs, begin: float, seconds: float) -> int:
@@ -23,6 +33,21 @@ def test_a_node_that_has_just_started_is_ordinary_and_settles() -> None:
     settled = assessment.assess(SETTLED_SECONDS, Signs())
     assert settled > ORDINARY
     assert clearly(settled) == clearly(ORDINARY), "having been up for longer deposes nobody"
+
+
+@pytest.mark.parametrize("members", [100, 1000])
+def test_of_many_that_started_together_few_settle_at_a_time_and_all_do_for_good(members: int) -> None:
+    rng = random.Random(members)
+    nodes = [SelfAssessment(5, 0.0, turn=rng.random()) for _ in range(members)]
+    settled, seen = 0, Signs(members=members)
+    last = int(SETTLED_SECONDS + SPREAD_SECONDS * members)
+    for second in range(0, last + 1, 10):
+        now = sum(node.assess(second, seen) > ORDINARY for node in nodes)
+        assert now == 0 or second >= SETTLED_SECONDS
+        assert now - settled <= 12, "in ten seconds"
+        settled = now
+    assert settled == members
+    assert all(node.assess(last + 1.0, Signs(members=100 * members)) > ORDINARY for node in nodes), "though more came"
 
 
 def test_priority_goes_before_power_before_reach_before_health_before_time_up() -> None:

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 
 import pytest
 
 from hivenode.hive.mesh import rings_for
+from hivenode.hive.roster import RosterEffect
 from hivenode.hive.swim import MemberState
 from hivenode.net.messages import ProfileReply, ProfileRequest
 from hivenode.spec.values import Role
+from hivenode.trust.identity import Identity
 from tests.simulation.loop import run
 from tests.simulation.world import ALL_ROLES, World
 
 SMALL = {"network": {"full_mesh": 8, "pool": 4}}
 
 
-async def grown(rng: random.Random, count: int) -> World:
+async def grown(rng: random.Random, count: int, **settings: dict[str, object]) -> World:
     """A hive of so many nodes with a partial mesh above eight."""
-    world = World(rng, settings=SMALL)
+    world = World(rng, settings={**SMALL, **settings})
     for number in range(count):
         roles = ALL_ROLES if number < 3 else (Role.worker, Role.submitter)  # whoever votes keeps links to all voters
         await world.start_node(f"n{number:03}", roles=roles, seeds=[f"n{n:03}" for n in range(min(number, 3))])
@@ -117,6 +120,31 @@ def test_one_that_restarts_finds_the_hive_when_its_neighbours_are_gone() -> None
     run(main)
 
 
+def test_who_misses_what_a_newcomer_says_of_itself_asks_until_it_is_told() -> None:
+    async def main(rng: random.Random) -> None:
+        world = await grown(rng, 24, membership={"profile": "wan"})  # which exchanges all that is known once a minute
+        await asyncio.sleep(60)
+        deaf = [world.machines[name] for name in ("n009", "n012", "n015", "n018")]
+        late, hearing = Identity.from_seed(b"n024").node_id, False
+
+        def lossy(learn: Callable[..., list[RosterEffect]]) -> Callable[..., list[RosterEffect]]:
+            return lambda now, said, **more: learn(now, said, **more) if hearing or said.node != late else []
+
+        for machine in deaf:
+            roster = machine.node.membership._swim._roster
+            roster.learn = lossy(roster.learn)  # type: ignore[method-assign]
+        await world.start_node("n024", roles=(Role.worker,), seeds=["n000"])
+        others = [machine for machine in world.up if machine not in deaf]
+        await world.until(lambda: all(m.node.membership.member(late) for m in others), 20, "known to the others")
+        await asyncio.sleep(5)  # by then nobody passes it on any more
+        assert all(m.node.roles.name(late) == "n024" for m in deaf), "of the grant all have heard"
+        assert not any(m.node.membership.member(late) for m in deaf)
+        hearing = True
+        await world.until(lambda: all(m.node.membership.member(late) for m in deaf), 12, "what they had missed")
+
+    run(main)
+
+
 @pytest.mark.slow
 def test_a_hundred_nodes_converge_and_stay() -> None:
     async def main(rng: random.Random) -> None:
@@ -150,6 +178,7 @@ def test_a_crowd_joins_through_seeds_that_have_links_for_a_few_of_them_at_a_time
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_three_hundred_join_at_once_within_a_minute() -> None:
     async def main(rng: random.Random) -> None:
         world = await crowd(rng, 300, 110, {})

@@ -10,10 +10,12 @@ from safetensors.numpy import load_file
 from sklearn.datasets import load_digits
 
 from hivenode.jobs.workers import ForkWorkers
-from hivenode.net.local import CheckpointWritten, Finished, Predict, Predicted, ViewChanged, WorkerProgress
-from hivenode.spec.job import JobSpec
+from hivenode.models.card import read_card
+from hivenode.models.keras_configs.files import embedded
+from hivenode.net.local import CheckpointWritten, Finished, Predict, Predicted, Resources, ViewChanged, WorkerProgress
+from hivenode.spec.job import DataSpec, JobSpec, ModelSpec, TrainingSpec
 from hivenode.spec.values import Strategy
-from tests.worker.members import Member, attempt, digest, failure, node, spec
+from tests.worker.members import Member, attempt, difference, digest, failure, node, spec
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -27,7 +29,7 @@ async def finish(members: list[Member]) -> list[Finished]:
 
 
 async def asked(host: ForkWorkers, model: str, job: JobSpec, count: int = 100) -> Predicted:
-    member = await Member.start(host, "predict")
+    member = await Member.start(host, "predict", framework="keras" if job.model.kind == "keras" else "torch")
     digits = load_digits()
     member.handle.send(Predict(1, model, (digits.data[:count] / 16).tolist()))
     answer = await member.expect(Predicted)
@@ -176,3 +178,58 @@ async def test_in_bf16_members_learn_as_well_and_agree(host: ForkWorkers, tmp_pa
     finished = await finish(await attempt(host, job, [0.5, 0.5], tmp_path, precision="bf16"))
     assert finished[0].metrics["accuracy"] > 0.93
     assert right(await asked(host, finished[0].path, job)) > 0.93
+
+
+def a_configuration() -> ModelSpec:
+    return embedded(ModelSpec(source=f"keras:{Path(__file__).resolve().parents[2] / 'configs/jobs/keras_config.json'}"))
+
+
+def configured(**training: object) -> JobSpec:
+    return JobSpec(
+        name="test",
+        model=a_configuration(),
+        data=DataSpec(source="sklearn:digits"),
+        training=TrainingSpec(**{"batch_size": 64, "epochs": 1, **training}),
+    )
+
+
+async def test_a_configuration_of_keras_is_trained_alike_by_two_and_gone_on_with(
+    host: ForkWorkers, tmp_path: Path
+) -> None:
+    plain = {"learning_rate": 0.02, "momentum": 0.9, "epochs": 4, "checkpoint_every_steps": 30}
+    job = configured(**plain)
+    model = job.model.model_dump()  # without dropout, whose draws differ by member
+    layers = model["config"]["config"]["layers"]
+    layers[6]["config"]["rate"] = 0.0
+    job = job.model_copy(update={"model": ModelSpec.model_validate(model)})
+    members = await attempt(host, job, [1.0], tmp_path / "one")
+    alone = await finish(members)
+    both = await finish(await attempt(host, job, [0.6, 0.4], tmp_path / "two"))
+    assert difference(alone[0].path, both[0].path) < 1e-3
+    assert alone[0].metrics["accuracy"] > 0.8
+    checkpoint = members[0].all(CheckpointWritten)[0]
+    rest = await finish(await attempt(host, job, [1.0], tmp_path / "rest", resume=checkpoint.path))
+    assert digest(rest[0].path) == digest(alone[0].path)
+    assert right(await asked(host, alone[0].path, job)) == pytest.approx(alone[0].metrics["accuracy"], abs=0.1)
+    card = read_card(Path(alone[0].path))
+    assert (card.framework, card.model) == ("keras", job.model)
+    onward = card.model.model_copy(update={"weights": f"blob:{'a' * 64}/1"})  # as the catalogue has it gone on with
+    training = job.training.model_copy(update={"max_steps": 1, "learning_rate": 1e-6})
+    again = job.model_copy(update={"model": onward, "training": training})
+    resources = Resources(blobs={"a" * 64: alone[0].path})
+    more = await finish(await attempt(host, again, [1.0], tmp_path / "more", resources=resources))
+    assert more[0].metrics["accuracy"] == pytest.approx(alone[0].metrics["accuracy"], abs=0.01)
+
+
+async def test_a_configuration_of_keras_is_trained_by_local_steps(host: ForkWorkers, tmp_path: Path) -> None:
+    parts = {"sync": "local", "sync_every": 8}
+    job = configured(epochs=8, learning_rate=0.1, **parts)
+    both = await finish(await attempt(host, job, [0.5, 0.5], tmp_path))
+    assert both[0].metrics["accuracy"] > 0.85
+
+
+async def test_a_configuration_for_other_data_is_refused(host: ForkWorkers, tmp_path: Path) -> None:
+    job = configured().model_copy(update={"data": DataSpec(source="sklearn:iris")})
+    failed = await failure((await attempt_failing(host, job, tmp_path))[0])
+    assert (failed.code, failed.retry) == ("invalid_input", False)
+    assert "takes 8x8x1; a sample of sklearn:iris is 4" in failed.message

@@ -19,6 +19,7 @@ from hivenode.jobs.preparing import shared
 from hivenode.jobs.workers import ForkWorkers
 from hivenode.models.card import read_card
 from hivenode.models.declared import describe
+from hivenode.models.keras_configs.files import embedded
 from hivenode.net.local import Brought, Failed, Finished, Log, Need, PeersReady, Predict, Predicted, Ready, Resources
 from hivenode.spec.data import FILES, DataSpec
 from hivenode.spec.job import JobSpec, TrainingSpec, read_job
@@ -86,6 +87,7 @@ async def ask(host: ForkWorkers, path: str, framework: str, **request: Any) -> P
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
 async def test_a_ready_job(host: ForkWorkers, tmp_path: Path, path: Path) -> None:
     job = located(read_job(path), path.parent)
+    job = job.model_copy(update={"model": embedded(job.model)})
     job = job.model_copy(update={"training": job.training.model_copy(update={"max_steps": STEPS, "batch_size": 16})})
     member, finished = await train(host, job, tmp_path)
     assert finished.step == (1 if job.model.name in AT_ONCE else STEPS)

@@ -11,11 +11,13 @@ from hivenode.models.analyze.quantities import Quantity
 from hivenode.models.analyze.tape import Step, Tape, convolved, product
 from hivenode.models.identify.formats.jsons import Json
 from hivenode.models.identify.naming.keras_layers import shape_of
+from hivenode.models.identify.report import FREE
 
 Shape = tuple[int, ...]
 _PICTURE = 224
 _SAME = frozenset((
-    "Activation", "Softmax", "Dropout", "SpatialDropout1D", "SpatialDropout2D", "GaussianNoise", "GaussianDropout",
+    "Activation", "Softmax", "Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "AlphaDropout",
+    "GaussianNoise", "GaussianDropout", "Identity",
     "BatchNormalization", "LayerNormalization", "GroupNormalization", "RMSNormalization", "ReLU", "LeakyReLU",
     "PReLU", "ELU", "Rescaling", "Normalization", "Masking", "ActivityRegularization", "UnitNormalization",
 ))  # fmt: skip
@@ -23,10 +25,11 @@ _MERGES = frozenset((
     "Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum",
 ))  # fmt: skip
 _VIEWS = frozenset((
-    "Flatten", "Reshape", "Dropout", "SpatialDropout1D", "SpatialDropout2D",
+    "Flatten", "Reshape", "Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "Identity",
 ))  # fmt: skip
 _CONVOLUTIONS = {"Conv1D": 1, "Conv2D": 2, "Conv3D": 3, "DepthwiseConv2D": 2, "SeparableConv2D": 2,
-                 "SeparableConv1D": 1, "DepthwiseConv1D": 1}  # fmt: skip
+                 "SeparableConv1D": 1, "DepthwiseConv1D": 1, "Conv1DTranspose": 1, "Conv2DTranspose": 2,
+                 "Conv3DTranspose": 3}  # fmt: skip
 _GATES = {"LSTM": 4, "GRU": 3, "SimpleRNN": 1}
 
 
@@ -53,7 +56,7 @@ def tape_of(config: Json, batch: int, sequence: int) -> Tape | None:
                 walk.take(before, given)
             if kind == "InputLayer":
                 continue
-        takes = _inbound(layer.get("inbound_nodes")) or (before,)
+        takes = inbound(layer.get("inbound_nodes")) or (before,)
         walk.layer(name, kind, settings, takes)
         before = name
     what = f"{len(walk.steps)} layers of the configuration"
@@ -69,7 +72,7 @@ def packed(costs: Costs, largest_bytes: float) -> Costs:
                    known.unit, known.method, f"{known.why}, and the largest weight packed for products"))  # fmt: skip
 
 
-def _inbound(nodes: Json) -> tuple[str, ...]:
+def inbound(nodes: Json) -> tuple[str, ...]:
     """Names of the layers before, in Keras 3's form (keras_history in the arguments) or 2's (nested lists)."""
     found: list[str] = []
     stack: list[Json] = [nodes[0]] if isinstance(nodes, list) and nodes else []
@@ -110,7 +113,7 @@ class _Walk:
 
     def layer(self, name: str, kind: str, settings: Mapping[str, Json], takes: tuple[str, ...]) -> None:
         shapes = [self.shapes[one] for one in takes if one in self.shapes]
-        found = _given(kind, settings, shapes) if shapes and len(shapes) == len(takes) else None
+        found = given(kind, settings, shapes) if shapes and len(shapes) == len(takes) else None
         if found is None:
             self.unknown += 1
             return
@@ -125,8 +128,8 @@ class _Walk:
             self.steps.append(Step(takes, name, product(shape), flops, kind in _VIEWS, copied="Conv" in kind))
 
 
-def _given(kind: str, settings: Mapping[str, Json], shapes: Sequence[Shape]) -> tuple[Shape, float, bool] | None:
-    """Shape, FLOPs, and whether an activation follows in the same layer."""
+def given(kind: str, settings: Mapping[str, Json], shapes: Sequence[Shape]) -> tuple[Shape, float, bool] | None:
+    """Shape, FLOPs, and whether an activation follows in the same layer; None where that is not known."""
     first = shapes[0]
     if kind in _SAME:
         return first, 0.0, False
@@ -157,15 +160,56 @@ def _given(kind: str, settings: Mapping[str, Json], shapes: Sequence[Shape]) -> 
     if kind == "Flatten":
         return (first[0], product(first[1:])), 0.0, False
     if kind == "Reshape":
-        wanted = shape_of(settings.get("target_shape"))
-        return ((first[0], *wanted), 0.0, False) if wanted and product(wanted) == product(first[1:]) else None
-    if kind.startswith("Global") and len(first) > 2:
-        return (first[0], first[1] if settings.get("data_format") == "channels_first" else first[-1]), 0.0, False
+        return _reshaped(settings, first)
+    if kind == "Permute":
+        order = shape_of(settings.get("dims"))
+        fits = order is not None and sorted(order) == list(range(1, len(first)))
+        return ((first[0], *(first[axis] for axis in order)), 0.0, False) if fits and order else None
+    if kind == "RepeatVector" and isinstance(times := settings.get("n"), int) and len(first) == 2:
+        return (first[0], times, first[1]), 0.0, False
+    if kind == "MultiHeadAttention":
+        return _attention(settings, shapes)
+    if kind.startswith("Global"):
+        return _global(settings, first)
     if "Pooling" in kind:
         return _pooling(settings, first)
-    if kind.startswith(("UpSampling", "ZeroPadding")):
+    if kind.startswith(("UpSampling", "ZeroPadding", "Cropping")):
         return _grown(kind, settings, first)
     return None
+
+
+def _reshaped(settings: Mapping[str, Json], first: Shape) -> tuple[Shape, float, bool] | None:
+    wanted, elements = shape_of(settings.get("target_shape")), product(first[1:])
+    if not wanted:
+        return None
+    if wanted.count(FREE) == 1 and (rest := -product(wanted)) > 0:
+        wanted = tuple(elements // rest if size == FREE else size for size in wanted)
+    return ((first[0], *wanted), 0.0, False) if product(wanted) == elements else None
+
+
+def _global(settings: Mapping[str, Json], first: Shape) -> tuple[Shape, float, bool] | None:
+    if len(first) < 3:
+        return None
+    leading = settings.get("data_format") == "channels_first"
+    channels, ones = first[1] if leading else first[-1], (1,) * (len(first) - 2)
+    if settings.get("keepdims") is not True:
+        return (first[0], channels), 0.0, False
+    return ((first[0], channels, *ones) if leading else (first[0], *ones, channels)), 0.0, False
+
+
+def _attention(settings: Mapping[str, Json], shapes: Sequence[Shape]) -> tuple[Shape, float, bool] | None:
+    """Projections, each head's scores and sums, and the projection of what comes out."""
+    heads, key = settings.get("num_heads"), settings.get("key_dim")
+    if not isinstance(heads, int) or not isinstance(key, int) or any(len(shape) != 3 for shape in shapes):
+        return None
+    value = settings.get("value_dim")
+    value = value if isinstance(value, int) else key
+    query, given = shapes[0], shapes[min(1, len(shapes) - 1)]
+    batch, asked, width = query
+    known = given[1]
+    flops = 2.0 * batch * heads * (asked * width * (key + value) + known * given[2] * (key + value))
+    flops += 2.0 * batch * heads * asked * known * (key + value)
+    return query, flops, False
 
 
 def _wrapped(kind: str, settings: Mapping[str, Json], first: Shape) -> tuple[Shape, float, bool] | None:
@@ -177,9 +221,9 @@ def _wrapped(kind: str, settings: Mapping[str, Json], first: Shape) -> tuple[Sha
     if not isinstance(name, str) or name in ("Bidirectional", "TimeDistributed"):
         return None
     if kind == "TimeDistributed":
-        found = _given(name, inner["config"], [(first[0] * first[1], *first[2:])])
+        found = given(name, inner["config"], [(first[0] * first[1], *first[2:])])
         return None if found is None else ((*first[:2], *found[0][1:]), found[1], found[2])
-    found = _given(name, inner["config"], [first])
+    found = given(name, inner["config"], [first])
     if found is None:
         return None
     shape, flops, passing = found
@@ -222,6 +266,8 @@ def _convolution(kind: str, settings: Mapping[str, Json], first: Shape) -> tuple
     if spatial is None or not isinstance(multiplier, int) or not isinstance(groups, int) or groups < 1:
         return None
     places = first[0] * product(spatial)
+    if kind.endswith("Transpose"):
+        return _transposed(settings, first)
     if "Conv" in kind and not kind.startswith(("Depthwise", "Separable")):
         if not isinstance(filters, int):
             return None
@@ -234,6 +280,18 @@ def _convolution(kind: str, settings: Mapping[str, Json], first: Shape) -> tuple
             flops += 2.0 * places * channels * multiplier * filters
     out = filters if isinstance(filters, int) else channels * multiplier
     return ((first[0], out, *spatial) if leading else (first[0], *spatial, out)), flops, True
+
+
+def _transposed(settings: Mapping[str, Json], first: Shape) -> tuple[Shape, float, bool] | None:
+    axes, filters = len(first) - 2, settings.get("filters")
+    window, steps = _numbers(settings.get("kernel_size"), axes, 1), _numbers(settings.get("strides"), axes, 1)
+    if not isinstance(filters, int) or window is None or steps is None or settings.get("output_padding") is not None:
+        return None
+    if settings.get("data_format") == "channels_first" or settings.get("dilation_rate") not in (None, 1, [1] * axes):
+        return None
+    same = settings.get("padding") == "same"
+    sizes = [s * n if same else s * n + max(k - n, 0) for s, k, n in zip(first[1:-1], window, steps, strict=True)]
+    return (first[0], *sizes, filters), 2.0 * product(first) * filters * product(window), True
 
 
 def _pooling(settings: Mapping[str, Json], first: Shape) -> tuple[Shape, float, bool] | None:
@@ -255,12 +313,15 @@ def _grown(kind: str, settings: Mapping[str, Json], first: Shape) -> tuple[Shape
         if factors is None:
             return None
         return (first[0], *(s * f for s, f in zip(sizes, factors, strict=True)), first[-1]), 0.0, False
-    padding = settings.get("padding")
-    pairs = padding if isinstance(padding, list) else [padding] * axes
+    cut = kind.startswith("Cropping")
+    padding = settings.get("cropping" if cut else "padding")
+    pairs = [padding] if axes == 1 and isinstance(padding, list) else padding
+    pairs = pairs if isinstance(pairs, list) else [pairs] * axes
     grown = []
     for size, pair in zip(sizes, pairs, strict=False):
         both = shape_of(pair) if isinstance(pair, list) else (pair, pair) if isinstance(pair, int) else None
         if both is None or len(both) != 2:
             return None
-        grown.append(size + both[0] + both[1])
-    return ((first[0], *grown, first[-1]), 0.0, False) if len(grown) == axes else None
+        grown.append(size - both[0] - both[1] if cut else size + both[0] + both[1])
+    sound = len(grown) == axes and min(grown) > 0
+    return ((first[0], *grown, first[-1]), 0.0, False) if sound else None

@@ -4,6 +4,8 @@ comes with a model is run."""
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,27 +49,64 @@ def from_hub(model: ModelSpec, info: DataInfo, seed: int, directory: Path | None
         Unavailable: peft is needed and not installed.
     """
     config = _config(model, info, directory)
+    module, fresh = _made(model, info, config, directory)
+    _begin(module, config, seed, fresh)
+    if model.lora is not None:
+        module = _adapted(module, model.lora, info, seed)
+    return of_module(module, _forward(module, info)), config.to_diff_dict()
+
+
+@dataclass(frozen=True)
+class Chance:
+    """How a tensor begins unless it is a constant: the arguments of `fill_uniform`."""
+
+    variance: float
+    seed: int
+    number: int
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A model before its first values.
+
+    Attributes:
+        module: as the library begins it; without memory if made within `hollow`.
+        forward: from inputs to logits.
+        config: the whole configuration.
+        chances: of each of its parameters.
+    """
+
+    module: nn.Module
+    forward: Callable[[torch.Tensor], torch.Tensor]
+    config: dict[str, Any]
+    chances: Mapping[str, Chance]
+
+
+def plain(model: ModelSpec, info: DataInfo, seed: int) -> Plain:
+    """An `hf:config` model without adapters. Raises InvalidInput as `from_hub`."""
+    config = _config(model, info, None)
+    module, _ = _made(model, info, config, None)
+    chances = _chances(module, config, seed)
+    return Plain(module, _forward(module, info), config.to_diff_dict(), chances)
+
+
+def _made(model: ModelSpec, info: DataInfo, config: Any, directory: Path | None) -> tuple[nn.Module, set[str] | None]:
+    """A module, and which of its tensors no file has given; None for all."""
     kind = _auto(info)
     try:
         if directory is None:
-            module, fresh = kind.from_config(config, trust_remote_code=False), None
-        else:
-            module, told = kind.from_pretrained(
-                directory, config=config, trust_remote_code=False, local_files_only=True, use_safetensors=True,
-                dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True,
-            )  # fmt: skip
-            fresh = {*told["missing_keys"], *(name for name, *_ in told["mismatched_keys"])}
+            return kind.from_config(config, trust_remote_code=False).float(), None
+        module, told = kind.from_pretrained(
+            directory, config=config, trust_remote_code=False, local_files_only=True, use_safetensors=True,
+            dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True,
+        )  # fmt: skip
     except (ValueError, TypeError, KeyError, OSError, RuntimeError) as error:
         raise InvalidInput(
             f"transformers {transformers.__version__} cannot build {model.source} for {info.task}: "
             f"{' '.join(str(error).split())[:300]}",
             fix="Check the configuration, and that a model of this kind does such a task.",
         ) from error
-    module = module.float()
-    _begin(module, config, seed, fresh)
-    if model.lora is not None:
-        module = _adapted(module, model.lora, info, seed)
-    return of_module(module, _forward(module, info)), config.to_diff_dict()
+    return module.float(), {*told["missing_keys"], *(name for name, *_ in told["mismatched_keys"])}
 
 
 def _config(model: ModelSpec, info: DataInfo, directory: Path | None) -> Any:
@@ -118,6 +157,13 @@ def _deviation(name: str, parameter: nn.Parameter, config: Any) -> float:
     return float(parameter.shape[-1] ** -0.5) if "relative" not in name else float(config.d_model**-0.5)
 
 
+def _chances(module: nn.Module, config: Any, seed: int) -> dict[str, Chance]:
+    return {
+        name: Chance(_deviation(name, parameter, config) ** 2, seed, number)
+        for number, (name, parameter) in enumerate(module.named_parameters())
+    }
+
+
 def _begin(module: nn.Module, config: Any, seed: int, fresh: set[str] | None) -> None:
     """First values by our own numbers, equal on every machine. What the architecture starts as a constant (biases,
     scales) stays.
@@ -125,12 +171,13 @@ def _begin(module: nn.Module, config: Any, seed: int, fresh: set[str] | None) ->
     Args:
         fresh: names to fill; None for all.
     """
+    chances = _chances(module, config, seed)
     with torch.no_grad():
-        for number, (name, parameter) in enumerate(module.named_parameters()):
+        for name, parameter in module.named_parameters():
             if (fresh is not None and name not in fresh) or parameter.min() == parameter.max():
                 continue
-            variance = _deviation(name, parameter, config) ** 2
-            values = uniform_values(parameter.numel(), variance, seed, number)
+            chance = chances[name]
+            values = uniform_values(parameter.numel(), chance.variance, chance.seed, chance.number)
             parameter.copy_(torch.from_numpy(values).view(parameter.shape))
 
 

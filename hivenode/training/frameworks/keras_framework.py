@@ -9,27 +9,20 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow" if importlib.util.find_spec("tensorflow") else "torch")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
-import keras
+import keras as keras  # from here alone: after the environment is set
 import numpy as np
 import numpy.typing as npt
 
-from hivenode.data.info import DataInfo
 from hivenode.errors import InvalidInput
-from hivenode.models.declared import layers_of
 from hivenode.models.layers import Layer, buffers, tensors
-from hivenode.net.local import Resources
 from hivenode.spec.data import Task
-from hivenode.spec.model import ModelSpec
-from hivenode.spec.values import Precision
-from hivenode.training.frameworks.given_weights import overlay
-from hivenode.training.frameworks.making import Made
 from hivenode.training.frameworks.model import Floats, Inputs, Labels, Layout, Vector, initial_weights, views
 
 EVALUATION_BATCH = 1024
@@ -52,29 +45,40 @@ class Place:
     back: Callable[[Array], Array]
 
 
-def make(model: ModelSpec, info: DataInfo, seed: int, resources: Resources, threads: int, precision: Precision) -> Made:
-    """See `making.make`."""
-    if keras.backend.backend() == "torch":
-        import torch
+def plain(variable: Any, *names: str) -> Place:
+    """A variable that has the shape of its tensor."""
+    return Place(variable, names, np.asarray, np.asarray)
 
-        torch.set_num_threads(threads)
-    else:
-        import tensorflow
 
-        tensorflow.config.threading.set_intra_op_parallelism_threads(threads)
-        tensorflow.config.threading.set_inter_op_parallelism_threads(1)
-    layers = layers_of(model, info)
-    if layers is None:
-        raise InvalidInput(
-            f"keras cannot build {model.source}.", fix='Use framework = "torch", or a zoo: or layers: model.'
-        )
-    keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bf16" else "float32")
-    made = KerasModel(layers, info.task, seed)
-    afresh: tuple[str, ...] = ()
-    if model.weights:
-        places = views(made.weights, made.layout.parameters) | views(made.buffers, made.layout.buffers)
-        afresh = overlay(places, model, resources, "np")
-    return Made(made, made.vector, model.model_copy(update={"weights": ""}), afresh)
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A network of keras, and where its variables lie in the vectors of `Model`.
+
+    Attributes:
+        places: of what is trained, `statistics` of running statistics, `fixed` of `constants`.
+        start: first values of what is trained, `buffers` of the statistics.
+    """
+
+    network: Any
+    layout: Layout
+    places: Sequence[Place]
+    start: Vector
+    statistics: Sequence[Place]
+    buffers: Vector
+    fixed: Sequence[Place] = ()
+    constants: Mapping[str, Floats] = field(default_factory=dict)
+
+
+def from_layers(layers: tuple[Layer, ...], seed: int) -> Built:
+    """Raises InvalidInput: there is a layer that keras does not build here."""
+    held, running = tensors(layers), buffers(layers)
+    layout = Layout(
+        {name: tensor.shape for name, tensor in held.items()},
+        {name: tensor.shape for name, tensor in running.items()},
+    )
+    network, places, statistics = _build(layers)
+    kept = initial_weights(running, seed) if running else np.zeros(0, np.float32)
+    return Built(network, layout, places, initial_weights(held, seed), statistics, kept)
 
 
 class KerasModel:
@@ -82,25 +86,19 @@ class KerasModel:
 
     Attributes:
         vector: (layout.size + 1,); gradients go to all but the last element.
-
-    Raises:
-        InvalidInput: there is a layer that keras does not build here.
     """
 
-    def __init__(self, layers: tuple[Layer, ...], task: Task, seed: int) -> None:
-        held, running = tensors(layers), buffers(layers)
-        self._layout = Layout(
-            {name: tensor.shape for name, tensor in held.items()},
-            {name: tensor.shape for name, tensor in running.items()},
-        )
+    def __init__(self, built: Built, task: Task) -> None:
+        self._built = built
+        self._layout = built.layout
         self._task = task
-        self._weights = initial_weights(held, seed)
-        self._buffers = initial_weights(running, seed) if running else np.zeros(0, np.float32)
+        self._weights, self._buffers = built.start, built.buffers
         self.vector = np.zeros(self._layout.size + 1, np.float32)
-        self._network, self._places, self._statistics = _build(layers)
+        self._places, self._statistics = built.places, built.statistics
         self._slopes = views(self.vector[:-1], self._layout.parameters)
-        self._step, self._forward = _compiled(self._network, task, [place.variable for place in self._places])
-        self._drawing = [layer.seed_generator for layer in self._network.layers if hasattr(layer, "seed_generator")]
+        self._step, self._forward = _compiled(built.network, task, [place.variable for place in self._places])
+        held = {id(variable) for variable in built.network.weights}
+        self._drawing = [variable for variable in built.network.variables if id(variable) not in held]
 
     @property
     def layout(self) -> Layout:
@@ -116,12 +114,12 @@ class KerasModel:
 
     @property
     def constants(self) -> Mapping[str, Floats]:
-        return {}
+        return self._built.constants
 
     def backward(self, inputs: Inputs, labels: Labels, draw: int = 0) -> float:
         self._load()
         for number, drawing in enumerate(self._drawing):
-            drawing.state.assign(np.array([draw % 2**32, number], np.uint32))
+            drawing.assign(np.array([draw % 2**32, number], np.uint32))
         loss, slopes = self._step(inputs, labels)
         for place, slope in zip(self._places, slopes, strict=True):
             for name in place.names:
@@ -167,6 +165,8 @@ class KerasModel:
             for place in places:
                 whole = named[place.names[0]] if len(place.names) == 1 else sum(named[name] for name in place.names)
                 place.variable.assign(place.forth(np.asarray(whole)))
+        for place in self._built.fixed:
+            place.variable.assign(self._built.constants[place.names[0]])
 
 
 Step = Callable[[Inputs, Labels], tuple[float, list[Array]]]
@@ -180,6 +180,13 @@ def _losses(task: Task, outputs: Any, labels: Any) -> Any:
     return keras.ops.mean(keras.ops.square(outputs - keras.ops.reshape(labels, keras.ops.shape(outputs))))
 
 
+def _penalised(network: Any, loss: Any) -> Any:
+    """With what its regularisers add."""
+    for penalty in network.losses:
+        loss = loss + keras.ops.cast(penalty, "float32")
+    return loss
+
+
 def _compiled(network: Any, task: Task, variables: Sequence[Any]) -> tuple[Step, Callable[[Inputs], Any]]:
     """The loss and its gradient by each variable, as the backend differentiates; and the outputs."""
     if keras.backend.backend() == "tensorflow":
@@ -188,8 +195,9 @@ def _compiled(network: Any, task: Task, variables: Sequence[Any]) -> tuple[Step,
         @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
         def graph(inputs: Any, labels: Any) -> Any:
             with tf.GradientTape() as tape:
-                loss = _losses(task, network(inputs, training=True), labels)
-            slopes = tape.gradient(loss, [variable.value for variable in variables])
+                loss = _penalised(network, _losses(task, network(inputs, training=True), labels))
+            zero = tf.UnconnectedGradients.ZERO
+            slopes = tape.gradient(loss, [variable.value for variable in variables], unconnected_gradients=zero)
             return loss, [tf.convert_to_tensor(slope) for slope in slopes]  # that of an embedding comes by rows
 
         @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
@@ -205,7 +213,7 @@ def _compiled(network: Any, task: Task, variables: Sequence[Any]) -> tuple[Step,
     def eager(inputs: Inputs, labels: Labels) -> tuple[float, list[Array]]:
         for variable in variables:
             variable.value.grad = None
-        loss = _losses(task, network(inputs, training=True), labels)
+        loss = _penalised(network, _losses(task, network(inputs, training=True), labels))
         loss.backward()
         return float(loss.detach()), [variable.value.grad.numpy() for variable in variables]
 
@@ -319,21 +327,13 @@ _LAYERS: Mapping[str, Callable[[Layer, Any], Output]] = {
 }
 
 
-def _same(array: Array) -> Array:
-    return array
-
-
 def _turned(array: Array) -> Array:
     return array.T
 
 
-def _plain(variable: Any, *names: str) -> Place:
-    return Place(variable, names, _same, _same)
-
-
 def _dense_places(layer: Layer, number: int, made: Any) -> list[Place]:
     own = layer.name
-    return [Place(made.kernel, (f"{own}.weight",), _turned, _turned), _plain(made.bias, f"{own}.bias")]
+    return [Place(made.kernel, (f"{own}.weight",), _turned, _turned), plain(made.bias, f"{own}.bias")]
 
 
 def _conv_places(layer: Layer, number: int, made: Any) -> list[Place]:
@@ -344,7 +344,7 @@ def _conv_places(layer: Layer, number: int, made: Any) -> list[Place]:
         return array.transpose(3, 2, 0, 1)
 
     own = layer.name
-    return [Place(made.kernel, (f"{own}.weight",), forth, back), _plain(made.bias, f"{own}.bias")]
+    return [Place(made.kernel, (f"{own}.weight",), forth, back), plain(made.bias, f"{own}.bias")]
 
 
 def _lstm_places(layer: Layer, number: int, made: Any) -> list[Place]:
@@ -352,18 +352,18 @@ def _lstm_places(layer: Layer, number: int, made: Any) -> list[Place]:
     return [
         Place(cell.kernel, (f"{own}.weight_ih_l{number}",), _turned, _turned),
         Place(cell.recurrent_kernel, (f"{own}.weight_hh_l{number}",), _turned, _turned),
-        _plain(cell.bias, f"{own}.bias_ih_l{number}", f"{own}.bias_hh_l{number}"),
+        plain(cell.bias, f"{own}.bias_ih_l{number}", f"{own}.bias_hh_l{number}"),
     ]
 
 
 def _norm_places(layer: Layer, number: int, made: Any) -> list[Place]:
-    return [_plain(made.gamma, f"{layer.name}.weight"), _plain(made.beta, f"{layer.name}.bias")]
+    return [plain(made.gamma, f"{layer.name}.weight"), plain(made.beta, f"{layer.name}.bias")]
 
 
 def _batch_norm_places(layer: Layer, number: int, made: Any) -> list[Place]:
     own = layer.name
     running = [(made.moving_mean, "running_mean"), (made.moving_variance, "running_var")]
-    return [*_norm_places(layer, number, made), *(_plain(variable, f"{own}.{name}") for variable, name in running)]
+    return [*_norm_places(layer, number, made), *(plain(variable, f"{own}.{name}") for variable, name in running)]
 
 
 _PLACES: Mapping[str, Callable[[Layer, int, Any], list[Place]]] = {
@@ -372,5 +372,5 @@ _PLACES: Mapping[str, Callable[[Layer, int, Any], list[Place]]] = {
     "lstm": _lstm_places,
     "layer_norm": _norm_places,
     "batch_norm": _batch_norm_places,
-    "embedding": lambda layer, number, made: [_plain(made.embeddings, f"{layer.name}.tokens.weight")],
+    "embedding": lambda layer, number, made: [plain(made.embeddings, f"{layer.name}.tokens.weight")],
 }

@@ -54,13 +54,14 @@ def make(
 
         return make_torch(model, info, seed, resources, threads, precision)
     if framework == "keras":
-        from hivenode.training.frameworks.keras_framework import make as make_keras
+        from hivenode.training.frameworks.keras_building import make as make_keras
 
         return make_keras(model, info, seed, resources, threads, precision)
     raise Unavailable(f"No {framework} model can be built here.", fix=f"Install {framework} on that node.")
 
 
-def serving(framework: str) -> str:
-    """What asks a model that `framework` has trained: keras builds the same declarations as torch, with the same
-    tensors, and is asked only where torch is not installed."""
-    return "torch" if framework == "keras" and importlib.util.find_spec("torch") is not None else framework
+def serving(framework: str, model: ModelSpec) -> str:
+    """What asks a model that `framework` has trained: keras builds the same layers as torch, with the same tensors, and
+    of these is asked only where torch is not installed."""
+    alike = framework == "keras" and model.kind != "keras"
+    return "torch" if alike and importlib.util.find_spec("torch") is not None else framework

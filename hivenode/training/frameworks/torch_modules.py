@@ -12,15 +12,19 @@ from hivenode.training.frameworks.model import Floats, Layout
 from hivenode.training.frameworks.torch_framework import Built
 
 
+def layout_of(module: nn.Module) -> tuple[Layout, dict[str, torch.Tensor]]:
+    """What flat vectors of a module hold, which need not have its parameters in memory; and its running statistics."""
+    saved = set(module.state_dict())
+    running = {n: b for n, b in module.named_buffers() if n in saved and b.is_floating_point()}
+    trained = {name: tuple(p.shape) for name, p in module.named_parameters() if p.requires_grad}
+    return Layout(trained, {name: tuple(b.shape) for name, b in running.items()}), running
+
+
 def of_module(module: nn.Module, forward: Callable[[torch.Tensor], torch.Tensor] | None = None) -> Built:
     """A module as it is: what it trains, its saved float statistics, and what stands still."""
     trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
     frozen = {name: p for name, p in module.named_parameters() if not p.requires_grad}
-    saved = set(module.state_dict())
-    running = {n: b for n, b in module.named_buffers() if n in saved and b.is_floating_point()}
-    layout = Layout(
-        {name: tuple(p.shape) for name, p in trained.items()}, {name: tuple(b.shape) for name, b in running.items()}
-    )
+    layout, running = layout_of(module)
     constants: dict[str, Floats] = {name: p.detach().numpy() for name, p in frozen.items()}
     return Built(module, layout, _flat(trained), _flat(running), forward, constants)
 

@@ -17,9 +17,11 @@ from hivenode.models.layers import Layer, buffers, tensors
 from hivenode.net.local import Resources
 from hivenode.spec.model import ModelSpec
 from hivenode.training.frameworks import torch_models
-from hivenode.training.frameworks.model import Layout, Vector, initial_tensor, views
+from hivenode.training.frameworks.model import Layout, Vector, fill_uniform, initial_tensor, views
 from hivenode.training.frameworks.torch_building import build
+from hivenode.training.frameworks.torch_modules import layout_of
 from hivenode.training.stages.graph import Place, hollow
+from hivenode.training.stages.starts import UNKNOWN, Starts
 
 WHOLE = "model."
 """Prefix of every path within `Blueprint.module`."""
@@ -54,8 +56,9 @@ class Blueprint:
 
 
 def blueprint(model: ModelSpec, info: DataInfo, seed: int, resources: Resources) -> Blueprint:
-    """Of `zoo:` and `layers:` models without ever making the whole. Those of transformers are made once, 8 bytes a
-    parameter, to learn their first values, 4 of which stay until `Blueprint.forget`.
+    """Of `zoo:`, `layers:` and `hf:config` models without ever making the whole. Others are made once, 8 bytes a
+    parameter, to learn their first values, 4 of which stay until `Blueprint.forget`: those of `python:`, and of
+    transformers where what a tensor begins as cannot be told without it.
 
     Raises:
         InvalidInput: the declaration is wrong, or such a model is not cut.
@@ -66,7 +69,10 @@ def blueprint(model: ModelSpec, info: DataInfo, seed: int, resources: Resources)
             "A model with model.lora is not cut into stages.", fix="Use single_node or data_parallel for it."
         )
     layers = layers_of(model, info)
-    return _of_layers(layers, seed, model) if layers is not None else _of_module(model, info, seed, resources)
+    if layers is not None:
+        return _of_layers(layers, seed, model)
+    made = _of_config(model, info, seed) if model.source == "hf:config" else None
+    return made or _of_module(model, info, seed, resources)
 
 
 def _of_layers(layers: tuple[Layer, ...], seed: int, model: ModelSpec) -> Blueprint:
@@ -85,10 +91,38 @@ def _of_layers(layers: tuple[Layer, ...], seed: int, model: ModelSpec) -> Bluepr
     return Blueprint(module, layout, start, lambda layer: Place(WHOLE + layers[layer].name), model)
 
 
+def _of_config(model: ModelSpec, info: DataInfo, seed: int) -> Blueprint | None:
+    """None where the first value of a tensor cannot be told."""
+    try:
+        from hivenode.training.frameworks import hub_models
+    except ImportError:
+        return None  # for `build` to say so
+    starts = Starts()
+    with hollow(starts.note), starts:
+        made = hub_models.plain(model, info, seed)
+    module = made.module
+    begun = {name: starts.of(parameter) for name, parameter in module.named_parameters()}
+    if UNKNOWN in begun.values():
+        return None
+    layout, running = layout_of(module)
+    first = {name: buffer.numpy().ravel().copy() for name, buffer in running.items()}
+
+    def start(name: str, target: Vector) -> None:
+        if name in first:
+            np.copyto(target, first[name])
+        elif isinstance(value := begun[name], float):
+            target.fill(value)
+        else:
+            chance = made.chances[name]
+            fill_uniform(target, chance.variance, chance.seed, chance.number)
+
+    declared = model.model_copy(update={"config": made.config})
+    return Blueprint(_Whole(module, made.forward), layout, start, _places(model, module), declared)
+
+
 def _of_module(model: ModelSpec, info: DataInfo, seed: int, resources: Resources) -> Blueprint:
     built, declared = build(model, info, seed, resources)
     values = views(built.start, built.layout.parameters) | views(built.buffers, built.layout.buffers)
-    blocks = _blocks(built.module)
     emptied: dict[int, nn.Parameter] = {}
     for owner in built.module.modules():
         for name, parameter in list(owner._parameters.items()):
@@ -99,6 +133,13 @@ def _of_module(model: ModelSpec, info: DataInfo, seed: int, resources: Resources
 
     def start(name: str, target: Vector) -> None:
         np.copyto(target, values[name].ravel())
+
+    place = _places(model, built.module)
+    return Blueprint(_Whole(built.module, built.forward), built.layout, start, place, declared, values.clear)
+
+
+def _places(model: ModelSpec, module: nn.Module) -> Callable[[int], Place]:
+    blocks = _blocks(module)
 
     def place(layer: int) -> Place:
         """The planner's layers are the embeddings, the blocks and the head."""
@@ -111,7 +152,7 @@ def _of_module(model: ModelSpec, info: DataInfo, seed: int, resources: Resources
             return Place(WHOLE + blocks[layer - 1])
         return Place(WHOLE + blocks[-1], after=True)
 
-    return Blueprint(_Whole(built.module, built.forward), built.layout, start, place, declared, values.clear)
+    return place
 
 
 def _blocks(module: nn.Module) -> list[str]:

@@ -9,7 +9,7 @@ computes the very bits of the whole one. Parameters need not exist for this: see
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -72,14 +72,19 @@ class StageGraph:
 
 
 @contextmanager
-def hollow() -> Iterator[None]:
-    """Modules made within have parameters with a shape and no memory; their buffers are real."""
+def hollow(note: Callable[[nn.Parameter, torch.Tensor], None] = lambda parameter, made: None) -> Iterator[None]:
+    """Modules made within have parameters with a shape and no memory; their buffers are real.
+
+    Args:
+        note: told of each parameter, and of what it was made with.
+    """
     register = nn.Module.register_parameter
 
     def emptied(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
         register(module, name, parameter)
         if parameter is not None and parameter.device.type != "meta":  # else it is tied to another
             made = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
+            note(made, parameter.detach())
             module._parameters[name] = made
 
     with patch.object(nn.Module, "register_parameter", emptied):
