@@ -46,7 +46,7 @@ async def train(machines: list[Machine], name: str, hidden: int) -> None:
         "model": {"source": "zoo:mlp", "params": {"hidden": hidden, "depth": 3}},
         "data": {"source": "sklearn:digits"},
         "training": {"epochs": 1, "max_steps": STEPS, "batch_size": 64, "checkpoint_every_steps": 2},
-        "placement": {"strategy": "data_parallel"},
+        "placement": {"strategy": "data_parallel", "min_nodes": len(machines)},
     }
     job = (await machines[0].api("POST", "/v1/jobs", {"spec": spec}))["summary"]["job"]
     path = f"/v1/jobs/{job}"
@@ -54,7 +54,10 @@ async def train(machines: list[Machine], name: str, hidden: int) -> None:
         path, lambda found: found["summary"]["state"] in ("finished", "failed"), 150.0
     )
     assert detail["summary"]["state"] == "finished", detail["summary"]
-    assert len(detail["attempts"][-1]["members"]) == len(machines)
+    members = [len(attempt["members"]) for attempt in detail["attempts"]]
+    assert members[-1] == len(machines), (
+        f"{name} was not trained by all to the end ({members}): members of each attempt"
+    )
     for machine in machines:
         await machine.until("/v1/models", lambda models: any(m["name"] == name and m["here"] for m in models))
 

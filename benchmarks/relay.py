@@ -4,7 +4,8 @@
 
 Three processes on loopback. One sends float32 in frames of 1 MiB to another by the channel that workers use, first
 directly, then to a third, which decrypts each frame into one buffer and encrypts it again for the receiver: no disk, no
-hash, no copy but TLS's own. Printed are the rate, and what each process takes of a core for a gigabyte.
+hash, no copy but TLS's own. Printed are the rate, what each process takes of a core for a gigabyte, and the share of
+the processors that others had meanwhile.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import socket
 import statistics
 import time
 from multiprocessing.connection import Connection
+
+from exchange_peers import Watch
 
 from hivenode.training.exchange.channel import Channel
 from hivenode.training.exchange.clock import now
@@ -70,16 +73,17 @@ def carried(way: str, frames: int) -> dict[str, float]:
         pipe.send((certificates, target, frames))
     for pipe in pipes:
         pipe.recv()
-    began = now()
+    watch, began = Watch(), now()
     for pipe in pipes:
         pipe.send(None)
     told = [pipe.recv() for pipe in pipes]
+    others = watch.others()
     for pipe, process in zip(pipes, processes, strict=True):
         pipe.send(None)
         process.join()
     gigabytes = frames * FRAME / 1e9
     costs = {role: seconds / gigabytes for role, (seconds, _) in zip(roles, told, strict=True)}
-    return {"megabytes_per_second": 1e3 * gigabytes / (told[-1][1] - began), **costs}
+    return {"megabytes_per_second": 1e3 * gigabytes / (told[-1][1] - began), "others": others, **costs}
 
 
 def main() -> None:
@@ -93,11 +97,13 @@ def main() -> None:
     if options.json:
         print(json.dumps(found))
         return
+    rates = []
     for way, row in found.items():
-        costs = "  ".join(f"{role} {value:.2f}" for role, value in row.items() if role != "megabytes_per_second")
-        print(f"{way:8} {row['megabytes_per_second']:6.0f} MB/s;  core-seconds a gigabyte: {costs}")
-    direct, relayed = (found[way]["megabytes_per_second"] for way in WAYS)
-    print(f"relayed / direct: {relayed / direct:.2f}")
+        rate, others = row.pop("megabytes_per_second"), row.pop("others")
+        costs = "  ".join(f"{role} {value:.2f}" for role, value in row.items())
+        print(f"{way:8} {rate:6.0f} MB/s;  core-seconds a gigabyte: {costs};  others had {others:.0%}")
+        rates.append(rate)
+    print(f"relayed / direct: {rates[1] / rates[0]:.2f}")
 
 
 if __name__ == "__main__":
