@@ -102,10 +102,11 @@ class Course:
         self._cut: Cut | None = None
 
     def pool(self, step: int) -> Pool | None:
-        """Where each member has samples of its own: learn from each other how many, and scale them alike. Raises as
-        `Group.agree`, and InvalidInput where what the others go by is for other data."""
+        """Where each member has samples of its own: learn from each other how many, and scale them alike. One that is
+        alone, and always was, trains as on any data. Raises as `Group.agree`, and InvalidInput where what the others go
+        by is for other data."""
         group = self._group
-        if not self._own.private:
+        if not self._own.private or (len(group.planned) == 1 and self._common is None):
             return None
         train, test = counts(self._own, group, step)
         if self._common is None:
