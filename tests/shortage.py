@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -26,7 +26,8 @@ def memory_for(pids: Sequence[int], more_bytes: int) -> Iterator[Callable[[int],
     try:
         allow(more_bytes)
         for pid in pids:
-            (group / "cgroup.procs").write_text(str(pid))
+            with suppress(ProcessLookupError):  # it has ended meanwhile
+                (group / "cgroup.procs").write_text(str(pid))
         yield allow
     finally:
         _emptied(group)

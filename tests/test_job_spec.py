@@ -68,7 +68,7 @@ def test_an_estimator_names_its_framework() -> None:
         parse_job({"name": "j", "model": {"source": "sklearn:SGDClassifier"}, "training": parts})
     with pytest.raises(InvalidInput, match="framework is sklearn, and zoo:cnn is not a model of it"):
         parse_job({"name": "j", "framework": "sklearn"})
-    with pytest.raises(InvalidInput, match="keras builds zoo: and layers: models"):
+    with pytest.raises(InvalidInput, match="keras builds zoo:, layers: and keras: models"):
         parse_job(
             {"name": "j", "framework": "keras", "model": {"source": "hf:config", "config": {"model_type": "bert"}}}
         )

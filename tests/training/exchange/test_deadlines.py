@@ -7,6 +7,7 @@ import pytest
 
 from hivenode.training.exchange.deadlines import NORMAL, SPREADS, Deadlines
 from hivenode.training.exchange.effects import Phase, Send
+from hivenode.training.exchange.fixing import Terms
 from hivenode.training.exchange.group import Group
 from hivenode.training.exchange.messages import FIRST, Begin, Completed, Fixed, Flush
 
@@ -44,7 +45,7 @@ def test_who_has_gone_is_not_waited_for() -> None:
 
 
 def test_a_leader_learns_how_late_a_member_is_also_from_rounds_without_it() -> None:
-    leader = Group(0, [0, 1, 2], Deadlines(0.5, 1.0))
+    leader = Group(0, [0, 1, 2], Terms(Deadlines(0.5, 1.0)))
     for rank in (1, 2):
         leader.linked(rank)
         leader.receive(rank, Flush(FIRST, FIRST, (0, 1, 2), (), 0), 0.0)
