@@ -1,5 +1,5 @@
 """The transport's twin in memory and virtual time: real messages, real bounds, real pairing and redialling; only the
-sockets are not real. `simulated_wires` says what the network below models."""
+sockets are not real. `simulated_network` and `simulated_wires` say what is modelled below."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from hivenode.net.pairing import Pairing, Verdict
 from hivenode.net.pool import PoolLimits
 from hivenode.net.reaching import Reaching
 from hivenode.net.redial import DialLimits
-from hivenode.net.simulated_wires import ConnectionEnded, End, Quality, SimulatedNetwork, Trace
+from hivenode.net.simulated_network import Quality, SimulatedNetwork, Trace
+from hivenode.net.simulated_wires import ConnectionEnded, End
 from hivenode.net.transport import LinkEnd, TransportHandler, Use
 from hivenode.spec.values import BlobRef
 from hivenode.store.ports import BlobStore
