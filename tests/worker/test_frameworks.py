@@ -103,6 +103,26 @@ async def test_what_learns_by_batches_is_averaged(
     assert right(await asked(host, finished[0].path, job)) > accuracy
 
 
+@pytest.mark.parametrize(
+    ("model", "params"),
+    [
+        ("sklearn:MLPClassifier", {"hidden": 16}),
+        ("sklearn:MLPClassifier", {"hidden": 16, "solver": "sgd"}),
+        ("sklearn:SGDClassifier", {}),
+    ],
+)
+async def test_what_learns_by_batches_goes_on_to_the_bit(
+    host: ForkWorkers, tmp_path: Path, model: str, params: dict[str, object]
+) -> None:
+    job = spec(model, params=params, epochs=2, batch_size=64, checkpoint_every_steps=30)
+    (whole,) = await attempt(host, job, [1.0], tmp_path / "whole")
+    straight = await finish([whole])
+    checkpoint = whole.all(CheckpointWritten)[0]
+    assert 0 < checkpoint.step < straight[0].step
+    rest = await finish(await attempt(host, job, [1.0], tmp_path / "rest", resume=checkpoint.path))
+    assert digest(rest[0].path) == digest(straight[0].path)
+
+
 async def test_clusters_are_found_together(host: ForkWorkers, tmp_path: Path) -> None:
     job = spec("sklearn:MiniBatchKMeans", params={"n_clusters": 10}, epochs=2, sync="local", sync_every=6)
     finished = await finish(await attempt(host, job, [0.5, 0.5], tmp_path))
