@@ -81,9 +81,10 @@ def plan(
             fix="Use 'auto', or another model or framework.",
         )
     if forced is not None and forced not in runnable:
+        possible = [repr(strategy.value) for strategy in Strategy if strategy in runnable - workload.masked.keys()]
         raise InvalidInput(
             f"placement.strategy: {_not_built(forced, workload.framework)}.",
-            fix=f"Use 'auto' or one of {', '.join(repr(s.value) for s in Strategy if s in runnable)}.",
+            fix=f"Use 'auto' or one of {', '.join(possible)}.",
         )
     nodes, left_out = eligible(workload, spec_placement, cluster, exclude)
     if workload.engine == Engine.torch and len(nodes) > 1 and len(engines.trusting(nodes)) < 2:
