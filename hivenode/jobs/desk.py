@@ -47,7 +47,7 @@ class Desk:
 
     Args:
         enabled: whether this machine's owner lets it work; `max_jobs`: on how many jobs at once.
-        profile: this machine as measured; `running` and `paused` are filled in here.
+        profile: this machine as measured, given what the request is about; `running` and `paused` are filled in here.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Desk:
         executor: Executor,
         keeper: Keeper,
         papers: Papers,
-        profile: Callable[[], Awaitable[ProfileReply]],
+        profile: Callable[[tuple[str, ...]], Awaitable[ProfileReply]],
         job_log: ReadableJobLog,
     ) -> None:
         self._me = me
@@ -95,9 +95,9 @@ class Desk:
                 return await self._keeper.hold(peer, request)
             case Have():
                 return await self._keeper.having(request.digests)
-            case ProfileRequest():
+            case ProfileRequest(about=about):
                 return msgspec.structs.replace(
-                    await self._profile(),
+                    await self._profile(about),
                     running=self._executor.running,
                     paused=self.paused,
                     address=self._executor.address,

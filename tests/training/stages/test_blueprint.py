@@ -145,7 +145,7 @@ def test_a_stage_of_transformers_takes_its_own_part_of_the_memory() -> None:
 
 def test_a_model_that_had_to_be_made_does_not_stay_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("transformers")
-    monkeypatch.setattr(blueprint, "_of_config", lambda *given: None)
+    monkeypatch.setattr(blueprint, "_of_hub", lambda *given: None)
     model, wholes = ModelSpec(source="hf:config", config=BERT), []
     make = blueprint.build
 
