@@ -177,6 +177,7 @@ class Proposer:
             paused=reply.paused,
             name=self._name(node),
             offers=tuple(offer.name for offer in reply.offers),
+            unfit={each.name: each.reason for each in reply.unfit},
             versions=reply.versions,
             bf16=reply.bf16,
             address=reply.address,

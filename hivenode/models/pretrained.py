@@ -100,7 +100,7 @@ def look(path: Path) -> Pretrained:
         raise _without(folder)
     tensors: dict[str, Tensor] = {}
     for file in sorted(files):
-        with folder.open(file) as source:
+        with Source(folder.within(file), name=f"{path}/{file}") as source:
             held = {tensor.name: tensor for tensor in header(source, file=file)[0]}
         if lost := [name for name in files[file] if name not in held]:
             raise Corrupted(
@@ -121,7 +121,7 @@ def _without(folder: Folder) -> NotFound | InvalidInput:
     if pickles:
         return InvalidInput(
             f"{folder.path} has its weights as {pickles[0]}, a pickle, and pickles are never loaded.",
-            fix=f"Turn it into plain weights on your own machine: hivenode convert {folder.path} DIR; "
-            f"then put DIR/{SINGLE} beside its {CONFIG}.",
+            fix=f"Turn them into plain weights on your own machine: hivenode convert {folder.path} DIR; then name DIR "
+            "in models.directories.",
         )
     return NotFound(f"{folder.path} has no {SINGLE} and no {INDEX}.", fix="Fetch it, or the index and its shards.")

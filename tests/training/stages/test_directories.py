@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from hivenode.spec.model import ModelSpec
 from hivenode.training.frameworks.model import views
 from hivenode.training.frameworks.torch_building import build
 from hivenode.training.stages import blueprint as blueprints
-from tests.training.stages.test_blueprint import HUB, PAIRS, PICTURES, SIZES, TEXT, TOKENS
+from tests.training.stages.test_blueprint import HUB, LARGE, PAIRS, PICTURES, SIZES, TEXT, TOKENS, memory_of_a_stage
 
 pytest.importorskip("transformers")
 import transformers
@@ -146,6 +147,16 @@ def compare(path: Path, info: DataInfo, monkeypatch: pytest.MonkeyPatch) -> list
 def test_stages_begin_with_what_one_node_reads(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make, info = DIRECTORIES[name]
     assert not compare(make(tmp_path), info, monkeypatch), "the whole is never made"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_stage_reads_its_own_part_of_a_directory(tmp_path: Path) -> None:
+    large = LARGE | {"hidden_size": 512, "intermediate_size": 2048}
+    small = bert(tmp_path / "small")
+    other = saved(tmp_path / "large", "BertModel", {**large, **ROOM})
+    taken, own, whole = memory_of_a_stage(large, str(small), str(other))
+    assert own < whole / 7
+    assert taken < own + whole / 5, "its own tensors and their pages, and what the tracer takes"
 
 
 def test_what_is_more_than_renamed_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
