@@ -132,7 +132,7 @@ def eligible(
         elif workload.framework not in node.frameworks:
             left_out.append(f"{node.label} does not have {workload.framework}")
         elif missing := [*_lacking(workload.libraries, node.versions), *_lacking(workload.needs, node.offers)]:
-            left_out.append(f"{node.label} does not have {missing[0]}")
+            left_out.append(_lack(node, missing[0]))
         elif not (math.isfinite(node.flops) and node.flops > 0):
             left_out.append(f"{node.label} has not measured its speed")
         else:
@@ -142,6 +142,12 @@ def eligible(
     known = {name for node in cluster.profiles for name in (node.node, node.name)}
     left_out.extend(f"{name}, named in placement.nodes, does not answer" for name in sorted(wanted - known))
     return nodes, left_out
+
+
+def _lack(node: NodeProfile, what: str) -> str:
+    if what in node.unfit:
+        return f"{node.label} cannot use its {what} ({node.unfit[what].rstrip('.')})"
+    return f"{node.label} does not have {what}"
 
 
 def _lacking(wanted: Sequence[str], there: Collection[str]) -> list[str]:

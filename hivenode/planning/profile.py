@@ -50,6 +50,8 @@ class NodeProfile:
     """Its name for people."""
     offers: tuple[str, ...] = ()
     """What it has that not every node has: `private:NAME`, `hf:NAME`, `python:PACKAGE`."""
+    unfit: Mapping[str, str] = field(default_factory=dict)
+    """What it would offer, and a sentence on what is wrong with it."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Of what jobs may need and is installed there."""
     bf16: bool = False

@@ -284,6 +284,39 @@ async def test_stages_begin_with_weights_given_and_tell_what_they_lack(host: For
     assert "output.weight" in told[0]
 
 
+@pytest.mark.parametrize("small", [1, 4])
+async def test_a_pretrained_model_is_cut_and_each_stage_reads_its_own_directory(
+    host: ForkWorkers, tmp_path: Path, small: int
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {**HUB["bert"], "vocab_size": 20, "max_position_embeddings": 64}
+    for directory in ("first", "second"):
+        transformers.set_seed(2)
+        model = transformers.BertModel(transformers.BertConfig(**sizes))
+        model.save_pretrained(tmp_path / directory, max_shard_size="8KB")
+    lent = [Resources(directories={"base": str(tmp_path / directory)}) for directory in ("first", "second")]
+    job = JobSpec(
+        name="test", model=ModelSpec(source="hf:base"), data=DataSpec(source="sklearn:digit_tokens"),
+        training=TrainingSpec(max_steps=20, batch_size=16, learning_rate=0.05),
+    )  # fmt: skip
+    alone = await attempt(host, job, [1.0], tmp_path / "one", resources=lent[0])
+    plan = staged((2,), small, layers=5)
+    together = [await Member.start(host) for _ in plan.shares]
+    for rank, member in enumerate(together):
+        member.handle.send(begin(job, plan, rank, tmp_path / "cut", resources=lent[rank]))
+    ready = [await member.expect(Ready) for member in together]
+    assert sum(each.parameters for each in ready) == (await alone[0].expect(Ready)).parameters
+    peers = tuple(Peer(node(rank), rank, "127.0.0.1", r.port, r.certificate) for rank, r in enumerate(ready))
+    for member in together:
+        member.handle.send(PeersReady(peers))
+    (whole, *_), cut = await finish(alone), await finish(together)
+    assert difference(whole.path, cut[0].path) <= (0.0 if small == 1 else 1e-5)
+    assert cut[0].metrics["loss"] == pytest.approx(whole.metrics["loss"], abs=1e-6)
+    assert digest(cut[0].path) == digest(cut[1].path)
+    card = read_card(Path(cut[0].path))
+    assert card.model == read_card(Path(whole.path)).model, "whoever serves it needs no such directory"
+
+
 async def test_stages_tell_all_that_one_node_does(host: ForkWorkers, tmp_path: Path) -> None:
     job = JobSpec(
         name="test", model=ModelSpec(source="zoo:gpt", params={"width": 16, "layers": 3, "heads": 2}),
