@@ -180,6 +180,7 @@ class Proposer:
             offers=tuple(offer.name for offer in reply.offers),
             versions=reply.versions,
             bf16=reply.bf16,
+            fp16=reply.fp16,
             address=reply.address,
             trusted=reply.trusted,
         )
@@ -260,7 +261,7 @@ def _masked_by_framework(spec: JobSpec, data: DataInfo) -> dict[Strategy, str]:
             why = "keras builds this model, and its models are not cut into stages"
         return {Strategy.model_parallel: why, Strategy.pipeline_parallel: why}
     for given, what in (
-        (spec.training.precision == "bf16", 'training.precision = "bf16"'),
+        (spec.training.precision in ("bf16", "fp16"), f'training.precision = "{spec.training.precision}"'),
         (spec.training.sync != "every_step", f'training.sync = "{spec.training.sync}"'),
         (spec.model.lora is not None, "model.lora"),
     ):

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 
 from hivenode.errors import HiveError, InvalidInput, Unavailable
 from hivenode.planning import engines
@@ -26,10 +27,16 @@ EPSILON = 0.1
 EXPLORED_WITHIN = 1.5
 CURIOUS_RUNS = 10
 """Runs of a strategy in a row of the table after which trying it has half the chance."""
+WITHOUT_INSTRUCTIONS = 8.0
+"""How many times as long as float32 a product of half precision takes a processor without instructions for it (PyTorch
+on AVX2 and, for float16, AVX-512: 3 for attention, 9 for dense layers, 16 for convolutions)."""
 BF16_FLOPS = 5e7
 """Work of a step from which computing in bfloat16 gains more than turning numbers into it costs."""
 LISTED = 4
 """Nodes named in a sentence before "and N more"."""
+
+HALVES: Mapping[str, Callable[[NodeProfile], bool]] = {"bf16": lambda node: node.bf16, "fp16": lambda node: node.fp16}
+"""Which nodes have instructions for each."""
 
 _MANY = {
     Strategy.data_parallel: data_parallel,
@@ -86,6 +93,8 @@ def plan(
             fix=f"Use 'auto' or one of {', '.join(repr(s.value) for s in Strategy if s in runnable)}.",
         )
     nodes, left_out = eligible(workload, spec_placement, cluster, exclude)
+    slow = [node for node in nodes if workload.precision in HALVES and not HALVES[workload.precision](node)]
+    nodes = [replace(n, flops=n.flops / WITHOUT_INSTRUCTIONS) if n in slow else n for n in nodes]
     if workload.engine == Engine.torch and len(nodes) > 1 and len(engines.trusting(nodes)) < 2:
         raise InvalidInput(
             f'training.engine = "torch" is refused, since its traffic is not encrypted: {engines.distrust(nodes)}.',
@@ -104,7 +113,7 @@ def plan(
         strategy=chosen.strategy,
         shares=chosen.shares,
         predicted_seconds=chosen.seconds,
-        reason=_reason(chosen, candidates, forced, explored) + (" It computes in bf16." if precision == "bf16" else ""),
+        reason=_reason(chosen, candidates, forced, explored) + _told(precision, chosen, slow),
         explored=explored,
         state=state,
         candidates=candidates,
@@ -254,13 +263,28 @@ def _choose(
 
 def _precision(workload: Workload, chosen: Estimate, nodes: Sequence[NodeProfile]) -> Precision:
     """One for all of them. Stages pass float32 to each other, so they keep to it."""
-    if workload.precision == "bf16":
-        return "bf16"
+    if workload.precision != "auto":
+        return workload.precision
     taking = {share.node for share in chosen.shares}
     whole = chosen.strategy not in (Strategy.model_parallel, Strategy.pipeline_parallel)
     able = whole and workload.framework != "sklearn" and all(node.bf16 for node in nodes if node.node in taking)
     large = workload.batch * workload.flops_per_sample >= BF16_FLOPS
-    return "bf16" if workload.precision == "auto" and able and large else "fp32"
+    return "bf16" if able and large else "fp32"
+
+
+def _told(precision: Precision, chosen: Estimate, slow: Sequence[NodeProfile]) -> str:
+    """What it computes in, and whose processor is slow in that."""
+    if precision == "fp32":
+        return ""
+    taking = {share.node for share in chosen.shares}
+    names = [node.label for node in slow if node.node in taking]
+    if not names:
+        return f" It computes in {precision}."
+    have = "has" if len(names) == 1 else "have"
+    return (
+        f" It computes in {precision}, for which {_listed(names)} {have} no instructions: planned there as "
+        f"{WITHOUT_INSTRUCTIONS:.0f} times as slow as fp32."
+    )
 
 
 def _reference(workload: Workload, nodes: Sequence[NodeProfile]) -> float:

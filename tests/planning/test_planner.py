@@ -71,6 +71,19 @@ def test_precision_is_that_of_all_who_take_part() -> None:
     assert chosen(small, *able, unable, asked="bf16") == "bf16"
 
 
+def test_half_precision_is_planned_slowly_where_there_are_no_instructions_for_it() -> None:
+    job = replace(workload(), precision="fp16")
+    able, slow = node(0, fp16=True), node(1, bf16=True)
+    (fast,) = planned(job, cluster(able)).shares
+    alone = planned(job, cluster(slow))
+    assert alone.precision == "fp16"
+    assert "for which node1 has no instructions: planned there as 8 times as slow as fp32" in alone.reason
+    assert alone.shares[0].step_seconds > 4 * fast.step_seconds
+    together = planned(job, cluster(able, slow), strategy="data_parallel")
+    assert together.shares[0].weight > 4 * together.shares[1].weight
+    assert planned(job, cluster(able)).reason.endswith("It computes in fp16.")
+
+
 def test_min_nodes_is_honoured_even_where_it_is_slower() -> None:
     view = cluster(node(0), node(1, 1), node(2, 2))
     made = planned(workload(flops=1e5, parameters=1000), view, runnable=BUILT, min_nodes=3)
