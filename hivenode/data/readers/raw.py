@@ -246,7 +246,7 @@ def _target(table: Table, column: str, spec: DataSpec) -> Target:
         raise table.wrong(missing, column, "it is empty")
     numbers = [_number(value) for value in values]
     numeric = all(number is not None for number in numbers)
-    task, notes = spec.task, ()
+    task, notes = spec.task, tuple[str, ...]()
     if task == "auto":
         whole = numeric and all(number == int(number) for number in numbers if number and math.isfinite(number))
         few = whole and len(set(numbers)) <= FEW_CLASSES
