@@ -21,7 +21,7 @@ from hivenode.models.declared import layers_of
 from hivenode.models.layers import buffers
 from hivenode.net.messages import Offer, ProfileReply, ProfileRequest, Request, Response
 from hivenode.planning.engines import distrust
-from hivenode.planning.planner import plan, version
+from hivenode.planning.planner import plan, versions_of
 from hivenode.planning.profile import ClusterView, NodeProfile
 from hivenode.planning.qtable import Experience
 from hivenode.planning.workload import Workload
@@ -144,14 +144,17 @@ class Proposer:
         if len(present) < len(plaintext):
             return []
         member = await self._ask(beside) if beside else None
-        usual = version(member.versions.get(spec.runtime, "")) if member is not None else ()
+        usual = versions_of(spec.runtime, member.versions) if member is not None else {}
         return [
             node
             for node, reply in zip(asked, answers, strict=False)
             if reply is not None
             and not (present and distrust([*present, profiles[node]]))
             and spec.runtime in reply.frameworks
-            and (not usual or version(reply.versions.get(spec.runtime, "")) in ((), usual))
+            and all(
+                not usual.get(name) or number in ((), usual[name])
+                for name, number in versions_of(spec.runtime, reply.versions).items()
+            )
             and set(spec.libraries) <= reply.versions.keys()
             and not reply.paused
             and not reply.running

@@ -156,18 +156,42 @@ def _lacking(wanted: Sequence[str], there: Collection[str]) -> list[str]:
     return [name for name in wanted if name not in there]
 
 
+MADE_OF: Mapping[str, tuple[str, ...]] = {
+    "sklearn": ("scikit-learn",),
+    "transformers": ("torch", "transformers"),
+    "keras": ("keras", "tensorflow"),
+}
+"""Distributions that compute for a framework, where that is not the one of its name alone."""
+ONE_VERSION = "one minor version has to be on all"
+
+
+def versions_of(framework: str, versions: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
+    """Of each distribution that computes for it, as `version` gives them."""
+    return {name: version(versions.get(name, "")) for name in MADE_OF.get(framework, (framework,))}
+
+
 def _alike(framework: str, nodes: list[NodeProfile]) -> tuple[list[NodeProfile], list[str]]:
-    """Nodes with the framework's version that most have (of equally many, the newest), and clauses on the others:
-    versions differ in what they compute, and in what they can build."""
-    found = {node.node: version(node.versions.get(framework, "")) for node in nodes}
+    """Nodes with the versions that most have (of equally many, the newest), and clauses on the others: versions differ
+    in what they compute, and in what they can build."""
+    left_out = list[str]()
+    for name in MADE_OF.get(framework, (framework,)):
+        nodes, clauses = _of_one_version(name, nodes)
+        left_out += clauses
+    return nodes, left_out
+
+
+def _of_one_version(name: str, nodes: list[NodeProfile]) -> tuple[list[NodeProfile], list[str]]:
+    found = {node.node: version(node.versions.get(name, "")) for node in nodes}
     counted = Counter(number for number in found.values() if number)
     if len(counted) < 2:
         return nodes, []
     usual = max(counted, key=lambda number: (counted[number], number))
     odd = [node for node in nodes if found[node.node] and found[node.node] != usual]
-    spelled = ".".join(map(str, usual))
-    clauses = [f"{n.label} has {framework} {n.versions[framework]} and others {spelled}" for n in odd]
-    return [node for node in nodes if node not in odd], clauses
+    spelled, have = ".".join(map(str, usual)), [node.label for node in nodes if found[node.node] == usual]
+    others = have[0] if len(have) == 1 else "others"
+    return [node for node in nodes if node not in odd], [
+        f"{node.label} has {name} {node.versions[name]} and {others} {spelled} ({ONE_VERSION})" for node in odd
+    ]
 
 
 def version(text: str) -> tuple[int, ...]:
@@ -364,7 +388,9 @@ def _nothing(options: Sequence[Estimate | Masked], forced: Strategy | None, left
         fixes.append("raise placement.max_nodes")
     if forced is not None and any("be divided over" in option.reason for option in masked):
         fixes.append("set placement.strategy to single_node or data_parallel, or use a model of more layers")
-    if left_out:
+    if any(ONE_VERSION in clause for clause in left_out):
+        fixes.append("install the same version on all nodes")
+    elif left_out:
         fixes.append("see `hivenode status` for why nodes take no part")
     if not fixes:
         fixes.append("add nodes, or let placement.strategy be 'auto'")
