@@ -40,6 +40,8 @@ class EstimatorLearner(ABC):
         self._features, self._outputs = features, outputs
         self._weights = np.zeros(0, np.float32)
 
+    loss_scale = None
+
     @property
     def weights(self) -> Floats:
         return self._weights
