@@ -38,7 +38,7 @@ from hivenode.net.pool import PoolLimits
 from hivenode.net.probing import Probe
 from hivenode.net.transport import Refusal
 from hivenode.node import Node, Ports
-from hivenode.planning.profile import SelfProfile, has_bf16
+from hivenode.planning.profile import SelfProfile, half_precisions
 from hivenode.power import Power
 from hivenode.spec.status import JoinResult, Status
 from hivenode.store.blobs import FileBlobs
@@ -280,7 +280,7 @@ class _Daemon:
                 wall=_wall,
                 rng=self._rng,
                 limits=self._limits,
-                profile=lambda: self._own_profile(workers),
+                profile=lambda about: self._own_profile(workers, about),
                 join=self._join,
                 stop=self._stopping.set,
                 admin_url=lambda: self._url,
@@ -410,10 +410,10 @@ class _Daemon:
             nice=worker.nice,
         )
 
-    async def _own_profile(self, workers: ForkWorkers) -> ProfileReply:
+    async def _own_profile(self, workers: ForkWorkers, about: tuple[str, ...]) -> ProfileReply:
         measured = await asyncio.shield(self._measuring)
-        limits = self._limits()
-        offers = await self._lender.offers(LENDING_SECONDS)
+        limits, halves = self._limits(), half_precisions()
+        offers = await self._lender.offers(LENDING_SECONDS, about)
         return ProfileReply(
             flops=measured.flops,
             memory_bytes=min(limits.memory_bytes, psutil.virtual_memory().available),
@@ -422,7 +422,9 @@ class _Daemon:
             frameworks=workers.frameworks,
             running=0,
             offers=offers,
+            unfit=self._lender.unfit(about),
             looking=self._lender.looking,
             versions=workers.versions,
-            bf16=has_bf16(),
+            bf16="bf16" in halves,
+            fp16="fp16" in halves,
         )

@@ -49,7 +49,7 @@ class Desk:
         enabled: whether this machine's owner lets it work; `max_jobs`: on how many jobs at once.
         worker_host: address that workers listen on for each other; `trusted`: subnets on which they may speak in
             plaintext.
-        profile: this machine as measured; `running` and `paused` are filled in here.
+        profile: this machine as measured, given what the request is about; `running` and `paused` are filled in here.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Desk:
         trusted: tuple[str, ...],
         keeper: Keeper,
         papers: Papers,
-        profile: Callable[[], Awaitable[ProfileReply]],
+        profile: Callable[[tuple[str, ...]], Awaitable[ProfileReply]],
         job_log: ReadableJobLog,
     ) -> None:
         self._me = me
@@ -101,9 +101,9 @@ class Desk:
                 return await self._keeper.hold(peer, request)
             case Have():
                 return await self._keeper.having(request.digests)
-            case ProfileRequest():
+            case ProfileRequest(about=about):
                 return msgspec.structs.replace(
-                    await self._profile(),
+                    await self._profile(about),
                     running=self._executor.running,
                     paused=self.paused,
                     address=self._worker_host(),

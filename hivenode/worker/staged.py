@@ -75,8 +75,8 @@ class StagedAssignment:
         training, info = self._spec.training, self._data.info
         part = split(training.batch_size, [sum(share.weight for share in line) for line in lines])
         self._small = max(1, -(-len(part[lines.index(self._mine)]) // begin.plan.micro_batches))
-        torch.set_num_threads(self._threads())
         self._blueprint = blueprint(self._spec.model, info, training.seed, begin.resources)
+        torch.set_num_threads(self._threads())
         self._cutting = Cutting(self._blueprint, self._example, _firsts(lines))
         self._held, self._running = self._cutting.holdings(self._small)
         self._stage = Stage(self._cutting, self._number, self._held, self._running)
@@ -212,7 +212,7 @@ class StagedAssignment:
         return max(1024 * 1024, *values, *shared)
 
     def _threads(self) -> int:
-        cost = describe(self._spec.model, self._data.info)
+        cost = describe(self._blueprint.declared, self._data.info)
         part = self._mine[self._number].weight / sum(share.weight for share in self._mine)
         return useful_threads(3 * cost.flops_per_sample * self._small * part, self._limits.threads)
 

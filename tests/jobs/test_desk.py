@@ -61,7 +61,7 @@ def desk() -> tuple[Desk, Executor]:
     roles.apply(WORKER.node_id, 1, NodeAdmitted(grant=grant(WORKER, Role.worker)))
     executor = Executor()
 
-    async def profile() -> ProfileReply:
+    async def profile(about: tuple[str, ...]) -> ProfileReply:
         return ProfileReply(1e9, 1 << 30, 2, 1e8, ("torch",), 0)
 
     made = Desk(
