@@ -1,8 +1,7 @@
-"""Where the settings are, and how they are read."""
+"""How the settings are read."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,17 +13,6 @@ from hivenode.errors import InvalidInput, NotFound
 from hivenode.validation import explain, read_toml
 
 FILE = "hivenode.toml"
-
-
-def default_home(environment: Mapping[str, str] = os.environ) -> Path:
-    """Where a node lives: $HIVENODE_HOME, else the state directory of the systemd service, else ~/.hivenode."""
-    if chosen := environment.get("HIVENODE_HOME"):
-        return Path(chosen).expanduser().absolute()
-    # A shell inside some other service inherits that one's state directory: only our own counts.
-    state = environment.get("STATE_DIRECTORY", "").split(":")[0]
-    if state and Path(state).name == "hivenode":
-        return Path(state)
-    return Path.home() / ".hivenode"
 
 
 def load_settings(
