@@ -23,6 +23,7 @@ from hivenode.admin.api import AdminServer
 from hivenode.admin.notify import keep_watchdog, notify
 from hivenode.config import DEFAULT_PORT, Settings, full_address, load_settings
 from hivenode.errors import Conflict, HiveError, InvalidInput
+from hivenode.home import Home
 from hivenode.job_log import JobLogWriter
 from hivenode.jobs.lending import Lender
 from hivenode.jobs.workers import ForkWorkers
@@ -59,34 +60,6 @@ LENDING_SECONDS = 1.0
 """How long a profile waits for a first look at what is lent."""
 
 log = get_logger("daemon")
-
-
-@dataclass(frozen=True)
-class Home:
-    """The folder that holds everything of one node."""
-
-    path: Path
-
-    @property
-    def key(self) -> Path:
-        return self.path / "key.pem"
-
-    @property
-    def current(self) -> Path:
-        """Names the hive this node is in."""
-        return self.path / "hive"
-
-    @property
-    def token(self) -> Path:
-        return self.path / "admin.token"
-
-    @property
-    def endpoint(self) -> Path:
-        """Where the admin endpoint of the running daemon is: {"url", "pid"}."""
-        return self.path / "run" / "admin.json"
-
-    def hive(self, hive_id: str) -> Path:
-        return self.path / "hives" / hive_id
 
 
 @dataclass
