@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hivenode import walls
 from hivenode.data.manifest import Manifest
 from hivenode.data.preparing import prepared
 from hivenode.data.reading import read
 from hivenode.data.shards import write
 from hivenode.errors import HiveError, InvalidInput
 from hivenode.spec.data import DataSpec
-from hivenode.worker import landlock
 
 MEMORY = 1 << 30
 
@@ -69,7 +69,7 @@ sys.exit(prepare.main(1 << 30, Path(pieces)))
 """
 
 
-@pytest.mark.skipif(landlock.version() < 1, reason="this kernel has no Landlock")
+@pytest.mark.skipif(walls.landlock() < 1, reason="this kernel has no Landlock")
 def test_a_reader_that_a_file_took_over_reaches_that_file_and_no_more(tmp_path: Path) -> None:
     (tmp_path / "pieces").mkdir()
     (tmp_path / "secret").write_text("there")

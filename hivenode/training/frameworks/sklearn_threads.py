@@ -1,4 +1,4 @@
-"""Threads for joblib. Its own pool takes semaphores of the system, which lie in shared memory, outside a worker's walls."""
+"""Threads for joblib: its own pool takes semaphores of the system, which lie outside a worker's walls."""
 
 from __future__ import annotations
 
