@@ -55,7 +55,7 @@ def read_array(file: IO[bytes], size: int, named: str) -> Array:
         return array.reshape(shape[::-1]).T if fortran else array.reshape(shape)
     except (ValueError, EOFError, zipfile.BadZipFile, OSError) as error:
         raise InvalidInput(
-            f"{named} is not an array of numbers: {error}.", fix="Save numbers; of classes, whole ones."
+            f"{named} is not an array of numbers: {error}.", fix="Save it again, with numbers; of classes, whole ones."
         ) from error
 
 
@@ -71,7 +71,7 @@ def read_npy(path: Path, spec: DataSpec) -> Raw:
             f"{path} is {array.shape}; a column of it should be the target.",
             fix='Save inputs and targets as an .npz, or set data.task = "reconstruction".',
         )
-    return _raw(path, array[:, :-1], array[:, -1], spec)
+    return _raw(path, array[:, :-1], array[:, -1], spec, array.shape[1])
 
 
 def read_npz(path: Path, spec: DataSpec) -> Raw:
@@ -110,7 +110,8 @@ def _member(path: Path, members: dict[str, zipfile.ZipInfo], wanted: str, usual:
     return found
 
 
-def _raw(path: Path, inputs: Array, target: Array | None, spec: DataSpec) -> Raw:
+def _raw(path: Path, inputs: Array, target: Array | None, spec: DataSpec, target_column: int = 1) -> Raw:
+    """`target_column`: the number that the target's first column has in the file."""
     if inputs.ndim < 1 or len(inputs) < 2:
         raise InvalidInput(f"{path} has {len(inputs) if inputs.ndim else 0} samples.", fix="Give at least 2.")
     images = _images(inputs)
@@ -126,7 +127,7 @@ def _raw(path: Path, inputs: Array, target: Array | None, spec: DataSpec) -> Raw
         return Raw(info, rows, rows if task == "reconstruction" else np.zeros(count, np.int64))
     if len(target) != count:
         raise InvalidInput(f"{path} has {count} inputs and {len(target)} targets.", fix="Save as many of each.")
-    wished, labels, names = _target(path, target, spec)
+    wished, labels, names = _target(path, target, spec, target_column)
     return Raw(DataInfo(spec.source, count, shape, len(names), names, wished), rows, labels)
 
 
@@ -139,7 +140,7 @@ def _images(inputs: Array) -> Array:
     return inputs
 
 
-def _target(path: Path, target: Array, spec: DataSpec) -> tuple[Task, Array, tuple[str, ...]]:
+def _target(path: Path, target: Array, spec: DataSpec, first: int) -> tuple[Task, Array, tuple[str, ...]]:
     values = target.reshape(len(target), -1)
     whole = values.dtype.kind in "iub" or bool((values == np.round(values)).all())
     few = values.shape[1] == 1 and whole and len(np.unique(values)) <= FEW_CLASSES
@@ -150,14 +151,14 @@ def _target(path: Path, target: Array, spec: DataSpec) -> tuple[Task, Array, tup
         labels, names = classes_of(table, "target", values[:, 0].tolist())
         return "classification", labels, names
     numbers = values.astype(np.float64)
-    _finite(path, "targets", numbers)
+    _finite(path, "targets", numbers, first)
     return "regression", numbers, tuple(f"target{n + 1}" for n in range(numbers.shape[1]))
 
 
-def _finite(path: Path, what: str, values: npt.NDArray[np.float64]) -> None:
+def _finite(path: Path, what: str, values: npt.NDArray[np.float64], first: int = 1) -> None:
     bad = np.argwhere(~np.isfinite(values))
     if len(bad):
         row, column = bad[0]
         raise InvalidInput(
-            f"{path}, {what}, row {row + 1}, column {column + 1}: the value is not finite.", fix="Replace it."
+            f"{path}, {what}, row {row + 1}, column {column + first}: the value is not finite.", fix="Replace it."
         )

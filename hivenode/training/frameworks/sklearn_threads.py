@@ -10,7 +10,7 @@ from typing import Any
 import joblib
 
 
-class Threads(joblib.ParallelBackendBase):
+class Threads(joblib.ParallelBackendBase):  # type: ignore[misc]
     """A backend of joblib's, as it documents them, in one pool of Python's own."""
 
     supports_retrieve_callback = True
