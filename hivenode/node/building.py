@@ -222,6 +222,7 @@ def build_coordination(node: Services, reactions: Reactions) -> None:
         name=node.roles.name,
         latency=lambda member: node.membership.latency(member),
         experience=node.experience,
+        reading_seconds=node.settings.jobs.reading_seconds,
     )
     node.coordinator = Coordinator(
         ledger=node.ledger,
