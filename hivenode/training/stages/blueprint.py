@@ -44,6 +44,7 @@ class Blueprint:
     place: of the first operation of the layer of that number, as the planner counts them.
     declared: what the model can be built from again on any node.
     forget: gives up what `start` needs, once every tensor has begun.
+    afresh: as `Built.afresh`.
     """
 
     module: nn.Module
@@ -52,6 +53,7 @@ class Blueprint:
     place: Callable[[int], Place]
     declared: ModelSpec
     forget: Callable[[], None] = lambda: None
+    afresh: tuple[str, ...] = ()
 
 
 def blueprint(model: ModelSpec, info: DataInfo, seed: int, resources: Resources) -> Blueprint:
@@ -109,6 +111,7 @@ def _of_hub(model: ModelSpec, info: DataInfo, seed: int, resources: Resources) -
         return None
     found = given.found if given is not None else {}
     begun = {name: starts.of(parameter) for name, parameter in module.named_parameters() if name not in found}
+    afresh = hub_models.begun_afresh(model, module, begun) if given is not None else ()
     if UNKNOWN in begun.values():
         return None
     if given is not None:
@@ -128,7 +131,8 @@ def _of_hub(model: ModelSpec, info: DataInfo, seed: int, resources: Resources) -
             fill_uniform(target, chance.variance, chance.seed, chance.number)
 
     declared = model.model_copy(update={"source": "hf:config", "config": made.config})
-    return Blueprint(_Whole(module, made.forward), layout, start, _places(model, module), declared)
+    whole = _Whole(module, made.forward)
+    return Blueprint(whole, layout, start, _places(model, module), declared, afresh=afresh)
 
 
 def _of_module(model: ModelSpec, info: DataInfo, seed: int, resources: Resources) -> Blueprint:
@@ -146,7 +150,8 @@ def _of_module(model: ModelSpec, info: DataInfo, seed: int, resources: Resources
         np.copyto(target, values[name].ravel())
 
     place = _places(model, built.module)
-    return Blueprint(_Whole(built.module, built.forward), built.layout, start, place, declared, values.clear)
+    whole = _Whole(built.module, built.forward)
+    return Blueprint(whole, built.layout, start, place, declared, values.clear, built.afresh)
 
 
 def _places(model: ModelSpec, module: nn.Module) -> Callable[[int], Place]:
