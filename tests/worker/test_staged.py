@@ -267,7 +267,7 @@ async def test_stages_begin_with_weights_given_and_tell_what_they_lack(host: For
     assert "output.weight" in told[0]
 
 
-@pytest.mark.parametrize("small", [1, 4])
+@pytest.mark.parametrize("small", [1, pytest.param(4, marks=pytest.mark.slow)])
 async def test_a_pretrained_model_is_cut_and_each_stage_reads_its_own_directory(
     host: ForkWorkers, tmp_path: Path, small: int
 ) -> None:
