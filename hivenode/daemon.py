@@ -38,7 +38,7 @@ from hivenode.net.pool import PoolLimits
 from hivenode.net.probing import Probe
 from hivenode.net.transport import Refusal
 from hivenode.node import Node, Ports
-from hivenode.planning.profile import SelfProfile, has_bf16
+from hivenode.planning.profile import SelfProfile, half_precisions
 from hivenode.power import Power
 from hivenode.spec.status import JoinResult, Status
 from hivenode.store.blobs import FileBlobs
@@ -412,7 +412,7 @@ class _Daemon:
 
     async def _own_profile(self, workers: ForkWorkers, about: tuple[str, ...]) -> ProfileReply:
         measured = await asyncio.shield(self._measuring)
-        limits = self._limits()
+        limits, halves = self._limits(), half_precisions()
         offers = await self._lender.offers(LENDING_SECONDS, about)
         return ProfileReply(
             flops=measured.flops,
@@ -425,5 +425,6 @@ class _Daemon:
             unfit=self._lender.unfit(about),
             looking=self._lender.looking,
             versions=workers.versions,
-            bf16=has_bf16(),
+            bf16="bf16" in halves,
+            fp16="fp16" in halves,
         )

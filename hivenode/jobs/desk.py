@@ -47,6 +47,8 @@ class Desk:
 
     Args:
         enabled: whether this machine's owner lets it work; `max_jobs`: on how many jobs at once.
+        worker_host: address that workers listen on for each other; `trusted`: subnets on which they may speak in
+            plaintext.
         profile: this machine as measured, given what the request is about; `running` and `paused` are filled in here.
     """
 
@@ -59,6 +61,8 @@ class Desk:
         max_jobs: int,
         roles: Roles,
         executor: Executor,
+        worker_host: Callable[[], str],
+        trusted: tuple[str, ...],
         keeper: Keeper,
         papers: Papers,
         profile: Callable[[tuple[str, ...]], Awaitable[ProfileReply]],
@@ -70,6 +74,8 @@ class Desk:
         self._max_jobs = max_jobs
         self._roles = roles
         self._executor = executor
+        self._worker_host = worker_host
+        self._trusted = trusted
         self._keeper = keeper
         self._papers = papers
         self._profile = profile
@@ -100,8 +106,8 @@ class Desk:
                     await self._profile(about),
                     running=self._executor.running,
                     paused=self.paused,
-                    address=self._executor.address,
-                    trusted=self._executor.trusted,
+                    address=self._worker_host(),
+                    trusted=self._trusted,
                 )
             case LogsRequest():
                 lines, following, more = await self._job_log.read(request.job, request.after, LOG_REPLY_BYTES)

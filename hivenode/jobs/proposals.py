@@ -21,7 +21,7 @@ from hivenode.models.declared import layers_of
 from hivenode.models.layers import buffers
 from hivenode.net.messages import Offer, ProfileReply, ProfileRequest, Request, Response
 from hivenode.planning.engines import distrust
-from hivenode.planning.planner import plan, version
+from hivenode.planning.planner import plan, versions_of
 from hivenode.planning.profile import ClusterView, NodeProfile
 from hivenode.planning.qtable import Experience
 from hivenode.planning.workload import Workload
@@ -143,14 +143,17 @@ class Proposer:
         if len(present) < len(plaintext):
             return []
         member = await self._ask(beside) if beside else None
-        usual = version(member.versions.get(spec.runtime, "")) if member is not None else ()
+        usual = versions_of(spec.runtime, member.versions) if member is not None else {}
         return [
             node
             for node, reply in zip(asked, answers, strict=False)
             if reply is not None
             and not (present and distrust([*present, profiles[node]]))
             and spec.runtime in reply.frameworks
-            and (not usual or version(reply.versions.get(spec.runtime, "")) in ((), usual))
+            and all(
+                not usual.get(name) or number in ((), usual[name])
+                for name, number in versions_of(spec.runtime, reply.versions).items()
+            )
             and set(spec.libraries) <= reply.versions.keys()
             and not reply.paused
             and not reply.running
@@ -180,6 +183,7 @@ class Proposer:
             unfit={each.name: each.reason for each in reply.unfit},
             versions=reply.versions,
             bf16=reply.bf16,
+            fp16=reply.fp16,
             address=reply.address,
             trusted=reply.trusted,
         )
@@ -295,7 +299,7 @@ def _masked_by_framework(spec: JobSpec, model: ModelSpec, data: DataInfo) -> dic
             why = "keras builds this model, and its models are not cut into stages"
         return {Strategy.model_parallel: why, Strategy.pipeline_parallel: why}
     for given, what in (
-        (spec.training.precision == "bf16", 'training.precision = "bf16"'),
+        (spec.training.precision in ("bf16", "fp16"), f'training.precision = "{spec.training.precision}"'),
         (spec.training.sync != "every_step", f'training.sync = "{spec.training.sync}"'),
         (spec.model.lora is not None, "model.lora"),
     ):

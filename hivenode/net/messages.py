@@ -444,6 +444,8 @@ class ProfileReply(_Message, frozen=True, tag="profile"):
     """Of what jobs may need and is installed."""
     bf16: bool = False
     """Its processor has instructions for products of bfloat16."""
+    fp16: bool = False
+    """Likewise of float16."""
     address: Annotated[str, msgspec.Meta(max_length=255)] = ""
     """Where its workers listen for others'."""
     trusted: Annotated[tuple[Name, ...], msgspec.Meta(max_length=64)] = ()

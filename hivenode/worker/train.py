@@ -139,7 +139,7 @@ class TrainingAssignment:
                 self._threads(), precision, report,
             )  # fmt: skip
         else:
-            way = way_of(spec.training, group, course, model, made.vector, report)
+            way = way_of(spec.training, group, course, model, made.vector, report, precision)
         training = Training(
             spec=spec.training,
             group=group,

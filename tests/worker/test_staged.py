@@ -103,12 +103,29 @@ async def test_two_lines_of_stages_learn_what_one_node_does(
 async def test_a_tied_tensor_stays_one_in_all_lines(host: ForkWorkers, tmp_path: Path) -> None:
     job = JobSpec(
         name="test", model=ModelSpec(source="hf:config", config=HUB["gpt2"]),
-        data=DataSpec(source="sklearn:descriptions"), training=TrainingSpec(max_steps=4, batch_size=16),
+        data=DataSpec(source="sklearn:descriptions"), training=TrainingSpec(max_steps=4, batch_size=16, clip_norm=0.2),
     )  # fmt: skip
     alone = await finish(await attempt(host, job, [1.0], tmp_path / "one"))
     together = await finish(await start(host, job, staged((2,), 2, layers=99, lines=(0.5, 0.5)), tmp_path / "four"))
     assert len({digest(done.path) for done in together}) == 1
     assert difference(alone[0].path, together[0].path) <= 1e-5
+
+
+async def test_stages_follow_schedule_clipping_and_patience_as_one_node_does_and_go_on_so(
+    host: ForkWorkers, tmp_path: Path
+) -> None:
+    life = {"schedule": "cosine", "warmup_steps": 20, "clip_norm": 0.3, "patience": 1, "min_improvement": 10.0}
+    job = spec(epochs=5, learning_rate=0.05, momentum=0.5, checkpoint_every_steps=30, **life)
+    alone = await finish(await attempt(host, job, [1.0], tmp_path / "one"))
+    assert alone[0].step == 46, "the second epoch did not bring what is asked for"
+    members = await start(host, job, staged((4,), 1), tmp_path / "cut")
+    together = await finish(members)
+    assert together[0].step == 46
+    assert difference(alone[0].path, together[0].path) <= 1e-6
+    written = members[0].all(CheckpointWritten)[0]
+    again = await finish(await start(host, job, staged((2,), 1), tmp_path / "again", resume=written.path))
+    assert (written.step, again[0].step) == (30, 46)
+    assert difference(together[0].path, again[0].path) <= 1e-6
 
 
 async def test_each_stage_holds_its_own_tensors_only(host: ForkWorkers, tmp_path: Path) -> None:
