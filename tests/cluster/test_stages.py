@@ -103,10 +103,9 @@ async def test_a_pretrained_model_goes_on_in_stages_without_one_of_those_that_ha
     transformers = pytest.importorskip("transformers")
     names = ("ash", "birch", "cedar", "dogwood")
     model = transformers.BertModel(transformers.BertConfig(**BERT))
-    for name in names[:3]:
-        model.save_pretrained(tmp_path / name / "base", max_shard_size="8KB")
     hive = [Machine(tmp_path, name) for name in names]
     for machine in hive[:3]:
+        model.save_pretrained(machine.home / "base", max_shard_size="8KB")
         lent = f'[models]\ndirectories = {{ base = "{machine.home}/base" }}\n'
         machine.configure("127.0.0.1", free_port(), extra=lent)
     await form_hive(hive)

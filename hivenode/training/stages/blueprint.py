@@ -74,7 +74,13 @@ def blueprint(model: ModelSpec, info: DataInfo, seed: int, resources: Resources)
     if layers is not None:
         return _of_layers(layers, seed, model)
     made = _of_hub(model, info, seed, resources) if model.kind == "hf" else None
-    return made or _of_module(model, info, seed, resources)
+    made = made or _of_module(model, info, seed, resources)
+    if still := [name for name, parameter in made.module.named_parameters() if not parameter.requires_grad]:
+        raise InvalidInput(
+            f"{model.source} is not cut into stages: {still[0].removeprefix(WHOLE)} of it is not trained.",
+            fix="Use single_node or data_parallel for it.",
+        )
+    return made
 
 
 def _of_layers(layers: tuple[Layer, ...], seed: int, model: ModelSpec) -> Blueprint:
