@@ -98,6 +98,7 @@ async def test_four_nodes_make_two_lines_and_lose_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 async def test_a_pretrained_model_goes_on_in_stages_without_one_of_those_that_have_it(tmp_path: Path) -> None:
     """ash, birch and cedar have copies of it, dogwood does not and submits; birch is lost."""
     transformers = pytest.importorskip("transformers")
@@ -111,7 +112,7 @@ async def test_a_pretrained_model_goes_on_in_stages_without_one_of_those_that_ha
     await form_hive(hive)
     try:
         wanted = job(
-            30, {"source": "hf:base"}, {"checkpoint_every_steps": 10}, strategy="pipeline_parallel", min_nodes=3
+            10, {"source": "hf:base"}, {"checkpoint_every_steps": 10}, strategy="pipeline_parallel", min_nodes=3
         )
         wanted["spec"]["data"] = {"source": "sklearn:digit_tokens"}
         submitted = await hive[3].api("POST", "/v1/jobs", wanted)
