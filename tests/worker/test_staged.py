@@ -284,7 +284,7 @@ async def test_stages_begin_with_weights_given_and_tell_what_they_lack(host: For
     assert "output.weight" in told[0]
 
 
-@pytest.mark.parametrize("small", [1, 4])
+@pytest.mark.parametrize("small", [1, pytest.param(4, marks=pytest.mark.slow)])
 async def test_a_pretrained_model_is_cut_and_each_stage_reads_its_own_directory(
     host: ForkWorkers, tmp_path: Path, small: int
 ) -> None:
@@ -313,6 +313,9 @@ async def test_a_pretrained_model_is_cut_and_each_stage_reads_its_own_directory(
     assert difference(whole.path, cut[0].path) <= (0.0 if small == 1 else 1e-5)
     assert cut[0].metrics["loss"] == pytest.approx(whole.metrics["loss"], abs=1e-6)
     assert digest(cut[0].path) == digest(cut[1].path)
+    told = [[line.event for line in member.all(Log) if "afresh" in line.event] for member in (*alone, *together)]
+    assert told[0] == told[1] == ["not among the weights given, so begun afresh: classifier.weight, classifier.bias"]
+    assert not told[2], "one tells"
     card = read_card(Path(cut[0].path))
     assert card.model == read_card(Path(whole.path)).model, "whoever serves it needs no such directory"
 
