@@ -18,6 +18,7 @@ from hivenode.errors import HiveError, Refused, Unavailable
 from hivenode.hive.election import MAX_STEP
 from hivenode.jobs.host import OUT_OF_MEMORY, WorkerHost
 from hivenode.jobs.ledger import Ledger
+from hivenode.jobs.naming import Names
 from hivenode.jobs.results import Append, Results
 from hivenode.jobs.supplies import Supplies
 from hivenode.jobs.work import JobLog, Work, Workspace
@@ -67,6 +68,7 @@ class Executor:
     """Runs workers for attempts.
 
     Args:
+        name: a node's name for people.
         limits: what a worker may use.
         worker_host: address that workers listen on for each other; `ports` their range.
         trusted: subnets on which they may speak in plaintext.
@@ -81,6 +83,7 @@ class Executor:
         *,
         me: str,
         node_name: str,
+        name: Callable[[str], str],
         limits: Callable[[], WorkerLimits],
         worker_host: Callable[[], str],
         ports: tuple[int, int],
@@ -104,6 +107,7 @@ class Executor:
     ) -> None:
         self._me = me
         self._node_name = node_name
+        self._name = name
         self._limits = limits
         self._worker_host = worker_host
         self._ports = ports
@@ -313,12 +317,13 @@ class Executor:
                 self._tell(work, message)
             case ViewChanged():
                 work.members, work.step = message.members, message.step
+                names = self._names(work, *message.lost)
                 if message.lost:
-                    self._note(
-                        work, "warning", "going on without lost workers", step=message.step, lost=len(message.lost)
-                    )
+                    event = f"going on without lost workers: {names.listed(message.lost)}"
+                    self._note(work, "warning", event, step=message.step, left=len(message.members))
                 if message.joined:
-                    self._note(work, "info", "going on with new workers", step=message.step, new=len(message.joined))
+                    event = f"going on with new workers: {names.listed(message.joined)}"
+                    self._note(work, "info", event, step=message.step, workers=len(message.members))
                 if message.members[0] == self._me:
                     changed = MembersChanged(
                         work.job, work.name[0], work.name[1], message.step, message.members, message.lost
@@ -338,11 +343,15 @@ class Executor:
                 work.finished, work.step = message, message.step
                 self._tasks.spawn(self._conclude(work, message), "job: conclude")
             case Failed():
-                self._fail(work, message)
+                said = self._names(work).within(message.message)
+                self._fail(work, msgspec.structs.replace(message, message=said[:2000]))
             case Log():
-                self._write(work, message.level, message.event, dict(message.fields))
+                self._write(work, message.level, self._names(work).within(message.event), dict(message.fields))
             case _:
                 log.warning("a training worker said something it should not", job=work.job, said=type(message).__name__)
+
+    def _names(self, work: Work, *others: str) -> Names:
+        return Names({*(share.node for share in work.plan.shares), *work.members, *others}, self._name)
 
     async def _keep(self, work: Work, written: CheckpointWritten) -> None:
         try:

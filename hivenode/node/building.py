@@ -162,6 +162,7 @@ def build_work(node: Services, reactions: Reactions) -> None:
     node.executor = Executor(
         me=node.me,
         node_name=node.name,
+        name=node.roles.name,
         limits=ports.limits,
         worker_host=node.worker_host,
         ports=settings.worker.ports,

@@ -156,7 +156,13 @@ def test_nodes_whose_framework_is_of_another_version_do_not_work_with_the_others
     [("sklearn", "scikit-learn"), ("transformers", "torch"), ("transformers", "transformers"), ("keras", "tensorflow")],
 )
 def test_what_computes_for_a_framework_has_to_be_of_one_version_too(framework: str, distribution: str) -> None:
-    has = {"torch": "2.13.0", "transformers": "5.1.0", "scikit-learn": "1.9.1", "keras": "3.9.0", "tensorflow": "2.20.0"}
+    has = {
+        "torch": "2.13.0",
+        "transformers": "5.1.0",
+        "scikit-learn": "1.9.1",
+        "keras": "3.9.0",
+        "tensorflow": "2.20.0",
+    }
     view = cluster(
         node(0, frameworks=(framework,), versions=has),
         node(1, frameworks=(framework,), versions={**has, distribution: "1.4.2"}),
