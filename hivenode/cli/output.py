@@ -73,12 +73,12 @@ def fit(out: Console, listing: Table, spare: tuple[str, ...]) -> Table:
 _FRAME = re.compile(
     r"^(?:This job cannot run now|No strategy can run this job now): (?:\w+: )?|^(?:failed|cancelled): "
 )
-BRIEF_WIDTH = 60
+BRIEF_WIDTH = 47
 
 
 def brief(reason: str) -> str:
-    """What a sentence or two begin with, for a listing, without the words that go without saying there."""
-    heart = re.split(r"\. |; ", _FRAME.sub("", reason), maxsplit=1)[0].rstrip(".")
+    """What a sentence or two begin with, for a listing: without what goes without saying there, or is in brackets."""
+    heart = re.split(r"\. |; ", re.sub(r" \([^()]*\)", "", _FRAME.sub("", reason)), maxsplit=1)[0].rstrip(".")
     if len(heart) <= BRIEF_WIDTH:
         return heart
     return heart[: BRIEF_WIDTH - 1].rpartition(" ")[0].rstrip(",:") + "…"

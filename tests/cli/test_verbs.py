@@ -84,7 +84,7 @@ def test_why_a_job_waits_is_short_in_the_listing_and_whole_by_itself(busy: Endpo
     )
     busy.node.job_list[JOB] = summary(state="queued", reason=why)
     (row,) = [line for line in run("jobs").out.splitlines() if JOB in line]
-    assert row.rstrip().endswith("needs 2 nodes (placement.min_nodes), and 1 can take part…")
+    assert row.rstrip().endswith("needs 2 nodes, and 1 can take part: oak has…")
     assert "Lower placement.min_nodes or add nodes." in " ".join(run("jobs", JOB).out.split())
     assert run("jobs", "--json").json[0]["reason"] == why
 
