@@ -165,6 +165,7 @@ def build_work(node: Services, reactions: Reactions) -> None:
     node.executor = Executor(
         me=node.me,
         node_name=node.name,
+        name=node.roles.name,
         fence=Fence(node.name, ports.journal, lambda: node.leadership.highest),
         launcher=Launcher(
             me=node.me,
