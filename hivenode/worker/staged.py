@@ -63,7 +63,6 @@ class StagedAssignment:
     """
 
     def __init__(self, channel: Channel, begin: Begin, limits: WorkerLimits) -> None:
-        self._started = time.monotonic()
         self._channel, self._begin, self._limits = channel, begin, limits
         self._spec = JobSpec.model_validate_json(begin.spec)
         self._directory = Path(begin.directory)
@@ -75,8 +74,8 @@ class StagedAssignment:
         training, info = self._spec.training, self._data.info
         part = split(training.batch_size, [sum(share.weight for share in line) for line in lines])
         self._small = max(1, -(-len(part[lines.index(self._mine)]) // begin.plan.micro_batches))
-        torch.set_num_threads(self._threads())
         self._blueprint = blueprint(self._spec.model, info, training.seed, begin.resources)
+        torch.set_num_threads(self._threads())
         self._cutting = Cutting(self._blueprint, self._example, _firsts(lines))
         self._held, self._running = self._cutting.holdings(self._small)
         self._stage = Stage(self._cutting, self._number, self._held, self._running)
@@ -114,7 +113,6 @@ class StagedAssignment:
                     port=line.port,
                     certificate=line.certificate,
                     parameters=len(self._stage.weights),
-                    load_seconds=time.monotonic() - self._started,
                     group_port=same.port,
                 )
             )
@@ -212,7 +210,7 @@ class StagedAssignment:
         return max(1024 * 1024, *values, *shared)
 
     def _threads(self) -> int:
-        cost = describe(self._spec.model, self._data.info)
+        cost = describe(self._blueprint.declared, self._data.info)
         part = self._mine[self._number].weight / sum(share.weight for share in self._mine)
         return useful_threads(3 * cost.flops_per_sample * self._small * part, self._limits.threads)
 

@@ -40,6 +40,8 @@ class EstimatorLearner(ABC):
         self._features, self._outputs = features, outputs
         self._weights = np.zeros(0, np.float32)
 
+    loss_scale = None
+
     @property
     def weights(self) -> Floats:
         return self._weights
@@ -130,11 +132,14 @@ class PartialFit(EstimatorLearner):
         if not self._network:
             self._estimator.t_ = 1.0
             return
-        optimizer = self._estimator._optimizer
-        if hasattr(optimizer, "t"):
-            optimizer.t = 0
-        for array in [a for name in ("ms", "vs", "velocities") for a in getattr(optimizer, name, ())]:
+        self._estimator._optimizer.t = 0
+        for array in [array for arrays in self._moments().values() for array in arrays]:
             array.fill(0.0)
+
+    def _moments(self) -> dict[str, list[npt.NDArray[Any]]]:
+        """What a network's optimizer (Adam, or SGD with momentum) remembers of earlier gradients."""
+        optimizer = self._estimator._optimizer if self._network else None
+        return {name: getattr(optimizer, name) for name in ("ms", "vs", "velocities") if hasattr(optimizer, name)}
 
     def learn(self, inputs: Rows, labels: Targets, learning_rate: float, draw: int) -> float:
         rows = flat(inputs)
@@ -161,12 +166,26 @@ class PartialFit(EstimatorLearner):
         coefficients, intercepts = arrays
         return {"coefficients": coefficients.reshape(-1, self._features), "intercepts": intercepts.ravel()}
 
+    def slots(self) -> Mapping[str, Floats]:
+        return {
+            name: np.concatenate([array.ravel() for array in arrays], dtype=np.float32)
+            for name, arrays in self._moments().items()
+        }
+
     def scalars(self) -> dict[str, str]:
-        return {} if self._network else {"seen": float(self._estimator.t_).hex()}
+        return {"seen": float(self._estimator._optimizer.t if self._network else self._estimator.t_).hex()}
 
     def restore(self, slots: Mapping[str, Floats], scalars: Mapping[str, str]) -> None:
+        seen = float.fromhex(scalars["seen"])
         if not self._network:
-            self._estimator.t_ = float.fromhex(scalars["seen"])
+            self._estimator.t_ = seen
+            return
+        self._estimator._optimizer.t = int(seen)
+        for name, arrays in self._moments().items():
+            start = 0
+            for array in arrays:
+                array[...] = slots[name][start : start + array.size].reshape(array.shape)
+                start += array.size
 
 
 class ClusterSums(EstimatorLearner):

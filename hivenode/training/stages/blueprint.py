@@ -18,7 +18,7 @@ from hivenode.net.local import Resources
 from hivenode.spec.model import ModelSpec
 from hivenode.training.frameworks import torch_models
 from hivenode.training.frameworks.model import Layout, Vector, fill_uniform, initial_tensor, views
-from hivenode.training.frameworks.torch_building import build
+from hivenode.training.frameworks.torch_building import build, directory_of
 from hivenode.training.frameworks.torch_modules import layout_of
 from hivenode.training.stages.graph import Place, hollow
 
@@ -55,9 +55,10 @@ class Blueprint:
 
 
 def blueprint(model: ModelSpec, info: DataInfo, seed: int, resources: Resources) -> Blueprint:
-    """Of `zoo:`, `layers:` and `hf:config` models without ever making the whole. Others are made once, 8 bytes a
+    """Of `zoo:`, `layers:` and `hf:` models without ever making the whole. Others are made once, 8 bytes a
     parameter, to learn their first values, 4 of which stay until `Blueprint.forget`: those of `python:`, and of
-    transformers where what a tensor begins as cannot be told without it.
+    transformers where what a tensor begins as cannot be told without it, or does not lie in the directory's files as
+    the model has it.
 
     Raises:
         InvalidInput: the declaration is wrong, or such a model is not cut.
@@ -70,7 +71,7 @@ def blueprint(model: ModelSpec, info: DataInfo, seed: int, resources: Resources)
     layers = layers_of(model, info)
     if layers is not None:
         return _of_layers(layers, seed, model)
-    made = _of_config(model, info, seed) if model.source == "hf:config" else None
+    made = _of_hub(model, info, seed, resources) if model.kind == "hf" else None
     return made or _of_module(model, info, seed, resources)
 
 
@@ -90,33 +91,43 @@ def _of_layers(layers: tuple[Layer, ...], seed: int, model: ModelSpec) -> Bluepr
     return Blueprint(module, layout, start, lambda layer: Place(WHOLE + layers[layer].name), model)
 
 
-def _of_config(model: ModelSpec, info: DataInfo, seed: int) -> Blueprint | None:
+def _of_hub(model: ModelSpec, info: DataInfo, seed: int, resources: Resources) -> Blueprint | None:
     """None where the first value of a tensor cannot be told."""
     try:
         from hivenode.training.frameworks import hub_models
+        from hivenode.training.frameworks.directory_tensors import paired
         from hivenode.training.stages.starts import UNKNOWN, Starts
     except ImportError:
         return None  # for `build` to say so
+    directory = directory_of(model, resources)
     starts = Starts()
     with starts.watching():
-        made = hub_models.plain(model, info, seed)
+        made = hub_models.plain(model, info, seed, directory)
     module = made.module
-    begun = {name: starts.of(parameter) for name, parameter in module.named_parameters()}
+    given = None if directory is None else paired(module, directory)
+    if given is None and directory is not None:
+        return None
+    found = given.found if given is not None else {}
+    begun = {name: starts.of(parameter) for name, parameter in module.named_parameters() if name not in found}
     if UNKNOWN in begun.values():
         return None
+    if given is not None:
+        given.fill_statistics(module)
     layout, running = layout_of(module)
     first = {name: buffer.numpy().ravel().copy() for name, buffer in running.items()}
 
     def start(name: str, target: Vector) -> None:
         if name in first:
             np.copyto(target, first[name])
+        elif given is not None and name in found:
+            given.fill(name, target)
         elif isinstance(value := begun[name], float):
             target.fill(value)
         else:
             chance = made.chances[name]
             fill_uniform(target, chance.variance, chance.seed, chance.number)
 
-    declared = model.model_copy(update={"config": made.config})
+    declared = model.model_copy(update={"source": "hf:config", "config": made.config})
     return Blueprint(_Whole(module, made.forward), layout, start, _places(model, module), declared)
 
 

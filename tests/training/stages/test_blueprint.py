@@ -113,9 +113,11 @@ from hivenode.training.frameworks import hub_models
 from hivenode.training.stages.blueprint import blueprint
 from hivenode.training.stages.stage import Cutting, Stage
 
-def begun(sizes, cuts):
+def begun(sizes, cuts, directory=None):
     model = ModelSpec(source="hf:config", config={"model_type": "bert", **sizes})
-    made = blueprint(model, information(DataSpec(source="sklearn:digit_tokens")), 0, Resources())
+    lent = Resources(directories={"base": directory})
+    model = model if directory is None else ModelSpec(source="hf:base")
+    made = blueprint(model, information(DataSpec(source="sklearn:digit_tokens")), 0, lent)
     cutting = Cutting(made, lambda samples: torch.zeros(samples, 64, dtype=torch.int64), cuts)
     held, running = cutting.holdings(2)
     stage = Stage(cutting, 1, held, running)
@@ -126,26 +128,36 @@ def begun(sizes, cuts):
 def peak():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) << 10
 
-begun(SMALL, (1, 2))
+begun(SMALL, (1, 2), *sys.argv[1:2])
 before = peak()
-own, whole = begun(LARGE, (4, 5))
+own, whole = begun(LARGE, (4, 5), *sys.argv[2:])
 print(peak() - before, 4 * own, 4 * whole)
 """
+
+
+def memory_of_a_stage(large: dict[str, int], *directories: str) -> tuple[int, ...]:
+    """What beginning the fifth block took in a process of its own, what its tensors take, and those of all; bytes.
+
+    Args:
+        directories: of a small model, and of the large one; begun from their configurations if none.
+    """
+    code = CHILD.replace("SMALL", repr(SIZES)).replace("LARGE", repr(large))
+    command = [sys.executable, "-c", code, *directories]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=200)
+    return tuple(map(int, done.stdout.split()))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_stage_of_transformers_takes_its_own_part_of_the_memory() -> None:
     pytest.importorskip("transformers")
-    code = CHILD.replace("SMALL", repr(SIZES)).replace("LARGE", repr(LARGE))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=200)
-    taken, own, whole = map(int, done.stdout.split())
+    taken, own, whole = memory_of_a_stage(LARGE)
     assert own < whole / 7
     assert taken < own + whole / 5, "its own tensors, and what the tracer takes"
 
 
 def test_a_model_that_had_to_be_made_does_not_stay_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("transformers")
-    monkeypatch.setattr(blueprint, "_of_config", lambda *given: None)
+    monkeypatch.setattr(blueprint, "_of_hub", lambda *given: None)
     model, wholes = ModelSpec(source="hf:config", config=BERT), []
     make = blueprint.build
 
