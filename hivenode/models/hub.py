@@ -51,7 +51,7 @@ DEFAULTS: Mapping[str, Config] = {
 TASKS = ("classification", "regression", "language", "text_to_text")
 ENCODER_DECODERS = ("t5",)
 """Kinds that write a text upon another."""
-_LARGEST, _MOST_LAYERS = 2**31 - 1, 10_000
+_LARGEST, _MOST_LAYERS = 2**31 - 1, 1_000
 """Sizes that are taken for such: what says them may come from another node."""
 _PATCH = 16
 _MODEL_TYPE = re.compile(r"[a-z0-9_.-]{1,64}")
