@@ -1,5 +1,5 @@
-"""Benches on which transports are tried: one of real ones, one of simulated ones. Each makes nodes, brings misfortune over
-them and waits, and looks the same to whoever tries something on it."""
+"""Benches on which transports are tried: one of real ones, one of simulated ones. Each makes nodes, brings misfortune
+over them and waits, never shows which it is, and never looks at a clock."""
 
 from __future__ import annotations
 
