@@ -163,6 +163,13 @@ async def test_what_learns_by_batches_goes_on_to_the_bit(
     assert digest(rest[0].path) == digest(straight[0].path)
 
 
+async def test_sums_over_uneven_parts_are_those_of_one_node(host: ForkWorkers, tmp_path: Path) -> None:
+    job = spec("sklearn:GaussianNB", params={"var_smoothing": 0.01}, epochs=1, sync="local", sync_every=6)
+    alone = await finish(await attempt(host, job, [1.0], tmp_path / "one"))
+    together = await finish(await attempt(host, job, [0.8, 0.2], tmp_path / "two"))
+    assert difference(alone[0].path, together[0].path) < 1e-4
+
+
 async def test_clusters_are_found_together(host: ForkWorkers, tmp_path: Path) -> None:
     job = spec("sklearn:MiniBatchKMeans", params={"n_clusters": 10}, epochs=2, sync="local", sync_every=6)
     finished = await finish(await attempt(host, job, [0.5, 0.5], tmp_path))
