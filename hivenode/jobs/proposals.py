@@ -262,6 +262,7 @@ def _masked_by_framework(spec: JobSpec, data: DataInfo) -> dict[Strategy, str]:
     for given, what in (
         (spec.training.precision == "bf16", 'training.precision = "bf16"'),
         (spec.training.sync != "every_step", f'training.sync = "{spec.training.sync}"'),
+        (spec.training.norm_limit is not None, "training.norm_limit"),
         (spec.model.lora is not None, "model.lora"),
     ):
         if given:

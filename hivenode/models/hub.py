@@ -145,9 +145,7 @@ def describe(model: ModelSpec, info: DataInfo) -> ModelCost:
             f"The sizes in the {kind} configuration are not whole numbers above 0.",
             fix=nearest(kind, list(DEFAULTS)) if kind not in DEFAULTS else "Correct them.",
         ) from None
-    length = info.input_shape[0]
-    if not info.vocabulary:
-        length = (int(full["image_size"]) // int(full["patch_size"])) ** 2 + 1
+    length = info.input_shape[0] if info.vocabulary else _patches(kind, full) + 1
     attention = 4 * length * length * sizes.width
     layer_flops = 2 * sizes.layer * length + attention
     kept = length * sizes.width * FLOAT_BYTES
@@ -165,6 +163,18 @@ def describe(model: ModelSpec, info: DataInfo) -> ModelCost:
         activation_bytes_per_sample=sum(line.activation_bytes + line.inner_bytes for line in lines),
         layers=tuple(lines),
     )
+
+
+def _patches(kind: str, c: Config) -> int:
+    """Of an image. Raises InvalidInput: such a model does not cut images into patches."""
+    try:
+        side, patch = _of(c, "image_size", "patch_size")
+    except (KeyError, ValueError):
+        raise InvalidInput(
+            f"Of the models for images hf: takes those that cut them into patches; {kind} has no patch_size above 0.",
+            fix="Give patch_size to a vit, or use zoo:resnet18, zoo:cnn or layers:.",
+        ) from None
+    return (side // patch) ** 2
 
 
 def _t5(source: str, c: Config, info: DataInfo) -> ModelCost:
