@@ -50,10 +50,14 @@ class NodeProfile:
     """Its name for people."""
     offers: tuple[str, ...] = ()
     """What it has that not every node has: `private:NAME`, `hf:NAME`, `python:PACKAGE`."""
+    unfit: Mapping[str, str] = field(default_factory=dict)
+    """What it would offer, and a sentence on what is wrong with it."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Of what jobs may need and is installed there."""
     bf16: bool = False
     """Its processor has instructions for products of bfloat16."""
+    fp16: bool = False
+    """Likewise of float16."""
     address: str = ""
     """Where its workers listen for others'."""
     trusted: tuple[str, ...] = ()
@@ -161,14 +165,21 @@ def machine_key() -> str:
     return f"{model} x{cores()}"
 
 
-def has_bf16() -> bool:
-    """Whether this processor has instructions for products of bfloat16 (AVX-512 BF16, AMX, or Arm's)."""
+_INSTRUCTIONS: Mapping[str, frozenset[str]] = {
+    "bf16": frozenset({"avx512_bf16", "amx_bf16", "bf16"}),
+    "fp16": frozenset({"avx512_fp16", "amx_fp16", "asimdhp"}),
+}
+"""For products of such numbers (AVX-512, AMX, Arm's), as Linux spells them."""
+
+
+def half_precisions() -> frozenset[str]:
+    """Which of bf16 and fp16 this processor has instructions for."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return False  # not Linux
+        return frozenset()  # not Linux
     words = next((line.split() for line in text.splitlines() if line.startswith(("flags", "Features"))), [])
-    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(words)
+    return frozenset(name for name, flags in _INSTRUCTIONS.items() if not flags.isdisjoint(words))
 
 
 async def measure_flops(*, threads: int, timeout_seconds: float = 30.0) -> float:

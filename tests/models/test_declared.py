@@ -66,7 +66,6 @@ def test_a_list_of_layers_becomes_a_model_of_the_right_width() -> None:
         ),
         (ModelSpec(source="hf:config", config={"model_type": "vit", "image_size": 9}), PICTURES, "image_size = 8"),
         (ModelSpec(source="hf:config", config={"model_type": "bert", "hidden_size": -3}), TONES, "not whole numbers"),
-        (ModelSpec(source="hf:config", config={"model_type": "resnet"}), PICTURES, "resnet has no patch_size"),
     ],
 )
 def test_what_does_not_fit_is_told_with_the_way_out(model: ModelSpec, info: DataInfo, said: str) -> None:
