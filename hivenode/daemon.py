@@ -33,13 +33,15 @@ from hivenode.net.discovery import Discovery, Interface, choose_hosts, interface
 from hivenode.net.introducing import obtain_invite, pair_routes
 from hivenode.net.joining import join, join_routes
 from hivenode.net.local import WorkerLimits
-from hivenode.net.messages import ProfileReply
+from hivenode.net.messages import MAX_LINES, ProfileReply
 from hivenode.net.peers import PeerTransport, TransportLimits
 from hivenode.net.pool import PoolLimits
 from hivenode.net.probing import Probe
+from hivenode.net.sounding import Sounder
 from hivenode.net.transport import Refusal
+from hivenode.net.widths import Widths
 from hivenode.node import Node, Ports
-from hivenode.planning.profile import SelfProfile, half_precisions
+from hivenode.planning.profile import DEFAULT_BANDWIDTH, SelfProfile, half_precisions
 from hivenode.power import Power
 from hivenode.spec.status import JoinResult, Status
 from hivenode.store.blobs import FileBlobs
@@ -141,6 +143,8 @@ class _Daemon:
         self._rng = random.SystemRandom()
         self._identity = Identity.load_or_create(home.key)
         self._profile = SelfProfile(home.path / "profile.json", threads=settings.worker.threads or None)
+        self._widths = Widths()
+        self._widths.recall(self._profile.lines, _wall())
         self._power = Power()
         self._lender = Lender(settings, lambda: self._limits().memory_bytes)
         self._url = ""
@@ -241,6 +245,7 @@ class _Daemon:
             wall=_wall,
             on_refused=lambda refusal: node.contacts.refused(refusal),
             certify=lambda peer: node.papers.vouch(peer),
+            on_moved=lambda peer, bandwidth: self._widths.note(peer, bandwidth, _wall()),
         )
 
         def adopt(renewed: Credentials) -> None:
@@ -277,10 +282,20 @@ class _Daemon:
                 appeal=transport.appeal,
                 lends=lambda: self._lender.resources,
                 fail=self._fail,
+                lines=lambda: self._lines(),
             ),
         )
         admin: AdminServer | None = None
         discovery: Discovery | None = None
+        sounder = Sounder(
+            self._widths,
+            links=lambda: transport.links,
+            sound=transport.sound,
+            busy=lambda: node.executor.running > 0,
+            wall=_wall,
+            keep=lambda: self._profile.remember_lines(self._widths.known(_wall())),
+        )
+        sounding: asyncio.Task[None] | None = None
         try:
             await node.start()
             admin = AdminServer(node.service, self._admin_token(), settings.admin.host, settings.admin.port)
@@ -290,11 +305,14 @@ class _Daemon:
                 bench.discovering = discovery
                 await discovery.start()
             workers.prewarm(settings.worker.prewarm)
+            sounding = asyncio.create_task(sounder.run(), name="sounding")
             write_sealed(self._home.endpoint, json.dumps({"url": self._url, "pid": os.getpid()}).encode())
             self._announce(node)
             await self._until_told()
         finally:
             self._home.endpoint.unlink(missing_ok=True)
+            if sounding is not None:
+                sounding.cancel()
             if discovery is not None:
                 await discovery.stop()
             if admin is not None:
@@ -393,15 +411,20 @@ class _Daemon:
             nice=worker.nice,
         )
 
+    def _lines(self) -> dict[str, float]:
+        """Bytes/s of the lines to peers, as measured; those measured last at the end."""
+        return {peer: bandwidth for peer, (bandwidth, _) in self._widths.known(_wall()).items()}
+
     async def _own_profile(self, workers: ForkWorkers, about: tuple[str, ...]) -> ProfileReply:
         measured = await asyncio.shield(self._measuring)
-        limits, halves = self._limits(), half_precisions()
+        limits, halves, lines = self._limits(), half_precisions(), self._lines()
         offers = await self._lender.offers(LENDING_SECONDS, about)
         return ProfileReply(
             flops=measured.flops,
             memory_bytes=min(limits.memory_bytes, psutil.virtual_memory().available),
             cores=limits.threads,
-            bandwidth=measured.bandwidth,
+            bandwidth=max(lines.values(), default=DEFAULT_BANDWIDTH),
+            lines=dict(list(lines.items())[-MAX_LINES:]),
             frameworks=workers.frameworks,
             running=0,
             offers=offers,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hivenode.jobs import tracing
 from hivenode.jobs.capacities import capacity_of
-from hivenode.planning.profile import NodeProfile, SelfProfile, cores, free_memory_bytes
+from hivenode.planning.profile import DEFAULT_BANDWIDTH, NodeProfile, SelfProfile, cores, free_memory_bytes
 from hivenode.spec.capacity import NodeCapacity
 from hivenode.spec.tracing import TraceNumbers, TraceOrder
 
@@ -19,14 +19,17 @@ def this_machine(home: Path) -> NodeCapacity:
     measured and remembered it."""
     with tempfile.TemporaryDirectory() as elsewhere:
         kept = home if home.is_dir() else Path(elsewhere)
-        measured = asyncio.run(SelfProfile(kept / "profile.json").measure())
+        own = SelfProfile(kept / "profile.json")
+        measured = asyncio.run(own.measure())
+    lines = {peer: bandwidth for peer, (bandwidth, _) in own.lines.items()}
     profile = NodeProfile(
         node="",
         flops=measured.flops,
         memory_bytes=free_memory_bytes(),
         cores=cores(),
-        bandwidth=measured.bandwidth,
+        bandwidth=max(lines.values(), default=DEFAULT_BANDWIDTH),
         frameworks=(),
+        lines=lines,
         name=platform.node() or "this machine",
     )
     return capacity_of(profile, "")

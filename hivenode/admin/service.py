@@ -103,6 +103,7 @@ class Parts:
     join: Callable[[str], Awaitable[JoinResult]]
     pair: Callable[[str, str], Awaitable[JoinResult]]
     stop: Callable[[], None]
+    lines: Callable[[], dict[str, float]]
 
 
 class Service:
@@ -141,7 +142,7 @@ class Service:
 
     def _members(self, coordinator: str) -> tuple[MemberStatus, ...]:
         p = self._p
-        links = p.transport.links
+        links, lines = p.transport.links, p.lines()
         return tuple(
             MemberStatus(
                 node=member.node,
@@ -154,6 +155,7 @@ class Service:
                 latency_ms=latency * 1000 if (latency := p.membership.latency(member.node)) is not None else None,
                 self=member.node == p.me,
                 coordinator=member.node == coordinator,
+                bandwidth=lines.get(member.node),
             )
             for member in p.membership.members
             if member.node == p.me or not p.roles.revoked(member.node)

@@ -43,9 +43,10 @@ def _show(status: Status) -> None:
         f"of hive {short(status.hive)} · epoch {clean(status.epoch)} · up {duration(status.uptime_seconds)}"
         f" · {status.admin_url}",
     )
-    members = table("", "NAME", "STATE", "ROLES", "RTT", "ADDRESS", "NODE", right=("RTT",))
+    members = table("", "NAME", "STATE", "ROLES", "RTT", "LINE", "ADDRESS", "NODE", right=("RTT", "LINE"))
     for member in status.members:
         rtt = "" if member.self else "-" if member.latency_ms is None else f"{member.latency_ms:.1f} ms"
+        line = "" if member.self else "-" if member.bandwidth is None else f"{member.bandwidth / 1e6:.3g} MB/s"
         roles = [f"{role} (elected)" if role == "coordinator" and member.coordinator else role for role in member.roles]
         members.add_row(
             "*" if member.self else "",
@@ -53,6 +54,7 @@ def _show(status: Status) -> None:
             state(member.state),
             styled(" ".join(roles)),
             rtt,
+            line,
             styled(member.addresses[0] if member.addresses else ""),
             short(member.node),
         )

@@ -22,4 +22,5 @@ def capacity_of(profile: NodeProfile, me: str, costs: Costs | None = None) -> No
         running=profile.running,
         paused=profile.paused,
         self=profile.node == me,
+        lines=len(profile.lines),
     )

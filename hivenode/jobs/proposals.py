@@ -20,9 +20,10 @@ from hivenode.models.declared import describe as describe_model
 from hivenode.models.declared import layers_of
 from hivenode.models.layers import buffers
 from hivenode.net.messages import Offer, ProfileReply, ProfileRequest, Request, Response
+from hivenode.net.widths import believable
 from hivenode.planning.engines import distrust
 from hivenode.planning.planner import plan, versions_of
-from hivenode.planning.profile import ClusterView, NodeProfile
+from hivenode.planning.profile import DEFAULT_BANDWIDTH, ClusterView, NodeProfile
 from hivenode.planning.qtable import Experience
 from hivenode.planning.workload import Workload
 from hivenode.spec.job import JobSpec
@@ -204,7 +205,7 @@ class Proposer:
             flops=reply.flops,
             memory_bytes=reply.memory_bytes,
             cores=reply.cores,
-            bandwidth=reply.bandwidth,
+            bandwidth=believable(reply.bandwidth) or DEFAULT_BANDWIDTH,
             frameworks=reply.frameworks,
             running=reply.running,
             paused=reply.paused,
@@ -216,6 +217,7 @@ class Proposer:
             fp16=reply.fp16,
             address=reply.address,
             trusted=reply.trusted,
+            lines={peer: figure for peer, told in reply.lines.items() if (figure := believable(told)) is not None},
         )
 
     def _view(self, profiles: tuple[NodeProfile, ...]) -> ClusterView:

@@ -1,7 +1,8 @@
 """Blobs from node to node, on connections of their own so that no heartbeat waits behind them.
 
 `GET /bulk/{digest}` with `Range: bytes=N-` for resuming. File reads run in threads and overlap with sending. The
-receiver's store checks length and digest; nothing here is trusted.
+receiver's store checks length and digest; nothing here is trusted. What the lines carry is measured on the way; `GET
+/sound` answers with `SOUND_BYTES` zeros, for a line that carried nothing yet.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import contextlib
 import io
 import random
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +24,19 @@ from hivenode.errors import Corrupted, InvalidInput, NotFound, Unavailable
 from hivenode.logs import get_logger
 from hivenode.net.dialing import Dialer, DialError, explain
 from hivenode.net.listener import Gate
+from hivenode.net.widths import LEAST_BYTES, Meter
 from hivenode.spec.values import BlobRef
 from hivenode.store.ports import BlobStore
 
 log = get_logger("bulk")
 
 BULK_PATH = "/bulk/"
+SOUND_PATH = "/sound"
+SOUND_BYTES = 384 * 1024
+SOUND_SKIPPED = 128 * 1024
+"""Of those, not measured: see `widths.SLOW_START_BYTES`."""
+SOUND_SECONDS = 10.0
+_ZEROS = bytes(64 * 1024)
 DIGEST = re.compile(r"[0-9a-f]{64}")
 RANGE = re.compile(r"bytes=(\d{1,16})-")
 
@@ -61,6 +69,7 @@ class BulkServer:
         self._blobs = blobs
         self._limits = limits
         self._gate = Gate(limits.outgoing, limits.outgoing_per_peer)
+        self._sounding = Gate(1, 1)
         self._threads = ThreadPoolExecutor(limits.read_threads, thread_name_prefix="bulk-read")
 
     async def serve(self, request: web.Request, peer: str) -> web.StreamResponse:
@@ -74,6 +83,27 @@ class BulkServer:
             return await self._stream(request, path)
         finally:
             self._gate.leave(peer)
+
+    async def sound(self, request: web.Request, peer: str) -> web.StreamResponse:
+        """A little, so that the peer learns what the line carries. One at a time for all: two would share the line."""
+        if not self._sounding.enter(peer):
+            raise web.HTTPTooManyRequests(headers={"Retry-After": "1"}, text="another line is being sounded")
+        try:
+            response = web.StreamResponse()
+            response.content_type = "application/octet-stream"
+            response.content_length = SOUND_BYTES
+            async with asyncio.timeout(SOUND_SECONDS):
+                await response.prepare(request)
+                for _ in range(SOUND_BYTES // len(_ZEROS)):
+                    await response.write(_ZEROS)
+                await response.write_eof()
+            return response
+        except TimeoutError:
+            if request.transport is not None:
+                request.transport.abort()
+            raise
+        finally:
+            self._sounding.leave(peer)
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -120,15 +150,24 @@ class BulkClient:
         dialer: opens verified connections.
         addresses: where a peer may be reached, best first.
         rng: for the waits between tries.
+        on_moved: told what was measured of each transfer that is large enough: the peer, and bytes/s.
     """
 
     def __init__(
-        self, dialer: Dialer, addresses: Callable[[str], Sequence[str]], limits: BulkLimits, rng: random.Random
+        self,
+        dialer: Dialer,
+        addresses: Callable[[str], Sequence[str]],
+        limits: BulkLimits,
+        rng: random.Random,
+        on_moved: Callable[[str, float], None] = lambda peer, bandwidth: None,
     ) -> None:
         self._dialer = dialer
         self._addresses = addresses
         self._limits = limits
         self._rng = rng
+        self._on_moved = on_moved
+        self._meters: dict[str, tuple[Meter, int]] = {}
+        """What measures the transfers under way from each peer, and how many they are."""
         self._slots = asyncio.Semaphore(limits.incoming)
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
 
@@ -154,6 +193,36 @@ class BulkClient:
                 log.warning("a resumed blob was corrupt, fetching all of it", digest=ref.digest, peer=peer)
                 await into.delete(ref.digest)
                 await self._fetch(peer, ref, into)
+
+    async def sound(self, peer: str) -> float:
+        """Measure the line to a peer with a little that is fetched for that. Returns bytes/s.
+
+        Raises:
+            Unavailable: it cannot be reached, has no time for that, or does not know how.
+        """
+        trouble = "no address of it is known"
+        for address in self._addresses(peer):
+            meter = Meter(SOUND_SKIPPED)
+            try:
+                async with (
+                    asyncio.timeout(SOUND_SECONDS),
+                    self._dialer.get(address, SOUND_PATH, peer, {}) as response,
+                ):
+                    if response.status != 200 or response.content_length != SOUND_BYTES:
+                        raise _Broken(f"the other side answered with HTTP status {response.status}")
+                    async for _ in _Body(response, self._limits.chunk_bytes, meter):
+                        pass
+            except (aiohttp.ClientError, OSError, TimeoutError, DialError, InvalidInput) as error:
+                trouble = str(explain(error))
+            except _Broken as error:
+                trouble = str(error)
+                break
+            else:
+                if meter.bandwidth:
+                    return meter.bandwidth
+                trouble = "it came all at once"
+                break
+        raise Unavailable(f"The line to {peer} could not be measured: {trouble}.", fix="It is tried again by itself.")
 
     async def _fetch(self, peer: str, ref: BlobRef, into: BlobStore) -> None:
         failures = busy = 0
@@ -187,7 +256,8 @@ class BulkClient:
                 async with self._dialer.get(address, BULK_PATH + ref.digest, peer, headers) as response:
                     opened = True
                     self._check(response, peer, ref, start)
-                    await into.receive(ref, _Body(response, self._limits.chunk_bytes))
+                    with self._measured(peer) as meter:
+                        await into.receive(ref, _Body(response, self._limits.chunk_bytes, meter))
                     return
             except (aiohttp.ClientError, OSError, DialError, InvalidInput) as error:
                 trouble = str(explain(error))
@@ -215,6 +285,22 @@ class BulkClient:
                 f"Node {peer} offers {response.content_length} bytes of {ref.digest[:12]}, not {ref.size - start}.",
                 fix="Fetch it from another holder; this one's copy is damaged.",
             )
+
+    @contextlib.contextmanager
+    def _measured(self, peer: str) -> Iterator[Meter]:
+        """What measures a transfer, with those that are under way from the same peer: they share the line."""
+        meter, users = self._meters.get(peer) or (Meter(), 0)
+        self._meters[peer] = (meter, users + 1)
+        try:
+            yield meter
+        finally:
+            _, users = self._meters[peer]
+            if users > 1:
+                self._meters[peer] = (meter, users - 1)
+            else:
+                del self._meters[peer]
+                if meter.counted >= LEAST_BYTES:
+                    self._on_moved(peer, meter.bandwidth)
 
     @contextlib.asynccontextmanager
     async def _only(self, digest: str) -> AsyncIterator[None]:
@@ -245,9 +331,11 @@ class _Body:
     """A response's body in large pieces: the store makes a thread switch of each. What arrived before the connection
     broke is handed over before the error is."""
 
-    def __init__(self, response: aiohttp.ClientResponse, chunk_bytes: int) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, chunk_bytes: int, meter: Meter) -> None:
         self._content = response.content
         self._chunk_bytes = chunk_bytes
+        self._meter = meter
+        self._clock = asyncio.get_running_loop().time
         self._error: aiohttp.ClientError | None = None
 
     def __aiter__(self) -> _Body:
@@ -262,6 +350,7 @@ class _Body:
             while size < self._chunk_bytes and (piece := await self._content.readany()):
                 pieces.append(piece)
                 size += len(piece)
+                self._meter.add(len(piece), self._clock())
         except aiohttp.ClientError as error:
             if not pieces:
                 raise

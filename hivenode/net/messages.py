@@ -424,6 +424,10 @@ class Unfit(msgspec.Struct, frozen=True):
     fix: Sentence
 
 
+MAX_LINES = 128
+"""To peers, told in one profile."""
+
+
 class ProfileReply(_Message, frozen=True, tag="profile"):
     """What a node has measured of itself, for the planner."""
 
@@ -433,7 +437,7 @@ class ProfileReply(_Message, frozen=True, tag="profile"):
     """Free for a worker now."""
     cores: Count
     bandwidth: float
-    """Bytes/s to a peer, measured or the configured guess."""
+    """Bytes/s of its own line: the best that one to a peer was measured at; a guess where `lines` is empty."""
     frameworks: Annotated[tuple[Name, ...], msgspec.Meta(max_length=16)]
     running: Count
     """Assignments it is working on."""
@@ -454,6 +458,8 @@ class ProfileReply(_Message, frozen=True, tag="profile"):
     """What it may soon offer, once it has been read."""
     unfit: Annotated[tuple[Unfit, ...], msgspec.Meta(max_length=8)] = ()
     """Of what the request was about."""
+    lines: Annotated[dict[NodeId, float], msgspec.Meta(max_length=MAX_LINES)] = {}
+    """Bytes/s that came in from peers, as measured; the ones measured last if there are more."""
 
 
 class Failure(_Message, frozen=True, tag="failure"):

@@ -15,7 +15,7 @@ from aiohttp import web
 from hivenode.errors import Refused, Unavailable
 from hivenode.logs import get_logger
 from hivenode.net.addresses import is_loopback, join_address, split_address
-from hivenode.net.bulk import BULK_PATH, BulkClient, BulkLimits, BulkServer
+from hivenode.net.bulk import BULK_PATH, SOUND_PATH, BulkClient, BulkLimits, BulkServer
 from hivenode.net.codec import ProtocolError
 from hivenode.net.conduct import Conduct
 from hivenode.net.dialing import LINK_PATH, REASON_HEADER, Dialer, DialError, explain
@@ -91,6 +91,7 @@ class PeerTransport:
         wall: seconds since 1970.
         on_refused: told of everybody who came to us and was turned away.
         certify: makes a new certificate for a member that asks, or refuses (HiveError).
+        on_moved: told of every blob fetched that was large enough to measure the line by: the peer, and bytes/s.
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class PeerTransport:
         wall: Callable[[], float] = time.time,
         on_refused: Callable[[Refusal], None] = lambda refusal: None,
         certify: Callable[[str], Awaitable[str]] | None = None,
+        on_moved: Callable[[str, float], None] = lambda peer, bandwidth: None,
         limits: TransportLimits | None = None,
     ) -> None:
         self.id = credentials.identity.node_id
@@ -124,6 +126,7 @@ class PeerTransport:
         self._allowed = allowed
         self._wall = wall
         self._on_refused = on_refused
+        self._on_moved = on_moved
         self._door = Door(
             self.id,
             self._hive,
@@ -181,7 +184,9 @@ class PeerTransport:
         self._context = self._credentials.server_context()
         self._dialer = Dialer(self._credentials, self._limits.link, self._wall)
         self._bulk_server = BulkServer(self._blobs, self._limits.bulk)
-        self._bulk_client = BulkClient(self._dialer, self._reaching.addresses, self._limits.bulk, self._rng)
+        self._bulk_client = BulkClient(
+            self._dialer, self._reaching.addresses, self._limits.bulk, self._rng, self._on_moved
+        )
         self._runner = web.AppRunner(
             self._application(),
             access_log=None,
@@ -256,6 +261,12 @@ class PeerTransport:
         if not self._running:
             raise Unavailable("The network is not up.", fix="Wait until the node has started.")
         await self._bulk_client.fetch(peer, ref, into)
+
+    async def sound(self, peer: str) -> float:
+        """What the line to a peer carries, bytes/s, by a little fetched for that. Raises Unavailable."""
+        if not self._running:
+            raise Unavailable("The network is not up.", fix="Wait until the node has started.")
+        return await self._bulk_client.sound(peer)
 
     async def probe(self, peer: str, address: str, wall: Callable[[], float]) -> Probe:
         """Find out whether and how a node, this one included, can be reached at an address. `wall`: seconds since
@@ -354,9 +365,13 @@ class PeerTransport:
         async def bulk(request: web.Request) -> web.StreamResponse:
             return await self._bulk_server.serve(request, request[PAPER].node)
 
+        async def sound(request: web.Request) -> web.StreamResponse:
+            return await self._bulk_server.sound(request, request[PAPER].node)
+
         app = self._door.application(MAX_BODY)
         app.router.add_get(LINK_PATH, self._accept)
         app.router.add_get(BULK_PATH + "{digest}", bulk)
+        app.router.add_get(SOUND_PATH, sound)
         if self._routes is not None:
             self._routes(app)
         return app

@@ -344,6 +344,7 @@ def build_service(node: Services) -> None:
             join=ports.join,
             pair=ports.pair,
             stop=ports.stop,
+            lines=ports.lines,
         )
     )
 

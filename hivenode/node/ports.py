@@ -72,5 +72,7 @@ class Ports:
     """Ask for a new certificate without a link: member's id and address."""
     lends: Callable[[], Resources] = Resources
     """What the machine's owner lends to jobs: models, packages, private data."""
+    lines: Callable[[], dict[str, float]] = dict
+    """Bytes/s of the lines to peers, as measured, by node id."""
     fail: Callable[[HiveError], None] | None = None
     """Ask the process to end with an error; None: just to end."""

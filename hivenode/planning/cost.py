@@ -229,7 +229,7 @@ def _groups(nodes: Sequence[NodeProfile], cluster: ClusterView, least: int, most
         for count, node in enumerate(pool[:most], start=1):
             for other in pool[: count - 1]:
                 round_trip = max(round_trip, cluster.latency(node.node, other.node))
-            bandwidth = min(bandwidth, cluster.bandwidth(node.node, node.node))
+                bandwidth = min(bandwidth, cluster.bandwidth(node.node, other.node))
             if count >= least:
                 members = tuple(pool[:count])
                 groups.setdefault(tuple(n.node for n in members), _Group(members, round_trip, bandwidth))

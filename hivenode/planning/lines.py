@@ -80,6 +80,11 @@ def _grouped(order: Sequence[NodeProfile], count: int, cluster: ClusterView) -> 
             running=0,
             memory_bytes=min(node.memory_bytes for node in group),
             bandwidth=min(node.bandwidth for node in group),
+            lines={
+                other[0].node: min(cluster.bandwidth(x.node, y.node) for x, y in product(group, other))
+                for other in classes
+                if other is not group
+            },
         )
         for group in classes
     )
@@ -90,7 +95,7 @@ def _grouped(order: Sequence[NodeProfile], count: int, cluster: ClusterView) -> 
     within = {
         group[0].node: (
             max(cluster.latency(x.node, y.node) for x, y in combinations(group, 2)),
-            min(cluster.bandwidth(x.node, x.node) for x in group),
+            min(cluster.bandwidth(x.node, y.node) for x, y in combinations(group, 2)),
         )
         for group in classes
     }

@@ -11,6 +11,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from itertools import combinations
 
 from hivenode.errors import HiveError, InvalidInput, Unavailable
 from hivenode.planning import engines
@@ -114,7 +115,7 @@ def plan(
         strategy=chosen.strategy,
         shares=chosen.shares,
         predicted_seconds=chosen.seconds,
-        reason=_reason(chosen, candidates, forced, explored) + _told(precision, chosen, slow),
+        reason=_reason(chosen, candidates, forced, explored) + _line(chosen, cluster) + _told(precision, chosen, slow),
         explored=explored,
         state=state,
         candidates=candidates,
@@ -316,6 +317,18 @@ def _told(precision: Precision, chosen: Estimate, slow: Sequence[NodeProfile]) -
         f" It computes in {precision}, for which {_listed(names)} {have} no instructions: planned there as "
         f"{WITHOUT_INSTRUCTIONS:.0f} times as slow as fp32."
     )
+
+
+def _line(chosen: Estimate, cluster: ClusterView) -> str:
+    """What the narrowest line between those that take part is taken to carry, and whether that was measured."""
+    ids = [share.node for share in chosen.shares]
+    if len(ids) < 2:
+        return ""
+    bandwidth, a, b = min((cluster.bandwidth(a, b), a, b) for a, b in combinations(ids, 2))
+    names = {node.node: node.label for node in cluster.profiles}
+    how = "as measured" if cluster.measured(a, b) else "which is a guess, as it was not measured yet"
+    which = "line between them" if len(ids) == 2 else f"slowest line between them, {names[a]} to {names[b]},"
+    return f" The {which} is taken to carry {bandwidth / 1e6:.3g} MB/s, {how}."
 
 
 def _reference(workload: Workload, nodes: Sequence[NodeProfile]) -> float:

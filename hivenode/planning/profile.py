@@ -18,11 +18,12 @@ import psutil
 
 from hivenode.errors import Unavailable
 from hivenode.logs import get_logger
+from hivenode.net.widths import believable
 
 DEFAULT_ROUND_TRIP_SECONDS = 0.02
 """Assumed between two nodes that nobody has measured, not even by way of a third: a home line within a country."""
 DEFAULT_BANDWIDTH = 12.5e6
-"""Bytes/s assumed of a node that states none: 100 Mbit/s."""
+"""Bytes/s assumed of a node that has measured no line yet: 100 Mbit/s."""
 GUESSED_FLOPS = 5e9
 """FLOP/s a thread assumed of a machine whose probe fails."""
 
@@ -40,7 +41,7 @@ class NodeProfile:
     """Free for a worker now."""
     cores: int
     bandwidth: float
-    """Bytes/s to a peer."""
+    """Bytes/s of its own line: the best that one to a peer was measured at; a guess where `lines` is empty."""
     frameworks: tuple[str, ...]
     running: int = 0
     """Assignments it is working on; they share its speed."""
@@ -62,6 +63,8 @@ class NodeProfile:
     """Where its workers listen for others'."""
     trusted: tuple[str, ...] = ()
     """Subnets on which its owner lets workers speak in plaintext."""
+    lines: Mapping[str, float] = field(default_factory=dict)
+    """Bytes/s that came in from peers, by node id, as it measured them."""
 
     @property
     def label(self) -> str:
@@ -99,7 +102,18 @@ class ClusterView:
 
     @cached_property
     def _bandwidths(self) -> dict[str, float]:
-        return {p.node: p.bandwidth if p.bandwidth > 0 else DEFAULT_BANDWIDTH for p in self.profiles}
+        return {p.node: believable(p.bandwidth) or DEFAULT_BANDWIDTH for p in self.profiles}
+
+    @cached_property
+    def _lines(self) -> dict[tuple[str, str], float]:
+        """Of pairs in order of their ids: the lesser of what the two ends say."""
+        known: dict[tuple[str, str], float] = {}
+        for profile in self.profiles:
+            for peer, told in profile.lines.items():
+                if peer != profile.node and (figure := believable(told)) is not None:
+                    pair = (min(peer, profile.node), max(peer, profile.node))
+                    known[pair] = min(figure, known.get(pair, figure))
+        return known
 
     def latency(self, a: str, b: str) -> float:
         """Round trip in seconds: measured; else the shortest way by one third node that both were measured to (an
@@ -117,8 +131,15 @@ class ClusterView:
         )
 
     def bandwidth(self, a: str, b: str) -> float:
-        """Bytes/s between two nodes: that of the slower end."""
+        """Bytes/s between two nodes: as measured by either, the lesser if by both; else that of the slower end."""
+        measured = self._lines.get((a, b) if a < b else (b, a))
+        if measured is not None:
+            return measured
         return min(self._bandwidths.get(a, DEFAULT_BANDWIDTH), self._bandwidths.get(b, DEFAULT_BANDWIDTH))
+
+    def measured(self, a: str, b: str) -> bool:
+        """Whether what `bandwidth` says of two nodes was measured between them."""
+        return ((a, b) if a < b else (b, a)) in self._lines
 
 
 # --- probes of this machine ------------------------------------------------------------------------------------
@@ -226,39 +247,56 @@ class Measured:
 
     flops: float
     """Effective float32 FLOP/s of one worker."""
-    bandwidth: float
-    """Bytes/s to a peer: the configured guess."""
     guessed: bool = False
     """The probe failed, so `flops` is `GUESSED_FLOPS` a thread."""
 
 
+class _Remembered(msgspec.Struct, frozen=True):
+    """The file."""
+
+    speeds: dict[str, float] = {}
+    """FLOP/s, by kind of machine and threads."""
+    lines: dict[str, tuple[float, float]] = {}
+    """To peers, by node id: bytes/s, and when that was measured, seconds since 1970."""
+
+
 class SelfProfile:
     """This machine's own speed, measured once and remembered in a file until the processor, its cores or the number
-    of threads change.
+    of threads change; and what its lines were measured at.
 
     Args:
         path: the cache; an unreadable one is measured anew, one that cannot be written is done without.
         threads: of one worker; None takes all usable cores.
-        bandwidth: bytes/s to a peer.
     """
 
-    def __init__(self, path: Path, *, threads: int | None = None, bandwidth: float = DEFAULT_BANDWIDTH) -> None:
+    def __init__(self, path: Path, *, threads: int | None = None) -> None:
         self._path = path
         self._threads = threads or cores()
-        self._bandwidth = bandwidth
         self._current: Measured | None = None
+        self._known = self._read()
 
     @property
     def current(self) -> Measured | None:
         """None until `measure` is done."""
         return self._current
 
+    @property
+    def lines(self) -> Mapping[str, tuple[float, float]]:
+        """To peers, as remembered: bytes/s, and when that was measured, seconds since 1970."""
+        return self._known.lines
+
+    async def remember_lines(self, lines: Mapping[str, tuple[float, float]]) -> None:
+        """Keep what lines were measured at, for the next start."""
+        if lines != self._known.lines:
+            self._known = msgspec.structs.replace(self._known, lines=dict(lines))
+            await asyncio.to_thread(self._write, self._known)
+
     async def measure(self) -> Measured:
         """From the cache, else by the probe. A probe that fails is logged and gives a cautious guess, so that the
         machine can still take part; the guess is not cached. Nor is what a busy machine is taken for: there threads
         that wait for each other may take a hundred times as long, while one is hardly disturbed."""
         key = f"{machine_key()} / {self._threads} threads"
-        flops = self._read().get(key, 0.0)
+        flops = self._known.speeds.get(key, 0.0)
         guessed = False
         if not (math.isfinite(flops) and flops > 0):
             try:
@@ -269,20 +307,21 @@ class SelfProfile:
                 log.warning("speed guessed", flops=flops, reason=str(error))
             else:
                 if flops >= alone:
-                    self._write({key: flops})
+                    self._known = msgspec.structs.replace(self._known, speeds={key: flops})
+                    await asyncio.to_thread(self._write, self._known)
                 else:
                     log.warning("speed measured on a busy machine, again at the next start", flops=alone)
                     flops = alone
-        self._current = Measured(flops, self._bandwidth, guessed)
+        self._current = Measured(flops, guessed)
         return self._current
 
-    def _read(self) -> dict[str, float]:
+    def _read(self) -> _Remembered:
         try:
-            return msgspec.json.decode(self._path.read_bytes(), type=dict[str, float])
+            return msgspec.json.decode(self._path.read_bytes(), type=_Remembered)
         except (OSError, msgspec.DecodeError):
-            return {}
+            return _Remembered()
 
-    def _write(self, known: dict[str, float]) -> None:
+    def _write(self, known: _Remembered) -> None:
         fresh = self._path.with_suffix(".new")
         try:
             fresh.write_bytes(msgspec.json.encode(known))

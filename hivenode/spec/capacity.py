@@ -13,7 +13,8 @@ class NodeCapacity(msgspec.Struct, frozen=True):
         product_flops: what a large matrix product reaches there with the machine to itself.
         memory_bytes: free for a worker now.
         base_memory_bytes: of those, what a worker takes before it holds a model.
-        bandwidth: bytes/s to a peer.
+        bandwidth: bytes/s of its own line: the best that one to a peer was measured at, if any was.
+        lines: peers to which it has measured its line.
         paused: why it takes no work now; empty when it does.
     """
 
@@ -28,6 +29,7 @@ class NodeCapacity(msgspec.Struct, frozen=True):
     running: int = 0
     paused: str = ""
     self: bool = False
+    lines: int = 0
 
     @property
     def room_bytes(self) -> int:

@@ -25,6 +25,8 @@ class MemberStatus(msgspec.Struct, frozen=True):
     latency_ms: float | None
     self: bool
     coordinator: bool
+    bandwidth: float | None = None
+    """Bytes/s that came in from there, as measured; None: not yet."""
 
 
 class FactsStatus(msgspec.Struct, frozen=True):

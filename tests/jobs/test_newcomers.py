@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
+import msgspec
 import pytest
 
 from hivenode.data.info import DataInfo
@@ -92,3 +94,27 @@ async def test_a_newcomer_has_the_same_kind_of_data() -> None:
                      "odd": Offer("private:visits", VISITS, same="b")})  # fmt: skip
     job = parse_job(JOB)
     assert await proposer.newcomers(job, ["alike", "odd"], beside="member") == ["alike"]
+
+
+@pytest.mark.parametrize("told", [math.nan, math.inf, -math.inf, 0.0, -1e9, 1e300, 1e-300])
+async def test_a_bandwidth_that_makes_no_sense_does_not_spoil_a_plan(told: float) -> None:
+    async def call(node: str, request: Request, seconds: float) -> Response:
+        reply = ProfileReply(
+            1e9, 1 << 33, 2, told, ("torch",), 0, versions=VERSIONS["member"], lines={OTHER[node]: told}
+        )
+        return msgspec.msgpack.decode(msgspec.msgpack.encode(reply), type=ProfileReply)  # as over the wire
+
+    proposer = Proposer(
+        me=MEMBERS[0], call=call, workers=lambda: MEMBERS, name=lambda node: node[:3], latency=lambda node: 0.001,
+        experience=Experience(), reading_seconds=60.0,
+    )  # fmt: skip
+    spec = {"name": "digits", "placement": {"strategy": "data_parallel", "min_nodes": 2}}
+    plan = await proposer.propose(parse_job(spec), salt="")
+    assert len(plan.shares) == 2
+    assert 0 < plan.predicted_seconds < math.inf
+    for profile in (await proposer.profiles())[0]:
+        assert 0 < profile.bandwidth < 1e11
+
+
+MEMBERS = ("a" * 32, "b" * 32)
+OTHER = dict(zip(MEMBERS, reversed(MEMBERS), strict=True))

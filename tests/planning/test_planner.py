@@ -463,3 +463,28 @@ def test_a_node_without_the_framework_takes_no_part() -> None:
     assert [share.node for share in made.shares] == [node(1).node]
     with pytest.raises(Unavailable, match="node0 does not have keras"):
         planned(job, cluster(node(0)))
+
+
+def test_a_plan_says_what_its_lines_are_taken_to_carry_and_whether_that_was_measured() -> None:
+    job = workload(flops=1e10)
+    a, b = node(0, bandwidth=9e7), node(1, bandwidth=9e7)
+    guessed = planned(job, cluster(a, b), strategy="data_parallel")
+    assert "taken to carry 90 MB/s, which is a guess" in guessed.reason
+    known = planned(job, cluster(replace(a, lines={b.node: 3e7}), b), strategy="data_parallel")
+    assert "taken to carry 30 MB/s, as measured" in known.reason
+    assert known.predicted_seconds > guessed.predicted_seconds
+    assert "line" not in planned(job, cluster(a), strategy="single_node").reason
+
+
+def test_nodes_behind_a_narrow_line_to_the_others_are_left_out_of_what_needs_a_wide_one() -> None:
+    near, far = ([node(number, bandwidth=1e9) for number in numbers] for numbers in ((0, 1), (2, 3)))
+    lines = {
+        one.node: {
+            other.node: 1e9 if (one in near) == (other in near) else 1e5 for other in near + far if other is not one
+        }
+        for one in near + far
+    }
+    view = cluster(*(replace(one, lines=lines[one.node]) for one in near + far))
+    made = planned(workload(parameters=5_000_000, flops=1e10), view, strategy="data_parallel")
+    assert {share.node for share in made.shares} in ({one.node for one in near}, {one.node for one in far})
+    assert "1e+03 MB/s, as measured" in made.reason

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from hivenode.errors import Unavailable
 from hivenode.planning import profile
-from hivenode.planning.profile import DEFAULT_ROUND_TRIP_SECONDS, ClusterView, SelfProfile, measure_flops
+from hivenode.planning.profile import (
+    DEFAULT_BANDWIDTH,
+    DEFAULT_ROUND_TRIP_SECONDS,
+    ClusterView,
+    SelfProfile,
+    measure_flops,
+)
 from hivenode.planning.workload import Workload, state_of
 from hivenode.spec.job import parse_job
 from tests.planning.cluster import cluster, node, workload
@@ -85,6 +92,36 @@ def test_round_trips_are_measured_or_by_a_third_or_assumed() -> None:
 def test_a_link_is_as_wide_as_its_narrower_end() -> None:
     view = cluster(node(0, bandwidth=1e6), node(1, bandwidth=1e9))
     assert view.bandwidth(node(0).node, node(1).node) == 1e6
+
+
+def test_a_line_that_was_measured_counts_as_measured() -> None:
+    a, b, c = (node(number).node for number in range(3))
+    view = cluster(
+        replace(node(0, bandwidth=9e8), lines={b: 9e8, c: 2e6}),
+        replace(node(1, bandwidth=9e8), lines={a: 8e8}),
+        replace(node(2), bandwidth=2e6, lines={a: math.nan, b: -1.0}),
+    )
+    assert view.bandwidth(a, b) == view.bandwidth(b, a) == 8e8  # the lesser of what both say
+    assert view.measured(a, b)
+    assert view.bandwidth(a, c) == 2e6
+    assert not view.measured(b, c)
+    assert view.bandwidth(b, c) == 2e6  # that of the slower end
+
+
+@pytest.mark.parametrize("told", [math.nan, math.inf, 0.0, -1.0])
+def test_a_bandwidth_that_is_none_is_taken_for_a_guess(told: float) -> None:
+    view = cluster(node(0, bandwidth=told), node(1, bandwidth=1e9))
+    assert view.bandwidth(node(0).node, node(1).node) == DEFAULT_BANDWIDTH
+
+
+async def test_lines_are_remembered_beside_the_speed(tmp_path: Path) -> None:
+    path = tmp_path / "profile.json"
+    first = SelfProfile(path, threads=1)
+    await first.remember_lines({"a" * 32: (9e7, 1.8e9)})
+    measured = await first.measure()
+    again = SelfProfile(path, threads=1)
+    assert again.lines == {"a" * 32: (9e7, 1.8e9)}
+    assert await again.measure() == measured
 
 
 @dataclass
