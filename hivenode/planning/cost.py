@@ -20,6 +20,8 @@ from hivenode.spec.split import split
 from hivenode.spec.values import Engine, Share, Strategy
 
 GIB = 2**30
+ALIKE_LINES = 4.0
+"""Lines of one node that differ by less than this factor count as alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,14 +212,18 @@ class _Group:
 
 
 def _groups(nodes: Sequence[NodeProfile], cluster: ClusterView, least: int, most: int, costs: Costs) -> list[_Group]:
-    """Sets of nodes worth a prediction: the n fastest for each n, of all nodes, of each island of near ones, and of
-    those with better links. A slow or far node joins only where some set with it is fastest."""
+    """Sets of nodes worth a prediction: the n fastest for each n, of all nodes, of each island of near ones, of those
+    that one has wide lines to, and of those with better links. A slow or far node joins only where some set with it is fastest."""
     ranked = sorted(nodes, key=lambda node: (-node.speed, node.node))
     pools: list[list[NodeProfile]] = [ranked]
     pools.extend(
         [node for node in ranked if cluster.latency(seed.node, node.node) <= costs.island_seconds]
         for seed in ranked[:4]
     )
+    for seed in ranked[:4]:
+        lines = {node.node: cluster.bandwidth(seed.node, node.node) for node in ranked if node is not seed}
+        wide = max(lines.values(), default=0.0) / ALIKE_LINES
+        pools.append([node for node in ranked if lines.get(node.node, math.inf) >= wide])
     width = {node.node: cluster.bandwidth(node.node, node.node) for node in ranked}
     widths = sorted(set(width.values()))
     pools.extend(

@@ -477,7 +477,7 @@ def test_a_plan_says_what_its_lines_are_taken_to_carry_and_whether_that_was_meas
 
 
 def test_nodes_behind_a_narrow_line_to_the_others_are_left_out_of_what_needs_a_wide_one() -> None:
-    near, far = ([node(number, bandwidth=1e9) for number in numbers] for numbers in ((0, 1), (2, 3)))
+    near, far = ([node(number, bandwidth=1e9) for number in numbers] for numbers in ((0, 3), (1, 2)))
     lines = {
         one.node: {
             other.node: 1e9 if (one in near) == (other in near) else 1e5 for other in near + far if other is not one
