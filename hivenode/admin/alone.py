@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import platform
 import tempfile
+import time
 from pathlib import Path
 
 from hivenode.jobs import tracing
 from hivenode.jobs.capacities import capacity_of
+from hivenode.net.widths import Widths
 from hivenode.planning.profile import DEFAULT_BANDWIDTH, NodeProfile, SelfProfile, cores, free_memory_bytes
 from hivenode.spec.capacity import NodeCapacity
 from hivenode.spec.tracing import TraceNumbers, TraceOrder
@@ -21,7 +23,9 @@ def this_machine(home: Path) -> NodeCapacity:
         kept = home if home.is_dir() else Path(elsewhere)
         own = SelfProfile(kept / "profile.json")
         measured = asyncio.run(own.measure())
-    lines = {peer: bandwidth for peer, (bandwidth, _) in own.lines.items()}
+    widths, now = Widths(), time.time()
+    widths.recall(own.lines, now)
+    lines = {peer: bandwidth for peer, (bandwidth, _) in widths.known(now).items()}
     profile = NodeProfile(
         node="",
         flops=measured.flops,

@@ -56,11 +56,12 @@ class Sounder:
             await self._keep()
 
     def _next(self) -> str:
-        """Whom to sound now; "" for nobody."""
+        """Whom to sound now, those first of whom least is known; "" for nobody."""
         now = self._wall()
         self._failed = {peer: at for peer, at in self._failed.items() if 0 <= now - at < RETRY_SECONDS}
-        due = (peer for peer in self._links() if peer not in self._failed and self._widths.due(peer, now))
-        return next(due, "")
+        lacking = {peer: self._widths.lacking(peer, now) for peer in self._links() if peer not in self._failed}
+        peer = max(lacking, key=lambda each: lacking[each], default="")
+        return peer if lacking.get(peer) else ""
 
     async def _once(self, peer: str) -> None:
         try:

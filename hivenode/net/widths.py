@@ -98,12 +98,12 @@ class Widths:
                 found[peer] = (statistics.median(one.bandwidth for one in counts), max(one.at for one in counts))
         return found
 
-    def due(self, peer: str, now: float) -> bool:
-        """Whether this line should be sounded."""
+    def lacking(self, peer: str, now: float) -> int:
+        """How many soundings of this line are due."""
         counts = _counting(self._of.get(peer, ()), now)
         if counts and not counts[0].sounded:
-            return False
-        return sum(now - one.at <= STALE_SECONDS for one in counts) < SOUNDINGS
+            return 0
+        return max(0, SOUNDINGS - sum(now - one.at <= STALE_SECONDS for one in counts))
 
     def recall(self, kept: Mapping[str, tuple[float, float]], now: float) -> None:
         """What `known` gave to an earlier process; it counts as one sounding each, so that it is looked at again."""

@@ -213,7 +213,8 @@ class _Group:
 
 def _groups(nodes: Sequence[NodeProfile], cluster: ClusterView, least: int, most: int, costs: Costs) -> list[_Group]:
     """Sets of nodes worth a prediction: the n fastest for each n, of all nodes, of each island of near ones, of those
-    that one has wide lines to, and of those with better links. A slow or far node joins only where some set with it is fastest."""
+    that one has wide lines to, and of those with better links. A slow or far node joins only where some set with it is
+    fastest."""
     ranked = sorted(nodes, key=lambda node: (-node.speed, node.node))
     pools: list[list[NodeProfile]] = [ranked]
     pools.extend(
@@ -230,7 +231,7 @@ def _groups(nodes: Sequence[NodeProfile], cluster: ClusterView, least: int, most
         [node for node in ranked if width[node.node] >= widths[len(widths) * quarter // 4]] for quarter in (1, 2, 3)
     )
     groups: dict[tuple[str, ...], _Group] = {}
-    for pool in pools:
+    for pool in {tuple(node.node for node in pool): pool for pool in pools}.values():
         round_trip, bandwidth = 0.0, math.inf
         for count, node in enumerate(pool[:most], start=1):
             for other in pool[: count - 1]:

@@ -154,6 +154,7 @@ class MemoryNode:
                     latency_ms=None if name == "ash" else 0.4,
                     self=name == "ash",
                     coordinator=node == self.coordinator,
+                    bandwidth=None if name == "ash" else 87.5e6,
                 )
                 for name, node in NODES.items()
             ),

@@ -42,6 +42,8 @@ def test_status(busy: Endpoint, run: Run) -> None:
     rows = {line.split()[-1]: line for line in answer.out.splitlines() if "127.0.0.1:7420" in line}
     assert rows["aaaaaaaa"].split()[:3] == ["*", "ash", "alive"]
     assert "(elected)" in rows["bbbbbbbb"]
+    assert "87.5 MB/s" in rows["bbbbbbbb"]
+    assert "MB/s" not in rows["aaaaaaaa"]
     assert rows["cccccccc"].split()[:2] == ["cedar", "dead"]
 
 

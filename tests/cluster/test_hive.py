@@ -190,3 +190,19 @@ async def test_analyze_tells_what_each_node_of_the_hive_would_take(hive: list[Ma
         assert node["training"]
         assert node["room_bytes"] > 0
         assert 0 < node["step_seconds"]["low"] < node["step_seconds"]["value"] < node["step_seconds"]["high"]
+
+
+async def test_lines_are_measured_and_a_plan_says_so(hive: list[Machine]) -> None:
+    first = hive[0]
+    await asyncio.gather(
+        *(
+            machine.until(
+                "/v1/status", lambda s: all(each["self"] or each["bandwidth"] for each in s["members"]), seconds=60
+            )
+            for machine in hive
+        )
+    )
+    plan = await first.api("POST", "/v1/plan", job(1, strategy="data_parallel", min_nodes=3))
+    assert "MB/s, as measured" in plan["reason"]
+    capacity = await first.api("GET", "/v1/capacity")
+    assert [node["lines"] for node in capacity["nodes"]] == [2, 2, 2]

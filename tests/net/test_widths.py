@@ -78,22 +78,22 @@ def test_one_odd_transfer_says_little() -> None:
 
 def test_soundings_count_only_where_nothing_was_moved() -> None:
     widths = Widths()
-    assert widths.due("a", NOW)
+    assert widths.lacking("a", NOW)
     for _ in range(3):
         widths.note("a", 10e6, NOW, sounded=True)
     assert of(widths, "a") == 10e6
-    assert not widths.due("a", NOW)
-    assert widths.due("a", NOW + STALE_SECONDS + 1)
+    assert not widths.lacking("a", NOW)
+    assert widths.lacking("a", NOW + STALE_SECONDS + 1)
     widths.note("a", 100e6, NOW)
     assert of(widths, "a") == 100e6
-    assert not widths.due("a", NOW + STALE_SECONDS + 1)
+    assert not widths.lacking("a", NOW + STALE_SECONDS + 1)
 
 
 def test_what_is_old_is_forgotten() -> None:
     widths = Widths()
     widths.note("a", 10e6, NOW)
     assert of(widths, "a", NOW + LASTING_SECONDS + 1) is None
-    assert widths.due("a", NOW + LASTING_SECONDS + 1)
+    assert widths.lacking("a", NOW + LASTING_SECONDS + 1)
 
 
 def test_what_is_remembered_is_looked_at_again() -> None:
@@ -102,7 +102,7 @@ def test_what_is_remembered_is_looked_at_again() -> None:
     first.note("old", 10e6, NOW - LASTING_SECONDS - 1)
     second.recall({**first.known(NOW), "odd": (math.nan, NOW), "ahead": (1e6, NOW + 1e6)}, NOW + 60)
     assert second.known(NOW + 60) == {"a": (10e6, NOW)}
-    assert second.due("a", NOW + 60)
+    assert second.lacking("a", NOW + 60) == 2
 
 
 def test_no_more_than_so_many_lines_are_remembered() -> None:
