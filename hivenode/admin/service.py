@@ -236,9 +236,11 @@ class Service:
 
     async def plan(self, data: dict[str, Any]) -> Breakdown:
         spec = parse_job(data)
+        given = spec.training.model_fields_set
         self._resolve_nodes(spec)
         spec = await self._p.preparer.resolve(spec, keep=False)
-        return break_down(await self._p.proposer.propose(spec, salt="dry run"), spec)
+        found = break_down(await self._p.proposer.propose(spec, salt="dry run"), spec)
+        return msgspec.structs.replace(found, reason=f"{found.reason} {unused_by(spec, given)}".strip())
 
     async def capacity(self) -> HiveCapacity:
         profiles, missing = await self._p.proposer.profiles()

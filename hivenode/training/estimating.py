@@ -62,7 +62,10 @@ def estimating(
         data = before.scaled(data)
     if entry.kind in ("trees", "members", "whole"):
         kept = before.tensors if before is not None else {}
-        fitting = Fitting(spec, group, data, collective, report, threads, entry.kind != "whole", earlier=kept)
+        fitting = Fitting(spec, group, data, collective, report, threads, entry.kind != "whole", save, earlier=kept)
+        units = saved(Layout({})) if fitting.keeps else None
+        if units is not None:
+            fitting.resume(units)
         return Prepared(fitting, Layout({}), lambda: EstimatorModel(model, info, fitting.tensors))
     inputs, _ = data.train.take(np.arange(len(data.train)))
     learns = learner(model.source, model.params, inputs, info.outputs, spec.training.seed)
