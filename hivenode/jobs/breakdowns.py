@@ -13,7 +13,6 @@ from hivenode.models import compositions
 from hivenode.planning.breakdown import Divided, coordination, fractions, subtasks
 from hivenode.spec.breakdown import Breakdown
 from hivenode.spec.job import JobSpec
-from hivenode.spec.model import ModelSpec
 from hivenode.spec.split import held_out
 from hivenode.spec.values import Plan
 
@@ -41,20 +40,22 @@ def break_down(plan: Plan, spec: JobSpec) -> Breakdown:
     )
 
 
-def unused(model: ModelSpec, given: Collection[str]) -> str:
-    """A sentence on what a job's section training says and its estimator takes no notice of; "" if there is nothing.
+def unused(spec: JobSpec, given: Collection[str]) -> str:
+    """A sentence on what of a job's section training its estimator takes no notice of; "" if there is nothing.
 
     Args:
-        given: names of the fields that were given.
+        given: names of the fields that a person has set.
     """
-    kind = compositions.entry_of(model).kind
+    if spec.framework != "sklearn":
+        return ""
+    kind = compositions.entry_of(spec.model).kind
     if kind in FITTED:
         idle = set(given) - (FITTED_BY - {"checkpoint_every_steps"} if kind == "whole" else FITTED_BY)
     else:
         idle = set(given) & OWN_RULES
     if not idle:
         return ""
-    return f"Not used by {model.name}, which goes by model.params: training.{', training.'.join(sorted(idle))}."
+    return f"{spec.model.name} takes no notice of training.{', training.'.join(sorted(idle))}; it goes by model.params."
 
 
 def _scaled(plan: Plan) -> Plan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from hivenode.net.local import (
 )
 from hivenode.spec.job import DataSpec, JobSpec, ModelSpec, TrainingSpec
 from hivenode.spec.values import Strategy
-from tests.worker.members import LIMITS, Member, attempt, begin, difference, digest, failure, node, plan, spec
+from tests.worker.members import LIMITS, Member, attempt, begin, difference, digest, failure, node, plan, slowed, spec
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -111,14 +112,14 @@ async def test_a_forest_of_two_nodes_is_that_of_one(host: ForkWorkers, tmp_path:
 
 
 FOREST = {"estimator": "RandomForestClassifier", "n_estimators": 12}
-LONG = {"estimator": "RandomForestClassifier", "n_estimators": 500}
+LONG = {"estimator": "RandomForestClassifier", "n_estimators": 120}
 TREE = {"estimator": "DecisionTreeClassifier"}
 
 
 @pytest.mark.parametrize(("model", "params", "estimators", "units", "before", "after"), [
-    ("RandomForestClassifier", {"n_estimators": 1201}, (), 121, [0.6, 0.4], [0.5, 0.3, 0.2]),
-    pytest.param("ExtraTreesClassifier", {"n_estimators": 2500}, (), 250, [1.0], [0.6, 0.4], marks=pytest.mark.slow),
-    pytest.param("BaggingClassifier", {"n_estimators": 300}, (TREE,), 30, [0.5, 0.5], [1.0], marks=pytest.mark.slow),
+    ("RandomForestClassifier", {"n_estimators": 601}, (), 61, [0.6, 0.4], [0.5, 0.3, 0.2]),
+    pytest.param("ExtraTreesClassifier", {"n_estimators": 1000}, (), 100, [1.0], [0.6, 0.4], marks=pytest.mark.slow),
+    pytest.param("BaggingClassifier", {"n_estimators": 200}, (TREE,), 20, [0.5, 0.5], [1.0], marks=pytest.mark.slow),
     pytest.param("VotingClassifier", {}, (LONG,) * 4, 4, [1.0], [0.5, 0.5], marks=pytest.mark.slow),
     pytest.param("StackingClassifier", {}, (LONG,) * 3, 3, [0.5, 0.5], [1.0], marks=pytest.mark.slow),
 ])  # fmt: skip
@@ -141,10 +142,13 @@ async def test_what_is_grown_goes_on_where_all_were_killed(
 
     (whole,) = await finish(await begun("whole", [1.0]))
     killed = await begun("killed", before)
-    checkpoint = await killed[0].expect(CheckpointWritten)
-    for member in killed:
-        member.handle.kill()
-        await member.exit()
+    with ExitStack() as slow:  # so that it lasts for more than one checkpoint
+        for member in killed:
+            slow.enter_context(slowed(member.handle.pid))
+        checkpoint = await killed[0].expect(CheckpointWritten)
+        for member in killed:
+            member.handle.kill()
+            await member.exit()
     assert 0 < checkpoint.step < units
     members = await begun("rest", after, checkpoint.path)
     finished = await finish(members)

@@ -81,8 +81,8 @@ class Growing(Protocol):
     def units(self) -> int: ...
 
     def due(self, every: int) -> int:
-        """After how many units a checkpoint is due, if it is after `every` trees or members; where members have not much
-        in common, each of them is worth one."""
+        """After how many units a checkpoint is due that is wanted after `every` trees or members; where each member is
+        of another kind, after one."""
         ...
 
     def grow(self, units: range) -> dict[int, Grown]:
