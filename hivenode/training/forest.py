@@ -65,8 +65,8 @@ class Fitting:
     earlier: Mapping[str, Floats] = field(default_factory=dict)
     """Arrays of the forest that it grows on top of."""
     tensors: dict[str, Floats] = field(default_factory=dict)
-    _known: dict[int, fitting.Grown] = field(init=False, default_factory=dict)
-    """Units that all members have."""
+    _known: dict[int, Floats] = field(init=False, default_factory=dict)
+    """Units that all members have, each as `fitting.pack` gives it."""
     _own: dict[int, fitting.Grown] = field(init=False, default_factory=dict)
     """Those that the others have not been given yet."""
     _made: int = field(init=False, default=0)
@@ -91,14 +91,15 @@ class Fitting:
     def state(self) -> State:
         """The units that there are, each as `fitting.pack` gives it."""
         nothing = np.zeros(0, np.float32)
-        units = sorted((self._own | self._known).items())
-        return State(self.step, nothing, nothing, {f"unit{n}": fitting.pack({n: unit}) for n, unit in units}, {})
+        units = sorted((_packed(self._own) | self._known).items())
+        return State(self.step, nothing, nothing, {f"unit{number}": packed for number, packed in units}, {})
 
     def resume(self, state: State) -> None:
         """Grow only what is missing there. Raises Corrupted: it holds something else than units."""
         try:
             for vector in state.slots.values():
-                self._known |= fitting.unpack(vector)
+                (number,) = fitting.unpack(vector)
+                self._known[number] = vector
         except ValueError as error:
             raise Corrupted(
                 f"The checkpoint of step {state.step} is incomplete: {error}.", fix="Use another copy of it."
@@ -181,13 +182,13 @@ class Fitting:
             except _Again:
                 self.group.look_around(self.step)
                 continue
-            self._known |= found  # less than was grown where somebody was late: who will tell the next time
+            self._known |= _packed(found)  # less than was grown where somebody was late: who will tell the next time
             self._own = {unit: made for unit, made in self._own.items() if unit not in self._known}
             if self.keeps and self.leads and len(self._known) < total:
                 self.save(self.state())
             started = time.monotonic()
         self._log(f"{self._made} of {total} units were grown here.", grown=self._made)
-        return self._alike(growing.together([self._known[unit] for unit in range(total)]))
+        return self._alike(growing.together([fitting.unpack(self._known[unit])[unit] for unit in range(total)]))
 
     def _grow(self, growing: fitting.Growing, started: float, began: float) -> dict[int, fitting.Grown]:
         """Of what is missing, this member's units for the members there are; those of lost ones are grown by the
@@ -296,6 +297,10 @@ class Fitting:
 def _all(part: Samples) -> tuple[Rows, Targets]:
     inputs, labels = part.take(np.arange(len(part)))
     return flat(inputs), narrow(labels)
+
+
+def _packed(units: Mapping[int, fitting.Grown]) -> dict[int, Floats]:
+    return {number: fitting.pack({number: unit}) for number, unit in units.items()}
 
 
 def _run(units: list[int], most: int) -> range:
