@@ -87,7 +87,13 @@ def estimating(
     )
     if state is not None:
         training.resume(state)
-    return Prepared(training, layout, lambda: EstimatorModel(model, info, _all_of(learns, parts)))
+
+    def kept() -> EstimatorModel:
+        if len(group.planned) > 1:
+            learns.have_seen(training.step * spec.training.batch_size // len(group.planned))
+        return EstimatorModel(model, info, _all_of(learns, parts))
+
+    return Prepared(training, layout, kept)
 
 
 def _all_of(learns: EstimatorLearner, parts: int) -> dict[str, Floats]:

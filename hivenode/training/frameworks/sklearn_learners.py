@@ -77,6 +77,9 @@ class EstimatorLearner(ABC):
         """From what an earlier one has left: its `tensors`, and by name what it has `kept`. Raises InvalidInput,
         ValueError: they are not those of such an estimator."""
 
+    def have_seen(self, samples: int) -> None:  # noqa: B027 - most count nothing of the kind
+        """Count so many samples of this run: what members have taken each differs, and their files must not."""
+
     def slots(self) -> Mapping[str, Floats]:
         return {}
 
@@ -145,8 +148,9 @@ class PartialFit(EstimatorLearner):
 
     def _forget(self) -> None:
         """Undo what the batch that made the arrays has left elsewhere."""
+        self._first = 1.0
         if not self._network:
-            self._estimator.t_ = 1.0
+            self._estimator.t_ = self._first
             return
         self._estimator._optimizer.t = 0
         for array in [array for arrays in self._moments().values() for array in arrays]:
@@ -182,6 +186,10 @@ class PartialFit(EstimatorLearner):
         coefficients, intercepts = arrays
         return {"coefficients": coefficients.reshape(-1, self._features), "intercepts": intercepts.ravel()}
 
+    def have_seen(self, samples: int) -> None:
+        if not self._network:
+            self._estimator.t_ = self._first + samples
+
     def kept(self, parts: int) -> dict[str, Floats]:
         if self._network:
             return {}  # its optimizer begins anew, as that of other models
@@ -193,7 +201,7 @@ class PartialFit(EstimatorLearner):
             arrays = [tensors[f"{kind}{n}"] for n in layers for kind in ("weight", "bias")]
         else:
             high, low = kept("seen").tolist()
-            self._estimator.t_ = high * _DIGITS + low
+            self._estimator.t_ = self._first = high * _DIGITS + low
             arrays = [tensors["coefficients"], tensors["intercepts"]]
         self.adopt(np.concatenate([np.ravel(array) for array in arrays]))
 
