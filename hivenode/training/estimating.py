@@ -88,12 +88,12 @@ def estimating(
     if state is not None:
         training.resume(state)
 
-    def kept() -> EstimatorModel:
+    def made() -> EstimatorModel:
         if len(group.planned) > 1:
             learns.have_seen(training.step * spec.training.batch_size // len(group.planned))
         return EstimatorModel(model, info, _all_of(learns, parts))
 
-    return Prepared(training, layout, kept)
+    return Prepared(training, layout, made)
 
 
 def _all_of(learns: EstimatorLearner, parts: int) -> dict[str, Floats]:

@@ -8,7 +8,7 @@ several places in the end, and more passes over it. What is computed, and in whi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import fx
@@ -20,7 +20,7 @@ CHANNELS = 64
 have fewer."""
 
 aten = torch.ops.aten
-Gradient = torch.Tensor | None
+Gradient: TypeAlias = torch.Tensor | None
 
 
 class _Linear(torch.autograd.Function):  # type: ignore[misc]  # torch has no types here
