@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from hivenode.hive import profiles, statements, sums
 from hivenode.hive.broadcasts import MAX_STATEMENTS
-from hivenode.hive.prober import NEVER, Prober, Redial, Send
+from hivenode.hive.effects import Redial, Send
+from hivenode.hive.prober import NEVER, Prober
 from hivenode.hive.profiles import PROFILES, Profile
 from hivenode.hive.refusals import Refusals
 from hivenode.hive.roster import PRESENT, Changed, Conflict, Forgotten, Member, MemberState, Roster

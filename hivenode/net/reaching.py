@@ -16,7 +16,8 @@ from hivenode.tasks import TaskGroup
 
 log = get_logger("peers")
 
-MAX_SEEDS = 64
+MAX_SEEDS = 256
+"""As many as `network.seeds` takes."""
 
 
 class Linked(Protocol):

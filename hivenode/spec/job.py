@@ -55,7 +55,7 @@ class JobSpec(Section):
     @model_validator(mode="after")
     def _together(self) -> JobSpec:
         estimator = self.model.kind == "sklearn"
-        if estimator != (self.framework == "sklearn"):
+        if self.model.kind != "catalog" and estimator != (self.framework == "sklearn"):
             raise ValueError(f"framework is {self.framework}, and {self.model.source} is not a model of it")
         if self.framework == "keras" and self.model.kind not in ("zoo", "layers", "keras", "catalog"):
             raise ValueError(f"keras builds zoo:, layers: and keras: models, and {self.model.source} is none")

@@ -63,7 +63,6 @@ class StagedAssignment:
     """
 
     def __init__(self, channel: Channel, begin: Begin, limits: WorkerLimits) -> None:
-        self._started = time.monotonic()
         self._channel, self._begin, self._limits = channel, begin, limits
         self._spec = JobSpec.model_validate_json(begin.spec)
         self._directory = Path(begin.directory)
@@ -114,7 +113,6 @@ class StagedAssignment:
                     port=line.port,
                     certificate=line.certificate,
                     parameters=len(self._stage.weights),
-                    load_seconds=time.monotonic() - self._started,
                     group_port=same.port,
                 )
             )

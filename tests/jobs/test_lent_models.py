@@ -41,6 +41,7 @@ async def planned(having: Mapping[str, Offer | Unfit | None], **placement: Any) 
     proposer = Proposer(
         me="ash", call=call, workers=lambda: tuple(having), name=str, latency=lambda node: 0.001,
         experience=Experience(),
+        reading_seconds=60.0,
     )  # fmt: skip
     job = {
         "name": "bert", "model": {"source": "hf:base"}, "data": {"source": "sklearn:digit_tokens"},
@@ -101,7 +102,13 @@ async def test_a_name_that_nobody_could_offer_is_asked_of_nobody() -> None:
         return ProfileReply(1e11, 1 << 33, 2, 1e9, ("torch",), 0)
 
     proposer = Proposer(
-        me="ash", call=call, workers=lambda: ("ash",), name=str, latency=lambda node: 0.001, experience=Experience()
+        me="ash",
+        call=call,
+        workers=lambda: ("ash",),
+        name=str,
+        latency=lambda node: 0.001,
+        experience=Experience(),
+        reading_seconds=0.0,
     )
     job = {"name": "bert", "model": {"source": "hf:" + "b" * 190}, "data": {"source": "sklearn:digit_tokens"}}
     with pytest.raises(Unavailable, match="No node that answers has hf:bbb"):

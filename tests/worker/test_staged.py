@@ -153,6 +153,29 @@ async def test_a_checkpoint_goes_on_under_any_strategy(host: ForkWorkers, tmp_pa
     assert digest(same[0].path) == digest(straight[0].path)
 
 
+@pytest.mark.parametrize("plan", [
+    pytest.param(staged((3,), 2), id="pipeline"),
+    pytest.param(staged((3,), 1, lines=(0.5, 0.5)), id="two lines", marks=pytest.mark.slow),
+])  # fmt: skip
+async def test_all_stages_end_early_after_the_epoch_after_which_one_node_does(
+    host: ForkWorkers, tmp_path: Path, plan: Plan
+) -> None:
+    job = spec(epochs=40, learning_rate=0.05, momentum=0.9, batch_size=128, patience=1, min_improvement=0.08)
+    (alone,) = await attempt(host, job, [1.0], tmp_path / "one")
+    (one,) = await finish([alone])
+    members = await start(host, job, plan, tmp_path / "cut")
+    together = await finish(members)
+    per_epoch = 12
+    assert {done.step for done in together} == {one.step}
+    assert 2 * per_epoch <= one.step < 40 * per_epoch
+    assert len({digest(done.path) for done in together}) == 1
+    assert together[0].metrics["test_loss"] == pytest.approx(one.metrics["test_loss"], rel=0.05)
+    for leader in (alone, members[0]):
+        (said,) = [log for log in leader.all(Log) if log.event.startswith("Training ends early: ")]
+        assert said.fields["step"] == one.step
+    assert not [log for log in members[-1].all(Log) if log.event.startswith("Training ends early")]
+
+
 @pytest.mark.parametrize("victim", [0, 1, 2])
 async def test_the_loss_of_a_stage_ends_the_attempt_for_all_to_be_planned_again(
     host: ForkWorkers, tmp_path: Path, victim: int
