@@ -18,11 +18,12 @@ from pathlib import Path
 import psutil
 from aiohttp import web
 
-from hivenode import __version__, dumpable
+from hivenode import __version__, dumpable, walls
 from hivenode.admin.api import AdminServer
 from hivenode.admin.notify import keep_watchdog, notify
 from hivenode.config import DEFAULT_PORT, Settings, full_address, load_settings
 from hivenode.errors import Conflict, HiveError, InvalidInput
+from hivenode.home import Home
 from hivenode.job_log import JobLogWriter
 from hivenode.jobs.lending import Lender
 from hivenode.jobs.workers import ForkWorkers
@@ -61,34 +62,6 @@ LENDING_SECONDS = 1.0
 log = get_logger("daemon")
 
 
-@dataclass(frozen=True)
-class Home:
-    """The folder that holds everything of one node."""
-
-    path: Path
-
-    @property
-    def key(self) -> Path:
-        return self.path / "key.pem"
-
-    @property
-    def current(self) -> Path:
-        """Names the hive this node is in."""
-        return self.path / "hive"
-
-    @property
-    def token(self) -> Path:
-        return self.path / "admin.token"
-
-    @property
-    def endpoint(self) -> Path:
-        """Where the admin endpoint of the running daemon is: {"url", "pid"}."""
-        return self.path / "run" / "admin.json"
-
-    def hive(self, hive_id: str) -> Path:
-        return self.path / "hives" / hive_id
-
-
 @dataclass
 class Bench:
     """`admin.doctor.Instruments` of this machine.
@@ -113,6 +86,14 @@ class Bench:
     @property
     def discovery(self) -> str:
         return self.discovering.state() if self.discovering is not None else ""
+
+    @property
+    def walls(self) -> str:
+        return walls.found()
+
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        return walls.lacking()
 
     async def probe(self, peer: str, address: str) -> Probe:
         return await self.transport.probe(peer, address, _wall)
@@ -171,6 +152,8 @@ class _Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
         credentials = await self._credentials()
+        if lacking := walls.lacking():
+            log.warning("workers of this machine are not fully walled in", reason=" ".join(lacking), fix=walls.REMEDY)
         self._measuring = asyncio.create_task(self._profile.measure(), name="profile")
         await self._lender.offers(0.0)  # begun now, so that the first job finds them
         watchdog = asyncio.create_task(keep_watchdog(), name="watchdog")
@@ -280,7 +263,7 @@ class _Daemon:
                 wall=_wall,
                 rng=self._rng,
                 limits=self._limits,
-                profile=lambda: self._own_profile(workers),
+                profile=lambda about: self._own_profile(workers, about),
                 join=self._join,
                 stop=self._stopping.set,
                 admin_url=lambda: self._url,
@@ -410,10 +393,10 @@ class _Daemon:
             nice=worker.nice,
         )
 
-    async def _own_profile(self, workers: ForkWorkers) -> ProfileReply:
+    async def _own_profile(self, workers: ForkWorkers, about: tuple[str, ...]) -> ProfileReply:
         measured = await asyncio.shield(self._measuring)
         limits, halves = self._limits(), half_precisions()
-        offers = await self._lender.offers(LENDING_SECONDS)
+        offers = await self._lender.offers(LENDING_SECONDS, about)
         return ProfileReply(
             flops=measured.flops,
             memory_bytes=min(limits.memory_bytes, psutil.virtual_memory().available),
@@ -422,6 +405,7 @@ class _Daemon:
             frameworks=workers.frameworks,
             running=0,
             offers=offers,
+            unfit=self._lender.unfit(about),
             looking=self._lender.looking,
             versions=workers.versions,
             bf16="bf16" in halves,

@@ -15,7 +15,7 @@ import msgspec
 from hivenode.data import sources
 from hivenode.data.info import DataInfo
 from hivenode.errors import HiveError, Unavailable
-from hivenode.models import compositions
+from hivenode.models import compositions, hub
 from hivenode.models.declared import describe as describe_model
 from hivenode.models.declared import layers_of
 from hivenode.models.layers import buffers
@@ -30,6 +30,7 @@ from hivenode.spec.model import ModelSpec
 from hivenode.spec.values import Plan, Strategy
 
 PROFILE_SECONDS = 3.0
+MAX_REASON = 1900
 EVERYWHERE = frozenset({Strategy.single_node, Strategy.data_parallel})
 RUNNABLE = {
     "torch": EVERYWHERE | {Strategy.model_parallel, Strategy.pipeline_parallel},
@@ -48,6 +49,7 @@ class Proposer:
         workers: ids of alive members with the worker role.
         name: a node's name for people.
         latency: smoothed round trip between this node and another, seconds, or None.
+        reading_seconds: that a job waits at most for a node which still reads data of its own.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Proposer:
         name: Callable[[str], str],
         latency: Callable[[str], float | None],
         experience: Experience,
+        reading_seconds: float,
     ) -> None:
         self._me = me
         self._call = call
@@ -66,6 +69,9 @@ class Proposer:
         self._name = name
         self._latency = latency
         self._experience = experience
+        self._reading_seconds = reading_seconds
+        self._reading: dict[tuple[str, str], float] = {}
+        """Since when a node has been heard to read something, by node and name of that."""
 
     async def propose(self, spec: JobSpec, *, salt: str, memory_factor: float = 1.0) -> Plan:
         """Choose a strategy and shares. `salt` seeds exploration, so a plan can be replayed; `memory_factor` is what
@@ -77,9 +83,9 @@ class Proposer:
         """
         if not self.only_nodes_know(spec):
             describe(spec)  # what is wrong with it is told whoever is there
-        heard = await self._heard()
-        self._known_of(spec, heard)
-        workload, heard = _priced(spec, heard)
+        heard = await self._heard(spec.needs)
+        late = self._late(spec, heard)
+        workload, heard = _priced(spec, heard, self._name, late)
         if memory_factor != 1.0:
             workload = workload.taking(memory_factor)
         profiles = tuple(self._profile(node, reply) for node, reply in heard.items())
@@ -87,33 +93,56 @@ class Proposer:
             raise Unavailable(
                 "No member that may work answers.", fix="Start a node with the worker role; see `hivenode status`."
             )
-        return plan(
-            workload,
-            spec.placement,
-            self._view(profiles),
-            self._experience,
-            rng=random.Random(zlib.crc32(salt.encode())),
-            runnable=_runnable(spec),
-        )
-
-    def _known_of(self, spec: JobSpec, heard: dict[str, ProfileReply]) -> None:
-        """Raises Unavailable while a node reads data of its own that it may take part with: all of them are meant."""
-        named = set(spec.placement.nodes)
-        reading = [
-            self._name(node)
-            for node, reply in heard.items()
-            if set(spec.needs) & set(reply.looking) and (not named or named & {node, self._name(node)})
-        ]
-        if reading:
-            raise Unavailable(
-                f"What is {spec.data.source} on {', '.join(reading)} is still being read there.",
-                fix="Ask again in a moment; a job that was submitted waits by itself.",
+        try:
+            found = plan(
+                workload,
+                spec.placement,
+                self._view(profiles),
+                self._experience,
+                rng=random.Random(zlib.crc32(salt.encode())),
+                runnable=_runnable(spec),
             )
+        except Unavailable as error:
+            raise Unavailable(f"{error.sentence} {late}".strip()[:MAX_REASON], fix=error.fix) from error
+        return msgspec.structs.replace(found, reason=f"{found.reason} {late}".strip()[:MAX_REASON])
 
-    async def _heard(self) -> dict[str, ProfileReply]:
+    def _late(self, spec: JobSpec, heard: dict[str, ProfileReply]) -> str:
+        """A sentence on those that are no longer waited for, "" if there are none.
+
+        Raises:
+            Unavailable: a node reads data of its own that it may take part with, and has not taken too long yet: all of
+                them are meant.
+        """
+        now = asyncio.get_running_loop().time()
+        reading = [
+            (node, self._reading.get((node, name), now))
+            for node, reply in heard.items()
+            for name in set(spec.needs) & set(reply.looking)
+            if _meant(spec, node, self._name)
+        ]
+        if awaited := [self._name(node) for node, since in reading if now - since < self._reading_seconds]:
+            raise Unavailable(
+                f"What is {spec.data.source} on {', '.join(awaited)} is still being read there.",
+                fix="Ask again in a moment; a job that was submitted waits by itself, at most "
+                f"{self._reading_seconds:.0f} s (jobs.reading_seconds).",
+            )
+        if not reading:
+            return ""
+        names = ", ".join(sorted(self._name(node) for node, _ in reading))
+        return f"It goes without {names}, still reading {spec.data.source} after {self._reading_seconds:.0f} s."
+
+    def still_reads(self, node: str) -> bool:
+        """Whether it did when it was last asked."""
+        return any(reader == node for reader, _ in self._reading)
+
+    async def _heard(self, about: tuple[str, ...] = ()) -> dict[str, ProfileReply]:
         workers = self._workers()
-        replies = await asyncio.gather(*(self._ask(node) for node in workers))
-        return {node: reply for node, reply in zip(workers, replies, strict=True) if reply is not None}
+        replies = await asyncio.gather(*(self._ask(node, about) for node in workers))
+        heard = {node: reply for node, reply in zip(workers, replies, strict=True) if reply is not None}
+        now = asyncio.get_running_loop().time()
+        reading = [(node, name) for node, reply in heard.items() for name in reply.looking]
+        self._reading = {each: self._reading.get(each, now) for each in reading}
+        return heard
 
     async def profiles(self) -> tuple[tuple[NodeProfile, ...], tuple[str, ...]]:
         """What each member that may work has measured of itself, and the names of those that do not answer."""
@@ -135,7 +164,7 @@ class Proposer:
             plaintext: those that take part, where they speak in plaintext: each has to trust a newcomer, and it them.
             beside: one that takes part: a newcomer has to have its version of the framework.
         """
-        named, workers = set(spec.placement.nodes), self._workers()
+        workers = self._workers()
         asked = [node for node in nodes if node in workers]
         answers = await asyncio.gather(*(self._ask(node) for node in [*asked, *plaintext]))
         heard = zip([*asked, *plaintext], answers, strict=True)
@@ -158,13 +187,13 @@ class Proposer:
             and set(spec.libraries) <= reply.versions.keys()
             and not reply.paused
             and not reply.running
-            and set(spec.needs) <= {offer.name for offer in reply.offers}
-            and (not named or named & {node, self._name(node)})
+            and _offers_alike(spec, reply, member)
+            and _meant(spec, node, self._name)
         ]
 
-    async def _ask(self, node: str) -> ProfileReply | None:
+    async def _ask(self, node: str, about: tuple[str, ...] = ()) -> ProfileReply | None:
         try:
-            reply = await self._call(node, ProfileRequest(), PROFILE_SECONDS)
+            reply = await self._call(node, ProfileRequest(about), PROFILE_SECONDS)
         except HiveError:
             return None  # it does not answer now, so it takes no part now
         return reply if isinstance(reply, ProfileReply) else None
@@ -181,6 +210,7 @@ class Proposer:
             paused=reply.paused,
             name=self._name(node),
             offers=tuple(offer.name for offer in reply.offers),
+            unfit={each.name: each.reason for each in reply.unfit},
             versions=reply.versions,
             bf16=reply.bf16,
             fp16=reply.fp16,
@@ -196,6 +226,13 @@ class Proposer:
         return ClusterView(profiles=profiles, latencies=measured)
 
 
+def _offers_alike(spec: JobSpec, reply: ProfileReply, member: ProfileReply | None) -> bool:
+    """Whether a node has all that a job needs, of the kind that one which takes part has."""
+    found = {offer.name: offer.same for offer in reply.offers}
+    usual = {offer.name: offer.same for offer in (member.offers if member is not None else ())}
+    return all(need in found and found[need] == usual.get(need, found[need]) for need in spec.needs)
+
+
 def describe(spec: JobSpec) -> Workload:
     """What a job costs, from its declaration alone. Raises InvalidInput for a model or data set that does not exist,
     or one that does not fit the other."""
@@ -203,14 +240,23 @@ def describe(spec: JobSpec) -> Workload:
     return _workload(spec, spec.model, data)
 
 
-def _priced(spec: JobSpec, heard: dict[str, ProfileReply]) -> tuple[Workload, dict[str, ProfileReply]]:
-    """What a job costs, also by what nodes offer; and the nodes without those that call something else by the name than
-    most others do."""
+def _priced(
+    spec: JobSpec, heard: dict[str, ProfileReply], name: Callable[[str], str], late: str
+) -> tuple[Workload, dict[str, ProfileReply]]:
+    """What a job costs, also by what nodes offer; and the nodes without those whose own data are unlike those of most
+    others. `late`: what to add to that nobody has something."""
     offered: dict[str, Offer] = {}
+    model = spec.model
     for need in spec.needs:
         found = {node: offer for node, reply in heard.items() for offer in reply.offers if offer.name == need}
         if not found:
-            raise Unavailable(f"No node that answers has {need}.", fix=_instead(need, heard))
+            raise _nowhere(need, heard, name, late)
+        if need == model.source:
+            found = {node: offer for node, offer in found.items() if _meant(spec, node, name)} or found
+            _one_model(need, found, name)
+            node, offer = next(iter(found.items()))
+            config = hub.told(offer.config, f"The configuration of {need} on {name(node)}") if offer.config else {}
+            model = model.model_copy(update={"parameters": offer.parameters or None, "config": config})
         kinds = Counter(offer.same for offer in found.values())
         usual = max(sorted(kinds), key=lambda kind: kinds[kind])
         odd = {node for node, offer in found.items() if offer.same != usual}
@@ -221,16 +267,42 @@ def _priced(spec: JobSpec, heard: dict[str, ProfileReply]) -> tuple[Workload, di
     if spec.data.kind == "private":  # each node has its own
         offers = [offer for reply in heard.values() for offer in reply.offers if offer.name == spec.data.source]
         data = msgspec.structs.replace(data, samples=sum(offer.info.samples for offer in offers if offer.info))
-    model = spec.model
-    if (base := offered.get(model.source)) is not None:
-        model = model.model_copy(update={"parameters": base.parameters or None})
     return _workload(spec, model, data), heard
+
+
+def _one_model(need: str, found: Mapping[str, Offer], name: Callable[[str], str]) -> None:
+    """Raises Unavailable: nodes call different models by one name; which one is meant nobody but a person can tell."""
+    kinds: dict[str, list[str]] = {}
+    for node, offer in sorted(found.items()):
+        kinds.setdefault(offer.same, []).append(name(node))
+    if len(kinds) > 1:
+        groups = sorted(kinds.values(), key=lambda names: (-len(names), names))
+        raise Unavailable(
+            f"{need} is not the same model on all nodes: {', '.join(groups[0])} "
+            f"{'has' if len(groups[0]) == 1 else 'have'} one, {'; '.join(', '.join(names) for names in groups[1:])} "
+            "another.",
+            fix="Copy one directory to all of them, or name the nodes that are meant in placement.nodes.",
+        )
+
+
+def _meant(spec: JobSpec, node: str, name: Callable[[str], str]) -> bool:
+    named = set(spec.placement.nodes)
+    return not named or bool(named & {node, name(node)})
+
+
+def _nowhere(need: str, heard: Mapping[str, ProfileReply], name: Callable[[str], str], late: str) -> Unavailable:
+    """Of something that no node has, or none in order. `late`: what to add."""
+    unfit = [(node, each) for node, reply in heard.items() for each in reply.unfit if each.name == need]
+    if not unfit:
+        return Unavailable(f"No node that answers has {need}. {late}".strip(), fix=_instead(need, heard))
+    told = " ".join(f"{name(node)}: {each.reason}" for node, each in unfit)
+    return Unavailable(f"No node can use its {need}. {told}"[:MAX_REASON], fix=unfit[0][1].fix)
 
 
 def _workload(spec: JobSpec, model: ModelSpec, data: DataInfo) -> Workload:
     if spec.framework == "sklearn":
         compositions.fits(model, data)
-    workload = Workload.of(spec, model=describe_model(model, data), data=data, masked=_masked(spec, data))
+    workload = Workload.of(spec, model=describe_model(model, data), data=data, masked=_masked(spec, model, data))
     if spec.framework == "sklearn" and compositions.entry_of(model).kind in FITTED:
         members = compositions.members_of(model)
         return replace(workload, batch_size=workload.samples, epochs=1, max_steps=1, members=members)
@@ -241,9 +313,9 @@ def _runnable(spec: JobSpec) -> frozenset[Strategy]:
     return RUNNABLE.get(spec.framework, EVERYWHERE)
 
 
-def _masked(spec: JobSpec, data: DataInfo) -> dict[Strategy, str]:
+def _masked(spec: JobSpec, model: ModelSpec, data: DataInfo) -> dict[Strategy, str]:
     """Strategies that cannot run for a framework, model and data, and why."""
-    reasons = _masked_by_framework(spec, data)
+    reasons = _masked_by_framework(spec, model, data)
     if spec.data.kind != "private":
         return reasons
     stays = f"{spec.data.source} and what is made of it stay on the nodes that have it"
@@ -255,7 +327,7 @@ def _masked(spec: JobSpec, data: DataInfo) -> dict[Strategy, str]:
     return reasons
 
 
-def _masked_by_framework(spec: JobSpec, data: DataInfo) -> dict[Strategy, str]:
+def _masked_by_framework(spec: JobSpec, model: ModelSpec, data: DataInfo) -> dict[Strategy, str]:
     if spec.framework == "sklearn":
         return compositions.masked(spec.model)
     if spec.framework == "keras":
@@ -275,7 +347,10 @@ def _masked_by_framework(spec: JobSpec, data: DataInfo) -> dict[Strategy, str]:
         if given:
             why = f"{what} is for workers that hold the whole model"
             return {Strategy.model_parallel: why, Strategy.pipeline_parallel: why}
-    if buffers(layers_of(spec.model, data) or ()):
+    if model.kind == "hf" and not model.config:
+        why = f"the layers of {model.source} are not known: its configuration is of another kind, or too large to tell"
+        return {Strategy.model_parallel: why, Strategy.pipeline_parallel: why}
+    if buffers(layers_of(model, data) or ()):
         why = "batch normalisation would see small batches one by one; model_parallel gives it whole ones"
         return {Strategy.pipeline_parallel: why}
     return {}

@@ -88,9 +88,10 @@ def plan(
             fix="Use 'auto', or another model or framework.",
         )
     if forced is not None and forced not in runnable:
+        possible = [repr(strategy.value) for strategy in Strategy if strategy in runnable - workload.masked.keys()]
         raise InvalidInput(
             f"placement.strategy: {_not_built(forced, workload.framework)}.",
-            fix=f"Use 'auto' or one of {', '.join(repr(s.value) for s in Strategy if s in runnable)}.",
+            fix=f"Use 'auto' or one of {', '.join(possible)}.",
         )
     nodes, left_out = eligible(workload, spec_placement, cluster, exclude)
     slow = [node for node in nodes if workload.precision in HALVES and not HALVES[workload.precision](node)]
@@ -140,7 +141,7 @@ def eligible(
         elif workload.framework not in node.frameworks:
             left_out.append(f"{node.label} does not have {workload.framework}")
         elif missing := [*_lacking(workload.libraries, node.versions), *_lacking(workload.needs, node.offers)]:
-            left_out.append(f"{node.label} does not have {missing[0]}")
+            left_out.append(_lack(node, missing[0]))
         elif not (math.isfinite(node.flops) and node.flops > 0):
             left_out.append(f"{node.label} has not measured its speed")
         else:
@@ -150,6 +151,12 @@ def eligible(
     known = {name for node in cluster.profiles for name in (node.node, node.name)}
     left_out.extend(f"{name}, named in placement.nodes, does not answer" for name in sorted(wanted - known))
     return nodes, left_out
+
+
+def _lack(node: NodeProfile, what: str) -> str:
+    if what in node.unfit:
+        return f"{node.label} cannot use its {what} ({node.unfit[what].rstrip('.')})"
+    return f"{node.label} does not have {what}"
 
 
 def _lacking(wanted: Sequence[str], there: Collection[str]) -> list[str]:

@@ -50,6 +50,8 @@ class NodeProfile:
     """Its name for people."""
     offers: tuple[str, ...] = ()
     """What it has that not every node has: `private:NAME`, `hf:NAME`, `python:PACKAGE`."""
+    unfit: Mapping[str, str] = field(default_factory=dict)
+    """What it would offer, and a sentence on what is wrong with it."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Of what jobs may need and is installed there."""
     bf16: bool = False
@@ -253,18 +255,24 @@ class SelfProfile:
 
     async def measure(self) -> Measured:
         """From the cache, else by the probe. A probe that fails is logged and gives a cautious guess, so that the
-        machine can still take part; the guess is not cached."""
+        machine can still take part; the guess is not cached. Nor is what a busy machine is taken for: there threads
+        that wait for each other may take a hundred times as long, while one is hardly disturbed."""
         key = f"{machine_key()} / {self._threads} threads"
         flops = self._read().get(key, 0.0)
         guessed = False
         if not (math.isfinite(flops) and flops > 0):
             try:
                 flops = await measure_flops(threads=self._threads)
+                alone = await measure_flops(threads=1) if self._threads > 1 else flops
             except Unavailable as error:
                 flops, guessed = GUESSED_FLOPS * self._threads, True
                 log.warning("speed guessed", flops=flops, reason=str(error))
             else:
-                self._write({key: flops})
+                if flops >= alone:
+                    self._write({key: flops})
+                else:
+                    log.warning("speed measured on a busy machine, again at the next start", flops=alone)
+                    flops = alone
         self._current = Measured(flops, self._bandwidth, guessed)
         return self._current
 

@@ -59,7 +59,6 @@ class TrainingAssignment:
     """
 
     def __init__(self, channel: Channel, begin: Begin, limits: WorkerLimits, births: Births | None = None) -> None:
-        self._started = time.monotonic()
         self._channel = channel
         self._begin = begin
         self._limits = limits
@@ -89,7 +88,6 @@ class TrainingAssignment:
                     port=collective.port,
                     certificate=collective.certificate,
                     parameters=self._prepared.layout.size,
-                    load_seconds=time.monotonic() - self._started,
                 )
             )
             ready = orders.wait_for_peers()

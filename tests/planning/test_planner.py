@@ -438,6 +438,9 @@ def test_what_a_framework_cannot_do_is_masked_with_its_reason() -> None:
     assert (candidate.feasible, candidate.reason) == (False, "pipeline_parallel: keras models are not cut")
     with pytest.raises(InvalidInput, match="pipeline_parallel cannot run this job: keras models are not cut"):
         planned(job, cluster(node(0), node(1)), strategy="pipeline_parallel", runnable=BUILT)
+    with pytest.raises(InvalidInput, match="federated rounds are not available") as caught:
+        planned(job, cluster(node(0)), strategy="federated", runnable=BUILT | {Strategy.pipeline_parallel})
+    assert caught.value.fix == "Use 'auto' or one of 'single_node', 'data_parallel'."
 
 
 def test_local_steps_and_fewer_bytes_make_a_slow_line_bearable() -> None:

@@ -21,8 +21,7 @@ from hivenode.net.local import (
     ViewChanged,
     WorkerProgress,
 )
-from hivenode.spec.job import JobSpec, ModelSpec, TrainingSpec
-from tests.worker.members import attempt, difference, digest, finish, node, spec
+from tests.worker.members import attempt, difference, digest, finish, node, spec, with_statistics
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -178,18 +177,7 @@ async def test_a_cancel_ends_all_of_them(host: ForkWorkers, tmp_path: Path) -> N
 
 
 async def test_running_statistics_are_averaged_and_the_members_models_equal(host: ForkWorkers, tmp_path: Path) -> None:
-    layers = (
-        {"type": "conv", "outputs": 4},
-        {"type": "batch_norm"},
-        {"type": "dropout"},
-        {"type": "average"},
-        {"type": "dense"},
-    )
-    job = JobSpec(
-        name="test",
-        model=ModelSpec(source="layers:", layers=layers),
-        training=TrainingSpec(epochs=1, max_steps=7, checkpoint_every_steps=4),
-    )
+    job = with_statistics(epochs=1, max_steps=7, checkpoint_every_steps=4)
     members = await attempt(host, job, [0.7, 0.3], tmp_path)
     paths = [(await member.expect(Finished)).path for member in members]
     for member in members:

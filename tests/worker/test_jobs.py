@@ -26,12 +26,14 @@ from hivenode.spec.job import JobSpec, TrainingSpec, read_job
 from hivenode.spec.model import LoraSpec, ModelSpec
 from hivenode.spec.values import BlobRef
 from hivenode.training.loop import SCORED
-from tests.worker.members import Member, begin, failure, plan
+from tests.worker.members import LIMITS, Member, begin, failure, plan
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 JOBS = sorted((Path(__file__).resolve().parents[2] / "configs" / "jobs").glob("*.toml"))
 STEPS = 3
+TWO_THREADS = msgspec.structs.replace(LIMITS, threads=2)
+"""As by the default settings on most machines: libraries that start threads do so within the walls."""
 AT_ONCE = ("RandomForestClassifier", "Pipeline", "VotingClassifier")
 """Fitted in one go, whatever `max_steps` says."""
 
@@ -55,7 +57,7 @@ class Pieces:
 async def train(
     host: ForkWorkers, spec: JobSpec, directory: Path, resources: Resources | None = None
 ) -> tuple[Member, Finished]:
-    member = await Member.start(host, framework=spec.runtime)
+    member = await Member.start(host, limits=TWO_THREADS, framework=spec.runtime)
     pieces = None
     if spec.data.kind in FILES:
         pieces = Pieces(spec, directory / "pieces")

@@ -7,7 +7,6 @@ import importlib
 from collections.abc import Sequence
 from typing import Any
 
-import joblib
 import numpy as np
 
 from hivenode.models.compositions import FOLDS, TRANSFORMS, UNIT, Part, arguments_of, composed, parts
@@ -18,6 +17,7 @@ from hivenode.training.frameworks.composed_predictors import FINAL, told
 from hivenode.training.frameworks.predictors import Floats, Predictor, Tensors
 from hivenode.training.frameworks.sklearn_fitting import Forest, Given, Growing, Grown
 from hivenode.training.frameworks.sklearn_learners import Rows, Targets, build
+from hivenode.training.frameworks.sklearn_threads import with_threads
 
 
 def growing(
@@ -33,7 +33,7 @@ def fit(model: ModelSpec, rows: Rows, labels: Targets, outputs: int, seed: int, 
         return fitting.fit(model, rows, labels, outputs, seed, threads)
     pipeline, steps = importlib.import_module("sklearn.pipeline"), parts(model)
     fitted = pipeline.make_pipeline(*(_built(part, seed) for part in steps))
-    with joblib.parallel_backend("threading", n_jobs=threads):
+    with with_threads(threads):
         fitted.fit(rows, labels)
     found: dict[str, Floats] = {}
     for number, (part, (_, step)) in enumerate(zip(steps, fitted.steps, strict=True)):
@@ -60,7 +60,7 @@ class Ensemble(Given):
         return int(arguments_of(self.model)["n_estimators"])
 
     def grow(self, units: range) -> dict[int, Grown]:
-        with joblib.parallel_backend("threading", n_jobs=self.threads):
+        with with_threads(self.threads):
             if self._bagging:
                 return self._bagged(units)
             made = parts(self.model)

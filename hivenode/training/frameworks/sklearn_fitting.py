@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Protocol
 
-import joblib
 import numpy as np
 import numpy.typing as npt
 
@@ -17,6 +16,7 @@ from hivenode.models.estimators import arguments, estimator
 from hivenode.spec.model import ModelSpec
 from hivenode.training.frameworks.predictors import MAX_NODES, Floats, Tensors
 from hivenode.training.frameworks.sklearn_learners import Rows, Targets, build
+from hivenode.training.frameworks.sklearn_threads import with_threads
 
 UNIT = 10
 """Trees that are grown by the same member."""
@@ -29,7 +29,7 @@ Grown = dict[str, Floats]
 def fit(model: ModelSpec, rows: Rows, labels: Targets, outputs: int, seed: int, threads: int) -> dict[str, Floats]:
     """Fit an estimator of kind `whole`, with `threads` threads of joblib where it can use them; its arrays."""
     fitted = build(model.source, arguments(model.source, model.params), seed)
-    with joblib.parallel_backend("threading", n_jobs=threads):
+    with with_threads(threads):
         fitted.fit(rows, labels)
     return arrays(model.source, fitted, outputs)
 
@@ -129,8 +129,9 @@ class Forest(Given):
     def grow(self, units: range) -> dict[int, Grown]:
         values = arguments(self.model.source, self.model.params)
         first, stop = self._grown + units.start * UNIT, min(self._grown + units.stop * UNIT, self._trees)
-        fitted = build(self.model.source, values, self.seed, n_estimators=stop - first, n_jobs=self.threads)
-        fitted.set_params(random_state=stream(self.seed, first)).fit(self.rows, self.labels)
+        fitted = build(self.model.source, values, self.seed, n_estimators=stop - first)
+        with with_threads(self.threads):
+            fitted.set_params(random_state=stream(self.seed, first)).fit(self.rows, self.labels)
         columns, trees = _columns(fitted, self.outputs), [tree.tree_ for tree in fitted.estimators_]
         return {
             unit: _line(trees[at : at + UNIT], columns, self.outputs)

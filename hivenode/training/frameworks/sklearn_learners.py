@@ -148,11 +148,14 @@ class PartialFit(EstimatorLearner):
         if not self._network:
             self._estimator.t_ = 1.0
             return
-        optimizer = self._estimator._optimizer
-        if hasattr(optimizer, "t"):
-            optimizer.t = 0
-        for array in [a for name in ("ms", "vs", "velocities") for a in getattr(optimizer, name, ())]:
+        self._estimator._optimizer.t = 0
+        for array in [array for arrays in self._moments().values() for array in arrays]:
             array.fill(0.0)
+
+    def _moments(self) -> dict[str, list[npt.NDArray[Any]]]:
+        """What a network's optimizer (Adam, or SGD with momentum) remembers of earlier gradients."""
+        optimizer = self._estimator._optimizer if self._network else None
+        return {name: getattr(optimizer, name) for name in ("ms", "vs", "velocities") if hasattr(optimizer, name)}
 
     def learn(self, inputs: Rows, labels: Targets, learning_rate: float, draw: int) -> float:
         rows = flat(inputs)
@@ -194,29 +197,22 @@ class PartialFit(EstimatorLearner):
             arrays = [tensors["coefficients"], tensors["intercepts"]]
         self.adopt(np.concatenate([np.ravel(array) for array in arrays]))
 
-    def _momenta(self) -> dict[str, list[npt.NDArray[Any]]]:
-        """Of a network's optimizer."""
-        found = {name: getattr(self._estimator._optimizer, name, []) for name in ("ms", "vs", "velocities")}
-        return {name: arrays for name, arrays in found.items() if arrays}
-
     def slots(self) -> Mapping[str, Floats]:
-        if not self._network:
-            return {}
-        joined = {name: np.concatenate([a.ravel() for a in arrays]) for name, arrays in self._momenta().items()}
-        return {name: array.astype(np.float32) for name, array in joined.items()}
+        return {
+            name: np.concatenate([array.ravel() for array in arrays], dtype=np.float32)
+            for name, arrays in self._moments().items()
+        }
 
     def scalars(self) -> dict[str, str]:
-        if not self._network:
-            return {"seen": float(self._estimator.t_).hex()}
-        return {"updates": str(getattr(self._estimator._optimizer, "t", 0))}
+        return {"seen": float(self._estimator._optimizer.t if self._network else self._estimator.t_).hex()}
 
     def restore(self, slots: Mapping[str, Floats], scalars: Mapping[str, str]) -> None:
+        seen = float.fromhex(scalars["seen"])
         if not self._network:
-            self._estimator.t_ = float.fromhex(scalars["seen"])
+            self._estimator.t_ = seen
             return
-        if "t" in vars(self._estimator._optimizer):
-            self._estimator._optimizer.t = int(scalars["updates"])
-        for name, arrays in self._momenta().items():
+        self._estimator._optimizer.t = int(seen)
+        for name, arrays in self._moments().items():
             start = 0
             for array in arrays:
                 array[...] = slots[name][start : start + array.size].reshape(array.shape)
