@@ -433,6 +433,7 @@ class _Daemon:
             running=0,
             offers=offers,
             looking=self._lender.looking,
+            unusable=self._lender.unusable,
             versions=workers.versions,
             bf16=has_bf16(),
         )

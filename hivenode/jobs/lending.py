@@ -42,6 +42,12 @@ class Lender:
         self._offers: dict[str, Offer] = {}
         self._seen: dict[str, Stamp] = {}
         self._looking: asyncio.Task[None] | None = None
+        self._unusable: set[str] = set()
+
+    @property
+    def unusable(self) -> tuple[str, ...]:
+        """Names of what is lent by the settings and could not be read; why is in the log."""
+        return tuple(sorted(self._unusable))
 
     @property
     def resources(self) -> Resources:
@@ -85,8 +91,10 @@ class Lender:
             return
         try:
             self._offers[name] = await look()
+            self._unusable.discard(name)
         except HiveError as error:
             self._offers.pop(name, None)
+            self._unusable.add(name)
             log.error("something lent cannot be used", what=name, reason=error.sentence, fix=error.fix)
         self._seen[name] = stamp
 

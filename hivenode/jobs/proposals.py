@@ -84,8 +84,8 @@ class Proposer:
         if not self.only_nodes_know(spec):
             describe(spec)  # what is wrong with it is told whoever is there
         heard = await self._heard()
-        late = self._late(spec, heard)
-        workload, heard = _priced(spec, heard, late)
+        without = " ".join(filter(None, (self._late(spec, heard), self._unusable(spec, heard))))
+        workload, heard = _priced(spec, heard, without)
         if memory_factor != 1.0:
             workload = workload.taking(memory_factor)
         profiles = tuple(self._profile(node, reply) for node, reply in heard.items())
@@ -103,8 +103,17 @@ class Proposer:
                 runnable=_runnable(spec),
             )
         except Unavailable as error:
-            raise Unavailable(f"{error.sentence} {late}".strip()[:MAX_REASON], fix=error.fix) from error
-        return msgspec.structs.replace(found, reason=f"{found.reason} {late}".strip()[:MAX_REASON])
+            raise Unavailable(f"{error.sentence} {without}".strip()[:MAX_REASON], fix=error.fix) from error
+        return msgspec.structs.replace(found, reason=f"{found.reason} {without}".strip()[:MAX_REASON])
+
+    def _unusable(self, spec: JobSpec, heard: dict[str, ProfileReply]) -> str:
+        """A sentence on those whose owners lend what the job needs, and who cannot read it; "" if there are none."""
+        found = {need: [self._name(n) for n, reply in heard.items() if need in reply.unusable] for need in spec.needs}
+        return " ".join(
+            f"{need} of {', '.join(sorted(names))} cannot be used; the daemon's log there says why."
+            for need, names in found.items()
+            if names
+        )
 
     def _late(self, spec: JobSpec, heard: dict[str, ProfileReply]) -> str:
         """A sentence on those that are no longer waited for, "" if there are none.
@@ -235,14 +244,14 @@ def describe(spec: JobSpec) -> Workload:
     return _workload(spec, spec.model, data)
 
 
-def _priced(spec: JobSpec, heard: dict[str, ProfileReply], late: str) -> tuple[Workload, dict[str, ProfileReply]]:
+def _priced(spec: JobSpec, heard: dict[str, ProfileReply], without: str) -> tuple[Workload, dict[str, ProfileReply]]:
     """What a job costs, also by what nodes offer; and the nodes without those that call something else by the name than
-    most others do. `late`: what to add to that nobody has something."""
+    most others do. `without`: what to add to that nobody has something."""
     offered: dict[str, Offer] = {}
     for need in spec.needs:
         found = {node: offer for node, reply in heard.items() for offer in reply.offers if offer.name == need}
         if not found:
-            raise Unavailable(f"No node that answers has {need}. {late}".strip(), fix=_instead(need, heard))
+            raise Unavailable(f"No node that answers has {need}. {without}".strip(), fix=_instead(need, heard))
         kinds = Counter(offer.same for offer in found.values())
         usual = max(sorted(kinds), key=lambda kind: kinds[kind])
         odd = {node for node, offer in found.items() if offer.same != usual}

@@ -435,6 +435,8 @@ class ProfileReply(_Message, frozen=True, tag="profile"):
     """Subnets on which its owner lets workers speak in plaintext."""
     looking: Annotated[tuple[Annotated[str, msgspec.Meta(max_length=128)], ...], msgspec.Meta(max_length=128)] = ()
     """What it may soon offer, once it has been read."""
+    unusable: Annotated[tuple[Annotated[str, msgspec.Meta(max_length=128)], ...], msgspec.Meta(max_length=128)] = ()
+    """What it would offer and cannot read. Why is in its own log: it may be a row of what stays there."""
 
 
 class Failure(_Message, frozen=True, tag="failure"):

@@ -36,6 +36,7 @@ async def test_models_packages_and_private_data(tmp_path: Path) -> None:
     found = await offers(lender)
     assert lender.looking == ()
     assert sorted(found) == ["hf:bert", "private:good", "python:json"]
+    assert lender.unusable == ("hf:gone", "private:bad")
     assert found["hf:bert"].parameters > 1000
     info = found["private:good"].info
     assert info is not None
@@ -48,4 +49,5 @@ async def test_models_packages_and_private_data(tmp_path: Path) -> None:
     found = await offers(lender)
     assert found["private:good"].same != before, "another class: no longer the same kind of data"
     assert found["private:bad"].same == before
+    assert lender.unusable == ("hf:gone",)
     await lender.close()

@@ -220,6 +220,25 @@ async def test_what_cannot_be_built_is_told(host: ForkWorkers, tmp_path: Path, m
     assert said in failed.message
 
 
+async def test_a_misspelt_kind_or_factory_is_answered_with_the_nearest(host: ForkWorkers, tmp_path: Path) -> None:
+    for model, said, fix in (
+        ({"source": "hf:config", "config": BERT | {"model_type": "berrt"}}, "berrt", "model_type = 'bert'"),
+        ({"source": "python:json:load5", "parameters": 9}, "json has no function 'load5'", "'python:json:load'"),
+        (
+            {"source": "python:json:load", "parameters": 9},
+            "does not take these params",
+            "load(input_shape=..., outputs",
+        ),
+    ):
+        member = await Member.start(host, framework=job(model).runtime)
+        order = begin(job(model), plan([1.0]), 0, tmp_path / fix[-3:-1])
+        member.handle.send(msgspec.structs.replace(order, resources=Resources(packages=("json",))))
+        failed = await failure(member)
+        assert (failed.code, failed.retry) == ("invalid_input", False)
+        assert said in failed.message
+        assert fix in failed.fix
+
+
 @pytest.mark.parametrize("source", ["csv:/etc/passwd", "text:/etc/hostname", "private:elsewhere", "shared:" + "a" * 64])
 async def test_no_job_reads_a_file_of_the_machine_by_its_path(host: ForkWorkers, tmp_path: Path, source: str) -> None:
     shape = {"size": 1, "samples": 9, "input_shape": (2,), "outputs": 2, "task": "classification"}

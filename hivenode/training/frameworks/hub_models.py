@@ -3,6 +3,7 @@ comes with a model is run."""
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -110,13 +111,14 @@ def _made(model: ModelSpec, info: DataInfo, config: Any, directory: Path | None)
 
 
 def _config(model: ModelSpec, info: DataInfo, directory: Path | None) -> Any:
+    kind = ""
     try:
         if directory is None:
             given = settle(model.config, info)
         else:
             found = transformers.AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
             given = settle(found.to_dict(), info)
-        kind = given.pop("model_type")
+        kind = str(given.pop("model_type"))
         given |= {"use_cache": False, "dtype": "float32"}
         given.pop("id2label", None)
         given.pop("label2id", None)
@@ -130,10 +132,13 @@ def _config(model: ModelSpec, info: DataInfo, directory: Path | None) -> Any:
                 given |= {"bos_token_id": None, "eos_token_id": None}
         return transformers.AutoConfig.for_model(kind, **given)
     except (ValueError, TypeError, KeyError, OSError, AttributeError) as error:
+        known = transformers.CONFIG_MAPPING
+        near = difflib.get_close_matches(kind, list(known), n=1) if kind not in known else []
+        usual = "Correct it; `model_type` and sizes are spelled as in a config.json."
         raise InvalidInput(
             f"transformers {transformers.__version__} does not take the configuration of {model.source}: "
-            f"{' '.join(str(error).split())[:300]}",
-            fix="Correct it; `model_type` and sizes are spelled as in a config.json.",
+            f"{' '.join(str(error).split()).partition(' Should contain one of ')[0][:300].rstrip('.')}.",
+            fix=f"Did you mean model_type = '{near[0]}'?" if near else usual,
         ) from error
 
 
