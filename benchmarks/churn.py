@@ -33,7 +33,6 @@ from hivenode.training.exchange import Exchange, Seat, ViewChanged, WorkerKey
 
 FEWEST, MOST = 3, 8
 HUNG_SECONDS = 20.0
-START_SECONDS = 60.0
 
 
 def name(rank: int) -> str:

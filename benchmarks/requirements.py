@@ -26,8 +26,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 TIGHT = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 STEPS = 3
-GMACS_RESNET50 = 4.09
-"""Of one picture of 224 x 224, the number torchvision publishes for its weights."""
 
 
 def main() -> None:

@@ -38,19 +38,42 @@ MODELS: dict[str, dict[str, Any]] = {
         "data": {"source": "sklearn:descriptions", "length": 64},
         "training": {"batch_size": 32},
     },
+    "gpt2": {
+        "model": {
+            "source": "hf:config",
+            "config": {"model_type": "gpt2", "n_embd": 384, "n_layer": 8, "n_head": 6, "n_positions": 64},
+        },
+        "data": {"source": "sklearn:descriptions", "length": 64},
+        "training": {"batch_size": 32},
+    },
+    "cnn": {
+        "model": {"source": "zoo:cnn", "params": {"channels": 512, "hidden": 2048}},
+        "training": {"batch_size": 64},
+    },
+    "resnet18": {"model": {"source": "zoo:resnet18"}, "training": {"batch_size": 32}},
+    "lstm": {"model": {"source": "zoo:lstm", "params": {"width": 1024, "layers": 2}}, "training": {"batch_size": 32}},
 }
-
-
-TINY: dict[str, dict[str, int]] = {"mlp": {"hidden": 8}, "gpt": {"width": 6}}
+TINY: dict[str, dict[str, int]] = {
+    "mlp": {"hidden": 8},
+    "gpt": {"width": 6},
+    "gpt2": {"n_embd": 6},
+    "cnn": {"channels": 4, "hidden": 8},
+    "resnet18": {"width": 4},
+    "lstm": {"width": 8},
+}
+WHOLE_BATCHES = ("resnet18",)
+"""With batch normalisation, so by model_parallel."""
 
 
 def job(name: str, stages: int, *, tiny: bool = False) -> dict[str, Any]:
     parts = MODELS[name]
     if tiny:
         model = parts["model"]
-        parts = {**parts, "model": {**model, "params": {**model["params"], **TINY[name]}}}
+        given = "config" if "config" in model else "params"
+        parts = {**parts, "model": {**model, given: {**model.get(given, {}), **TINY[name]}}}
     training = {"epochs": 1, "max_steps": 4, "checkpoint_every_steps": 2, "optimizer": "adam", "learning_rate": 0.001}
-    strategy = "single_node" if stages == 1 else "pipeline_parallel"
+    divided = "model_parallel" if name in WHOLE_BATCHES else "pipeline_parallel"
+    strategy = "single_node" if stages == 1 else divided
     return {
         **parts,
         "name": name,

@@ -23,6 +23,7 @@ from hivenode.admin.api import AdminServer
 from hivenode.admin.notify import keep_watchdog, notify
 from hivenode.config import DEFAULT_PORT, Settings, full_address, load_settings
 from hivenode.errors import Conflict, HiveError, InvalidInput
+from hivenode.home import Home
 from hivenode.job_log import JobLogWriter
 from hivenode.jobs.lending import Lender
 from hivenode.jobs.workers import ForkWorkers
@@ -38,7 +39,7 @@ from hivenode.net.pool import PoolLimits
 from hivenode.net.probing import Probe
 from hivenode.net.transport import Refusal
 from hivenode.node import Node, Ports
-from hivenode.planning.profile import SelfProfile, has_bf16
+from hivenode.planning.profile import SelfProfile, half_precisions
 from hivenode.power import Power
 from hivenode.spec.status import JoinResult, Status
 from hivenode.store.blobs import FileBlobs
@@ -59,34 +60,6 @@ LENDING_SECONDS = 1.0
 """How long a profile waits for a first look at what is lent."""
 
 log = get_logger("daemon")
-
-
-@dataclass(frozen=True)
-class Home:
-    """The folder that holds everything of one node."""
-
-    path: Path
-
-    @property
-    def key(self) -> Path:
-        return self.path / "key.pem"
-
-    @property
-    def current(self) -> Path:
-        """Names the hive this node is in."""
-        return self.path / "hive"
-
-    @property
-    def token(self) -> Path:
-        return self.path / "admin.token"
-
-    @property
-    def endpoint(self) -> Path:
-        """Where the admin endpoint of the running daemon is: {"url", "pid"}."""
-        return self.path / "run" / "admin.json"
-
-    def hive(self, hive_id: str) -> Path:
-        return self.path / "hives" / hive_id
 
 
 @dataclass
@@ -290,7 +263,7 @@ class _Daemon:
                 wall=_wall,
                 rng=self._rng,
                 limits=self._limits,
-                profile=lambda: self._own_profile(workers),
+                profile=lambda about: self._own_profile(workers, about),
                 join=self._join,
                 stop=self._stopping.set,
                 admin_url=lambda: self._url,
@@ -420,10 +393,10 @@ class _Daemon:
             nice=worker.nice,
         )
 
-    async def _own_profile(self, workers: ForkWorkers) -> ProfileReply:
+    async def _own_profile(self, workers: ForkWorkers, about: tuple[str, ...]) -> ProfileReply:
         measured = await asyncio.shield(self._measuring)
-        limits = self._limits()
-        offers = await self._lender.offers(LENDING_SECONDS)
+        limits, halves = self._limits(), half_precisions()
+        offers = await self._lender.offers(LENDING_SECONDS, about)
         return ProfileReply(
             flops=measured.flops,
             memory_bytes=min(limits.memory_bytes, psutil.virtual_memory().available),
@@ -432,8 +405,9 @@ class _Daemon:
             frameworks=workers.frameworks,
             running=0,
             offers=offers,
+            unfit=self._lender.unfit(about),
             looking=self._lender.looking,
-            unusable=self._lender.unusable,
             versions=workers.versions,
-            bf16=has_bf16(),
+            bf16="bf16" in halves,
+            fp16="fp16" in halves,
         )

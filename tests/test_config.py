@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from hivenode.config import Settings, default_home, load_settings, render
+from hivenode.config import Settings, load_settings, render
 from hivenode.errors import InvalidInput
+from hivenode.home import default_home
 
 FILE = Path(__file__).parents[1] / "configs" / "hivenode.toml"
 

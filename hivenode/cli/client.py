@@ -12,6 +12,7 @@ from urllib.parse import quote, urlsplit
 import msgspec
 
 from hivenode.errors import BY_CODE, HiveError, Refused, Unavailable
+from hivenode.home import Home
 from hivenode.spec.status import MISSED, Notice
 
 T = TypeVar("T")
@@ -46,7 +47,7 @@ class AdminClient:
         self.home = home
 
     def endpoint(self) -> Endpoint:
-        raw = self._read(self.home / "run" / "admin.json")
+        raw = self._read(Home(self.home).endpoint)
         try:
             return msgspec.json.decode(raw, type=Endpoint)
         except msgspec.DecodeError:
@@ -140,7 +141,7 @@ class AdminClient:
         body: bytes,
         more: Mapping[str, str] | None = None,
     ) -> http.client.HTTPResponse:
-        token = self._read(self.home / "admin.token").decode("ascii", "replace").strip()
+        token = self._read(Home(self.home).token).decode("ascii", "replace").strip()
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json", **(more or {})}
         try:
             connection.request(method, path, body=body or None, headers=headers)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hivenode.cli.options import HomeOption, JsonOption, home_of
+from hivenode.home import Home
 
 if TYPE_CHECKING:
     from hivenode.spec.status import Status
@@ -74,7 +75,7 @@ def _first_settings(home: Path, overrides: dict[str, dict[str, object]]) -> None
     from hivenode.config import FILE, load_settings, render
 
     path = home / FILE
-    if path.exists() or (home / "key.pem").exists():
+    if path.exists() or Home(home).key.exists():
         return
     load_settings(home, None, overrides)  # nothing is written that would not be read
     section = ""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from hivenode.errors import InvalidInput
+from hivenode.home import default_home
 
 HomeOption = Annotated[
     Path | None,
@@ -31,13 +30,3 @@ def home_of(context: typer.Context, home: Path | None) -> Path:
     """The verb's --home, else the global one, else `default_home`; absolute."""
     chosen = home or context.obj
     return chosen.expanduser().absolute() if isinstance(chosen, Path) else default_home()
-
-
-def default_home(environment: Mapping[str, str] = os.environ) -> Path:
-    """As `hivenode.config.default_home`, without importing what checks settings."""
-    if chosen := environment.get("HIVENODE_HOME"):
-        return Path(chosen).expanduser().absolute()
-    state = environment.get("STATE_DIRECTORY", "").split(":")[0]
-    if state and Path(state).name == "hivenode":
-        return Path(state)
-    return Path.home() / ".hivenode"

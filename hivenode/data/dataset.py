@@ -146,7 +146,10 @@ def summary(info: DataInfo, train: int, labels: Array, targets: Normalisation) -
         told.append(f"{info.outputs} classes: {each}{more}.")
         if counted.min() * 10 < counted.max():
             rare = info.labels[int(counted.argmin())]
-            told.append(f"They are unbalanced: {rare} has {counted.min()} samples, the largest {counted.max()}.")
+            least = "1 sample" if counted.min() == 1 else f"{counted.min()} samples"
+            told.append(f"They are unbalanced: {rare} has {least}, the largest {counted.max()}.")
+        if {"-1", "0", "1"} <= set(info.labels):
+            told.append("One class is called -1: if that marks samples without a class, leave them out.")
     elif info.task == "regression":
         pairs = zip(info.labels, targets.mean, targets.scale, strict=True)
         each = ", ".join(f"{name} {mean:.4g} +- {scale:.4g}" for name, mean, scale in pairs)

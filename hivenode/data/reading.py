@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from hivenode.data import dataset, loading, readers
@@ -23,4 +25,5 @@ def read(spec: DataSpec) -> Dataset:
     raw = readers.read(spec)
     if raw.info.task == "classification" and np.bincount(raw.labels).max() == len(raw.labels):
         raise InvalidInput(f"All samples of {spec.source} are of one class.", fix="Name another data.target.")
-    return dataset.divide(raw.info, raw.rows, raw.labels, spec, raw.tokenizer, standardise=True)
+    made = dataset.divide(raw.info, raw.rows, raw.labels, spec, raw.tokenizer, standardise=True)
+    return replace(made, summary=made.summary + raw.notes)

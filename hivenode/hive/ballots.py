@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from hivenode.errors import Corrupted
-from hivenode.net.messages import Message
+from hivenode.hive.effects import Redial, Send
 from hivenode.spec.values import ZERO_EPOCH, Epoch
 
 
@@ -41,21 +41,6 @@ class Persist:
     from what is on disk: this one has gone on."""
 
     state: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Best effort: dropped if there is no link to `peer`."""
-
-    peer: str
-    message: Message
-
-
-@dataclass(frozen=True, slots=True)
-class Redial:
-    """The link to this voter is silent: have a fresh one take its place, if there is one that is stalled."""
-
-    peer: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from hivenode.hive.ballots import Campaign, Effect, ElectionSettings, Leader, Persist, Redial, Send
+from hivenode.hive.ballots import Campaign, Effect, ElectionSettings, Leader, Persist
+from hivenode.hive.effects import Redial, Send
 from hivenode.hive.standing import ORDINARY
 from hivenode.hive.succession import NEVER
 from hivenode.hive.voter import HURRIED_TRIES, MAX_STEP, Voter

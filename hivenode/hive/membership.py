@@ -7,9 +7,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from hivenode.hive.alarm import Alarm
-from hivenode.hive.swim import PRESENT, Changed, Conflict, Forgotten, Member, MemberState, Redial, Swim
-from hivenode.hive.swim import Effect as SwimEffect
-from hivenode.hive.swim import Send as SwimSend
+from hivenode.hive.swim import PRESENT, Changed, Conflict, Effect, Forgotten, Member, MemberState, Redial, Send, Swim
 from hivenode.logs import get_logger
 from hivenode.net.messages import Message
 from hivenode.net.transport import LinkEnd, Transport
@@ -122,10 +120,10 @@ class Membership:
     def _tick(self, now: float) -> None:
         self._carry_out(self._swim.tick(now))
 
-    def _carry_out(self, effects: Sequence[SwimEffect]) -> None:
+    def _carry_out(self, effects: Sequence[Effect]) -> None:
         for effect in effects:
             match effect:
-                case SwimSend(peer=peer, message=message):
+                case Send(peer=peer, message=message):
                     self._transport.send(peer, message)
                 case Redial(peer=peer):
                     self._transport.redial(peer)

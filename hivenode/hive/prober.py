@@ -18,9 +18,10 @@ import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from hivenode.hive.effects import Redial, Send
 from hivenode.hive.profiles import Profile
 from hivenode.hive.roster import PRESENT, Health, Member, MemberState
-from hivenode.net.messages import Ack, Message, Nack, Ping, PingRequest, Statements
+from hivenode.net.messages import Ack, Nack, Ping, PingRequest, Statements
 
 NEVER = float("inf")
 _NACK_AT = 0.8
@@ -28,21 +29,6 @@ _NACK_AT = 0.8
 arrives before the asker's probe ends."""
 _RTT_GAIN = 1 / 8
 """Smoothing of round trips, as in RFC 6298."""
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Best effort: dropped if there is no link to `peer`."""
-
-    peer: str
-    message: Message
-
-
-@dataclass(frozen=True, slots=True)
-class Redial:
-    """Try to link with `peer` now, whatever the backoff says."""
-
-    peer: str
 
 
 ProbeEffect = Send | Redial

@@ -8,20 +8,18 @@ import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-import msgspec
-
 from hivenode.errors import HiveError, Refused
 from hivenode.hive.clock import seconds
 from hivenode.hive.feeds import Cut, Feeds
 from hivenode.hive.replication import Replication
 from hivenode.hive.roles import Roles
 from hivenode.hive.seals import Proposal, Round, excusable
+from hivenode.hive.snapshot_maker import SnapshotMaker
 from hivenode.hive.snapshots import (
     MAX_BYTES,
     Certificate,
     Snapshot,
     Steps,
-    Task,
     Unconfirmed,
     digest_of,
     judge,
@@ -29,7 +27,6 @@ from hivenode.hive.snapshots import (
     paced,
     read,
     sealed_file,
-    take,
     too_many,
 )
 from hivenode.hive.views import Views
@@ -46,8 +43,6 @@ OFFER_SECONDS = 10.0
 """Between two offers to the same peer."""
 HASH_AT_ONCE = 1 << 20
 DAY = 86400.0
-CUTS = "seal.cuts"
-"""Cell: the cuts of what was last proposed or confirmed, so that its snapshot can be made again after a restart."""
 FILE = "seal.file"
 """Cell: the name of the blob by which the latest seal is passed on."""
 
@@ -69,20 +64,6 @@ class SealRules:
     after: float = 7 * DAY
     patience: float = 30 * DAY
     keep: float = 90 * DAY
-
-
-class _Cuts(msgspec.Struct, frozen=True, array_like=True):
-    horizon: int
-    cuts: dict[str, Cut]
-
-
-@dataclass(frozen=True, slots=True)
-class _Made:
-    cut: str
-    horizon: int
-    forget: int
-    snapshot: Snapshot
-    data: bytes
 
 
 class Sealer:
@@ -136,7 +117,7 @@ class Sealer:
         self._tasks = tasks
         self._woken = asyncio.Event()
         self._stepping = asyncio.Lock()
-        self._made: _Made | None = None
+        self._maker = SnapshotMaker(replication, feeds, views, journal)
         self._file: BlobRef | None = None
         self._offered: dict[str, float] = {}
         self._fetching = False
@@ -197,7 +178,7 @@ class Sealer:
         for proposal, certificate in self._round().certificates():
             if proposal.body.digest in self._refused:
                 continue
-            made = await self._make(proposal.body)
+            made = await self._maker.of(proposal.body)
             if made is None or made.snapshot.digest != proposal.body.digest:
                 continue  # it is offered by those who have it
             try:
@@ -219,7 +200,7 @@ class Sealer:
         cuts = self._feeds.cuts(body.horizon)
         if digest_of(cuts) != body.cut:
             return  # one of the two lacks something: it comes, or is proposed anew
-        made = await self._make(body)
+        made = await self._maker.of(body)
         if made is None:
             return
         if made.snapshot.digest != body.digest:
@@ -231,7 +212,7 @@ class Sealer:
                       theirs=body.digest[:12], ours=made.snapshot.digest[:12], author=proposal.author)  # fmt: skip
             return
         self.alarms.pop("seal", None)
-        await self._keep_cuts(body.horizon, cuts)
+        await self._maker.keep(body.horizon, cuts)
         if digest_of(self._feeds.cuts(body.horizon)) == body.cut:  # what has come meanwhile must not be left out
             await self._replication.append(SealConfirmed(number=body.number, digest=body.digest))
 
@@ -264,13 +245,13 @@ class Sealer:
         if waits or self._coordinators_lack(cuts):
             return
         forget = _reading(max(0.0, seconds(horizon) - self._rules.keep))
-        made = await self._make_from(horizon, forget, cuts)
+        made = await self._maker.take(horizon, forget, cuts)
         if made is None or len(made.data) > MAX_BYTES // 2 or self._leads() != epoch:
             return
         grant = made.snapshot.members.get(self._me)
         if grant is None or Role.coordinator not in grant.roles:
             return  # too new here for others to take its word
-        await self._keep_cuts(horizon, cuts)
+        await self._maker.keep(horizon, cuts)
         number = self._replication.seal_number + 1
         await self._replication.append(
             SealProposed(
@@ -287,12 +268,12 @@ class Sealer:
         """Whether we would propose the same today; else those who know what has come since could never confirm it."""
         if digest_of(self._feeds.cuts(own.body.horizon)) != own.body.cut:
             return False
-        made = await self._make(own.body)
+        made = await self._maker.of(own.body)
         return made is not None and made.snapshot.digest == own.body.digest
 
     async def _close(self, said: Round, own: Proposal) -> None:
         """Close our own proposal if everyone has confirmed it who has to."""
-        made = await self._make(own.body)
+        made = await self._maker.of(own.body)
         if made is None or made.snapshot.digest != own.body.digest:
             return
         members = made.snapshot.members
@@ -326,57 +307,10 @@ class Sealer:
         may = [node for node in self._roles.holders(Role.coordinator) if node in cuts]
         return 2 * sum(node in self._present() for node in may) < len(may)
 
-    # --- making snapshots -----------------------------------------------------------------------------------------
-
-    async def _make(self, body: SealProposed) -> _Made | None:
-        """The snapshot of a proposal's cut, if that cut is known and held here."""
-        if self._made is not None and self._same(self._made, body):
-            return self._made
-        for cuts in (self._kept_cuts(body.horizon), self._feeds.cuts(body.horizon)):
-            if cuts is not None and digest_of(cuts) == body.cut:
-                return await self._make_from(body.horizon, body.forget, cuts)
-        return None
-
-    def _same(self, made: _Made, body: SealProposed) -> bool:
-        number = self._replication.seal_number + 1
-        return made.snapshot.header.number == number and (made.cut, made.horizon, made.forget) == (
-            body.cut,
-            body.horizon,
-            body.forget,
-        )
-
-    async def _make_from(self, horizon: int, forget: int, cuts: dict[str, Cut]) -> _Made | None:
-        entries = self._feeds.up_to(cuts)
-        if entries is None:
-            return None
-        task = Task(
-            horizon=horizon,
-            forget=forget,
-            cuts=cuts,
-            entries=entries,
-            before=self._replication.sealed,
-            folds=self._views.folds,
-            marks=self._views.bases,
-            authority_key=self._feeds.authority_key,
-        )
-        snapshot, data = await paced(take(task))
-        if snapshot.header.number != self._replication.seal_number + 1:
-            return None  # another seal came in place meanwhile
-        self._made = _Made(digest_of(cuts), horizon, forget, snapshot, data)
-        return self._made
-
-    async def _keep_cuts(self, horizon: int, cuts: dict[str, Cut]) -> None:
-        await self._journal.set_cell(CUTS, msgspec.msgpack.encode(_Cuts(horizon, cuts)))
-
-    def _kept_cuts(self, horizon: int) -> dict[str, Cut] | None:
-        cell = self._journal.cell(CUTS)
-        kept = msgspec.msgpack.decode(cell, type=_Cuts) if cell else None
-        return kept.cuts if kept is not None and kept.horizon == horizon else None
-
     async def _begin(self, snapshot: Snapshot, file: bytes) -> bool:
         if not await self._replication.seal(snapshot, file):
             return False
-        self._made = None
+        self._maker.drop()
         self._refused.clear()
         self.alarms.clear()
         self._on_sealed()

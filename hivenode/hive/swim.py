@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from hivenode.hive import profiles, statements, sums
 from hivenode.hive.broadcasts import MAX_STATEMENTS
-from hivenode.hive.prober import NEVER, Prober, Redial, Send
+from hivenode.hive.effects import Redial, Send
+from hivenode.hive.prober import NEVER, Prober
 from hivenode.hive.profiles import PROFILES, Profile
+from hivenode.hive.refusals import Refusals
 from hivenode.hive.roster import PRESENT, Changed, Conflict, Forgotten, Member, MemberState, Roster
 from hivenode.hive.statements import Sign, Verify
 from hivenode.net.messages import (
@@ -57,15 +58,6 @@ Effect = Send | Redial | Changed | Forgotten | Conflict
 
 _FORGET_EVERY = 60.0
 _BROKEN = (LinkEnd.closed, LinkEnd.reset, LinkEnd.unreachable, LinkEnd.protocol)
-
-
-@dataclass(slots=True)
-class _Refusal:
-    """The host of a member we were linked with answered that nothing listens there."""
-
-    since: float
-    incarnation: int
-    redial_at: float
 
 
 class Swim:
@@ -118,8 +110,7 @@ class Swim:
             health=self._roster.health, dials=dials, patience=lambda: profiles.patience(profile, self._roster.present),
             beside=beside,
         )  # fmt: skip
-        self._vouched: dict[str, None] = {}
-        self._refusals: dict[str, _Refusal] = {}
+        self._refusals = Refusals(profile, self.members)
         self._running = False
         self._gossip_at = NEVER
         self._gossiped = 0.0
@@ -162,10 +153,9 @@ class Swim:
         """When `tick` must be called next, in the seconds of `now`; infinity before start and after leave."""
         if not self._running:
             return NEVER
-        redial = min([refusal.redial_at for refusal in self._refusals.values()]) if self._refusals else NEVER
         return min(
             self._prober.deadline(), self._roster.deadline(), self._gossip_at, self._push_pull_at,
-            self._forget_at, redial,
+            self._forget_at, self._refusals.deadline(),
         )  # fmt: skip
 
     def tick(self, now: float) -> list[Effect]:
@@ -183,7 +173,7 @@ class Swim:
         for node, since in failed:
             effects += self._accuse(now, node, since)
         effects += self._roster.expire(now)
-        effects += self._redial_refused(now)
+        effects += [Redial(peer) for peer in self._refusals.due(now)]
         if now >= self._push_pull_at:
             effects += self._exchange(now)
         if now >= self._forget_at:
@@ -192,7 +182,7 @@ class Swim:
                 effects.append(gone)
                 if isinstance(gone, Forgotten):
                     self._prober.forget(gone.member.node)
-                    self._vouched.pop(gone.member.node, None)
+                    self._refusals.moved(gone.member.node)
         self._plan_gossip(now)
         if now >= self._gossip_at:
             effects += self._gossip(now)
@@ -303,7 +293,7 @@ class Swim:
         if change.member.state is MemberState.alive and change.was not in PRESENT:
             self._prober.add(node)
         if change.member.state is MemberState.alive and node not in self._links:
-            self._vouched.pop(node, None)
+            self._refusals.moved(node)
 
     def _corrections(self, heard: Statements) -> Statements:
         """What the sender of these should know better, ourselves included."""
@@ -331,8 +321,7 @@ class Swim:
         the first time."""
         again = peer in self._links
         self._links[peer] = None
-        self._refusals.pop(peer, None)
-        self._vouched[peer] = None
+        self._refusals.linked(peer)
         effects: list[Effect] = [*self._introduce(peer, reply=again)]
         if self._running:
             effects += self._prober.linked(now, peer)
@@ -350,13 +339,7 @@ class Swim:
         return [Redial(peer)]
 
     def dial_failed(self, now: float, peer: str, why: LinkEnd) -> list[Effect]:
-        """Refused means that the host is there and nothing listens: the process is gone.
-
-        Once makes a suspect, twice, at least `refusal_confirm` apart and with no link in between, makes it
-        dead. That holds only for a member we have been linked with since it last said that it is alive: an
-        address that never led to it (behind a router, a container's) proves nothing, and one refuted verdict
-        is enough to unlearn it.
-        """
+        """What a refusal makes of the member is `refusals`'s."""
         member = self.members.get(peer)
         if self._running:
             self._prober.undelivered(now, peer)
@@ -365,43 +348,22 @@ class Swim:
             or member is None or member.state not in PRESENT
         ):  # fmt: skip
             return []
-        refusal = self._refusals.get(peer)
-        if refusal is None:
-            if peer not in self._vouched:
+        effects: list[Effect]
+        match self._refusals.refused(now, member):
+            case MemberState.suspect:
+                effects = self._accuse(now, peer, now)
+            case MemberState.dead:
+                effects = [*self._roster.condemn(now, peer)]
+            case _:
                 return []
-            again = now + self._profile.refusal_confirm
-            self._refusals[peer] = _Refusal(now, member.incarnation, again)
-            effects = self._accuse(now, peer, now)
-        elif now - refusal.since >= self._profile.refusal_confirm:
-            del self._refusals[peer]
-            del self._vouched[peer]
-            effects = [*self._roster.condemn(now, peer)]
-        else:
-            return []
         self._plan_gossip(now)
         return effects
 
     def expel(self, now: float, node: str) -> list[Effect]:
         """It is no member any more, by an authority above ours: hold it dead, whatever it says."""
-        self._refusals.pop(node, None)
-        self._vouched.pop(node, None)
+        self._refusals.forget(node)
         effects: list[Effect] = [*self._roster.condemn(now, node)]
         self._plan_gossip(now)
-        return effects
-
-    def _redial_refused(self, now: float) -> list[Effect]:
-        effects: list[Effect] = []
-        for peer, refusal in list(self._refusals.items()):
-            member = self.members.get(peer)
-            if member is None or member.state not in PRESENT:
-                del self._refusals[peer]
-            elif member.incarnation != refusal.incarnation:
-                # It spoke to others meanwhile: that it refuses us says something about the way, not about it.
-                del self._refusals[peer]
-                self._vouched.pop(peer, None)
-            elif now >= refusal.redial_at:
-                refusal.redial_at = now + self._profile.refusal_confirm
-                effects.append(Redial(peer))
         return effects
 
     # --- telling others -------------------------------------------------------------------------------------

@@ -47,7 +47,9 @@ class Desk:
 
     Args:
         enabled: whether this machine's owner lets it work; `max_jobs`: on how many jobs at once.
-        profile: this machine as measured; `running` and `paused` are filled in here.
+        worker_host: address that workers listen on for each other; `trusted`: subnets on which they may speak in
+            plaintext.
+        profile: this machine as measured, given what the request is about; `running` and `paused` are filled in here.
     """
 
     def __init__(
@@ -59,9 +61,11 @@ class Desk:
         max_jobs: int,
         roles: Roles,
         executor: Executor,
+        worker_host: Callable[[], str],
+        trusted: tuple[str, ...],
         keeper: Keeper,
         papers: Papers,
-        profile: Callable[[], Awaitable[ProfileReply]],
+        profile: Callable[[tuple[str, ...]], Awaitable[ProfileReply]],
         job_log: ReadableJobLog,
     ) -> None:
         self._me = me
@@ -70,6 +74,8 @@ class Desk:
         self._max_jobs = max_jobs
         self._roles = roles
         self._executor = executor
+        self._worker_host = worker_host
+        self._trusted = trusted
         self._keeper = keeper
         self._papers = papers
         self._profile = profile
@@ -95,13 +101,13 @@ class Desk:
                 return await self._keeper.hold(peer, request)
             case Have():
                 return await self._keeper.having(request.digests)
-            case ProfileRequest():
+            case ProfileRequest(about=about):
                 return msgspec.structs.replace(
-                    await self._profile(),
+                    await self._profile(about),
                     running=self._executor.running,
                     paused=self.paused,
-                    address=self._executor.address,
-                    trusted=self._executor.trusted,
+                    address=self._worker_host(),
+                    trusted=self._trusted,
                 )
             case LogsRequest():
                 lines, following, more = await self._job_log.read(request.job, request.after, LOG_REPLY_BYTES)

@@ -1,6 +1,6 @@
 """The executor: carries out this node's share of attempts, by orders of coordinators whose epoch it has not outlived.
 
-One attempt of a job at a time. Orders are fenced: the highest epoch obeyed is kept on disk, a lower one is refused.
+One attempt of a job at a time.
 """
 
 from __future__ import annotations
@@ -13,18 +13,17 @@ import msgspec
 from pydantic import ValidationError
 
 from hivenode import __version__
-from hivenode.catalog.holders import Keeper
 from hivenode.errors import HiveError, Refused, Unavailable
-from hivenode.hive.election import MAX_STEP
-from hivenode.jobs.host import OUT_OF_MEMORY, WorkerHost
+from hivenode.jobs.fence import Fence
+from hivenode.jobs.host import OUT_OF_MEMORY
+from hivenode.jobs.launching import Launcher
 from hivenode.jobs.ledger import Ledger
+from hivenode.jobs.naming import Names
+from hivenode.jobs.reports import Reports
 from hivenode.jobs.results import Append, Results
-from hivenode.jobs.supplies import Supplies
-from hivenode.jobs.work import JobLog, Work, Workspace
+from hivenode.jobs.work import Work, Workspace
 from hivenode.logs import get_logger
 from hivenode.net.local import (
-    Begin,
-    Brought,
     Cancel,
     CheckpointFailed,
     CheckpointWritten,
@@ -40,25 +39,18 @@ from hivenode.net.local import (
     PeersReady,
     Ready,
     ViewChanged,
-    WorkerLimits,
     WorkerProgress,
 )
-from hivenode.net.messages import Adopt, Assign, Endpoint, Progress, Standing, Start, Stop, Welcome
+from hivenode.net.messages import Adopt, Assign, Endpoint, Standing, Start, Stop, Welcome
 from hivenode.spec.events import MembersChanged
 from hivenode.spec.job import JobSpec
-from hivenode.spec.values import Epoch
-from hivenode.store.ports import BlobStore, Journal
 from hivenode.tasks import TaskGroup
 
-READY_SECONDS = 60.0
 OUTRUN_SECONDS = 10.0
 CANCEL_SECONDS = 2.0
 """How long a cancelled worker has to write a last checkpoint."""
-PROGRESS_SECONDS = 0.45
-"""At most one broadcast of progress in this time."""
 KILLED_FACTOR = 1.25
 """What a worker is taken to need, over what was planned, that the kernel has killed for want of memory."""
-FENCE = "fence"
 
 log = get_logger("jobs")
 
@@ -67,13 +59,9 @@ class Executor:
     """Runs workers for attempts.
 
     Args:
-        limits: what a worker may use.
-        worker_host: address that workers listen on for each other; `ports` their range.
-        trusted: subnets on which they may speak in plaintext.
+        name: a node's name for people.
         gone: whether a node is known to be dead or to have left.
-        broadcast: tells every linked node (and this one) how a worker is getting on.
         refuse: why this node takes no work now, or "".
-        highest: the highest epoch its own election has heard of; an order far beyond it is nobody's.
     """
 
     def __init__(
@@ -81,67 +69,43 @@ class Executor:
         *,
         me: str,
         node_name: str,
-        limits: Callable[[], WorkerLimits],
-        worker_host: Callable[[], str],
-        ports: tuple[int, int],
-        trusted: tuple[str, ...] = (),
-        host: WorkerHost,
+        name: Callable[[str], str],
+        fence: Fence,
+        launcher: Launcher,
         workspace: Workspace,
-        blobs: BlobStore,
-        journal: Journal,
-        keeper: Keeper,
-        supplies: Supplies,
         results: Results,
+        reports: Reports,
         ledger: Ledger,
         append: Append,
-        broadcast: Callable[[Progress], None],
         gone: Callable[[str], bool],
         refuse: Callable[[], str],
-        highest: Callable[[], Epoch],
-        job_log: JobLog,
-        wall: Callable[[], float],
         tasks: TaskGroup,
     ) -> None:
         self._me = me
         self._node_name = node_name
-        self._limits = limits
-        self._worker_host = worker_host
-        self._ports = ports
-        self.trusted = trusted
-        self._host = host
+        self._name = name
+        self._fence = fence
+        self._launcher = launcher
         self._workspace = workspace
-        self._blobs = blobs
-        self._journal = journal
-        self._keeper = keeper
-        self._supplies = supplies
         self._results = results
+        self._reports = reports
         self._ledger = ledger
         self._append = append
-        self._broadcast = broadcast
         self._gone = gone
         self._refuse = refuse
-        self._highest = highest
-        self._job_log = job_log
-        self._wall = wall
         self._tasks = tasks
         self._work: dict[str, Work] = {}
-        self._fence_lock = asyncio.Lock()
 
     @property
     def running(self) -> int:
         """Assignments being worked on."""
         return sum(1 for work in self._work.values() if work.state in ("preparing", "prepared", "running"))
 
-    @property
-    def address(self) -> str:
-        """Where workers listen for others'."""
-        return self._worker_host()
-
     # --- orders ------------------------------------------------------------------------------------------------
 
     async def assign(self, order: Assign) -> Standing:
         """Prepare a worker: fetch what it needs, start it, and answer when it listens for its peers."""
-        await self._obey(order.epoch)
+        await self._fence.obey(order.epoch)
         if reason := self._refuse():
             raise Unavailable(
                 f"Node {self._node_name} takes no work: {reason}.", fix="`hivenode status` there says more."
@@ -165,9 +129,14 @@ class Executor:
         work = Work(order.job, name, order.epoch, spec, order.plan, rank)
         work.members = tuple(share.node for share in order.plan.shares)
         self._work[order.job] = work
-        self._note(work, "info", "preparing", rank=rank, resume_step=order.resume_step)
+        self._reports.note(work, "info", "preparing", rank=rank, resume_step=order.resume_step)
         try:
-            await self._prepare(work, order)
+            await self._launcher.launch(
+                work,
+                order,
+                heard=lambda message: self._heard(work, message),
+                exited=lambda how: self._exited(work, how),
+            )
         except HiveError as error:
             self._fail(work, Failed(code=error.code, message=error.sentence, fix=error.fix, retry=True))
         except Exception as error:
@@ -177,7 +146,7 @@ class Executor:
 
     async def start(self, order: Start) -> Standing:
         """Let a prepared worker begin with the others."""
-        await self._obey(order.epoch)
+        await self._fence.obey(order.epoch)
         work = self._work.get(order.job)
         if work is None or work.name != (order.attempt, order.planned):
             return Standing(job=order.job, attempt=order.attempt, state="none")
@@ -187,7 +156,7 @@ class Executor:
             work.members = tuple(e.node for e in sorted(order.endpoints, key=lambda e: e.rank))
             work.state = "running"
             work.handle.send(ready)
-            self._note(work, "info", "training", members=len(order.endpoints))
+            self._reports.note(work, "info", "training", members=len(order.endpoints))
             for endpoint in peers:
                 if self._gone(endpoint.node):
                     work.handle.send(PeerLost(node=endpoint.node))
@@ -195,7 +164,7 @@ class Executor:
 
     async def welcome(self, order: Welcome) -> Standing:
         """Tell a running worker of one that wants to join."""
-        await self._obey(order.epoch)
+        await self._fence.obey(order.epoch)
         work = self._work.get(order.job)
         if work is None or work.name != (order.attempt, order.planned):
             return Standing(job=order.job, attempt=order.attempt, state="none")
@@ -205,101 +174,23 @@ class Executor:
 
     async def adopt(self, order: Adopt) -> Standing:
         """Serve a new coordinator from now on, and say how the attempt stands."""
-        await self._obey(order.epoch)
+        await self._fence.obey(order.epoch)
         work = self._work.get(order.job)
         if work is None or work.name != (order.attempt, order.planned):
             return Standing(job=order.job, attempt=order.attempt, state="none")
         if order.epoch > work.epoch:
             work.epoch = order.epoch
-            self._note(work, "info", "adopted by a new coordinator")
+            self._reports.note(work, "info", "adopted by a new coordinator")
         return work.standing()
 
     async def stop(self, order: Stop) -> Standing:
         """Kill this job's worker."""
-        await self._obey(order.epoch)
+        await self._fence.obey(order.epoch)
         work = self._work.get(order.job)
         if work is None:
             return Standing(job=order.job, attempt=0, state="none")
         self._end(work, order.reason)
         return work.standing()
-
-    async def _obey(self, epoch: Epoch) -> None:
-        async with self._fence_lock:
-            raw = self._journal.cell(FENCE)
-            fence = msgspec.msgpack.decode(raw, type=Epoch) if raw else Epoch(0)
-            known = max(fence.counter, self._highest().counter)
-            if epoch.counter > known + MAX_STEP:
-                raise Refused(
-                    f"Node {self._node_name} knows of no election near epoch {epoch}.",
-                    fix="Look at who ordered it.",
-                )
-            if epoch < fence:
-                log.warning("an order of an outlived epoch is refused", epoch=str(epoch), obeyed=str(fence))
-                raise Refused(
-                    f"Node {self._node_name} has obeyed epoch {fence} and refuses an order of epoch {epoch}.",
-                    fix="Nothing to do: the newer coordinator's orders stand.",
-                )
-            if epoch > fence:
-                await self._journal.set_cell(FENCE, msgspec.msgpack.encode(epoch))
-
-    async def _prepare(self, work: Work, order: Assign) -> None:
-        resume = None
-        if order.resume is not None:
-            await self._keeper.obtain(order.resume, order.resume_holders)
-            resume = str(self._blobs.path(order.resume.digest))
-        resources = await self._supplies.gather(work.spec, work.plan, self._submitter(work.job))
-        work.directory = self._workspace.make(work.job, work.name[0])
-        work.handle = await self._host.start(
-            "train",
-            work.spec.runtime,
-            self._limits(),
-            lambda message: self._heard(work, message),
-            lambda how: self._exited(work, how),
-        )
-        if work.state != "preparing":  # stopped meanwhile
-            work.handle.kill()
-            return
-        work.handle.send(
-            Begin(
-                job=work.job,
-                attempt=work.name[0],
-                node=self._me,
-                spec=order.spec,
-                plan=order.plan,
-                directory=work.directory,
-                host=self._worker_host(),
-                ports=self._ports,
-                resume=resume,
-                resources=resources,
-                trusted=self.trusted,
-            )
-        )
-        try:
-            async with asyncio.timeout(READY_SECONDS):
-                ready = await asyncio.shield(work.ready)
-        except TimeoutError:
-            raise Unavailable(
-                f"The worker on {self._node_name} was not ready after {READY_SECONDS:.0f} s.",
-                fix="See `hivenode logs` of the job; the machine may be overloaded.",
-            ) from None
-        if work.state == "preparing":
-            host = self._worker_host()
-            host = f"[{host}]" if ":" in host else host
-            work.endpoint = Endpoint(self._me, work.rank, f"{host}:{ready.port}", ready.certificate, ready.group_port)
-            work.state = "prepared"
-
-    async def _bring(self, work: Work, wish: Need) -> None:
-        try:
-            paths = await self._supplies.more(work.spec, work.plan, self._submitter(work.job), wish.blobs)
-            answer = Brought(paths=paths)
-        except HiveError as error:
-            answer = Brought(paths={}, error=error.sentence[:2000], fix=error.fix[:2000])
-        if work.handle is not None:
-            work.handle.send(answer)
-
-    def _submitter(self, job: str) -> str:
-        known = self._ledger.jobs.get(job)
-        return known.submitter if known is not None else ""
 
     # --- what workers say ---------------------------------------------------------------------------------------
 
@@ -310,15 +201,16 @@ class Executor:
                     work.ready.set_result(message)
             case WorkerProgress():
                 work.step, work.steps, work.members = message.step, message.steps, message.members
-                self._tell(work, message)
+                self._reports.progress(work, message)
             case ViewChanged():
                 work.members, work.step = message.members, message.step
+                names = self._names(work, *message.lost)
                 if message.lost:
-                    self._note(
-                        work, "warning", "going on without lost workers", step=message.step, lost=len(message.lost)
-                    )
+                    event = f"going on without lost workers: {names.listed(message.lost)}"
+                    self._reports.note(work, "warning", event, step=message.step, left=len(message.members))
                 if message.joined:
-                    self._note(work, "info", "going on with new workers", step=message.step, new=len(message.joined))
+                    event = f"going on with new workers: {names.listed(message.joined)}"
+                    self._reports.note(work, "info", event, step=message.step, workers=len(message.members))
                 if message.members[0] == self._me:
                     changed = MembersChanged(
                         work.job, work.name[0], work.name[1], message.step, message.members, message.lost
@@ -331,24 +223,28 @@ class Executor:
                 if Path(message.path).parent == Path(work.directory):
                     self._workspace.keep(work.job, message.path)
             case CheckpointFailed():
-                self._trouble(work, message.step, message.reason, "Free space on the disk that holds its home.")
+                self._reports.trouble(work, message.step, message.reason, "Free space on the disk that holds its home.")
             case Need():
-                self._tasks.spawn(self._bring(work, message), "job: data")
+                self._tasks.spawn(self._launcher.bring(work, message), "job: data")
             case Finished():
                 work.finished, work.step = message, message.step
                 self._tasks.spawn(self._conclude(work, message), "job: conclude")
             case Failed():
-                self._fail(work, message)
+                said = self._names(work).within(message.message)
+                self._fail(work, msgspec.structs.replace(message, message=said[:2000]))
             case Log():
-                self._write(work, message.level, message.event, dict(message.fields))
+                self._reports.write(work, message.level, self._names(work).within(message.event), dict(message.fields))
             case _:
                 log.warning("a training worker said something it should not", job=work.job, said=type(message).__name__)
+
+    def _names(self, work: Work, *others: str) -> Names:
+        return Names({*(share.node for share in work.plan.shares), *work.members, *others}, self._name)
 
     async def _keep(self, work: Work, written: CheckpointWritten) -> None:
         try:
             await self._results.checkpoint(work.job, work.name, written.step, Path(written.path), work.members)
         except HiveError as error:
-            self._trouble(work, written.step, error.sentence, error.fix)
+            self._reports.trouble(work, written.step, error.sentence, error.fix)
         else:
             work.trouble = ""
         finally:
@@ -356,18 +252,10 @@ class Executor:
             if work.left:
                 self._drop_directory(work)
 
-    def _trouble(self, work: Work, step: int, reason: str, fix: str) -> None:
-        """Training goes on: an older checkpoint still stands, and the next one tries again."""
-        self._note(work, "error", "a checkpoint could not be kept; training goes on", step=step, reason=reason, fix=fix)
-        work.trouble = f"No checkpoint of step {step} could be kept: {reason.rstrip('.')}. {fix}"[:2000]
-        if work.last is not None and work.state == "running":
-            work.last = msgspec.structs.replace(work.last, trouble=work.trouble)
-            self._broadcast(work.last)
-
     def _exited(self, work: Work, how: str) -> None:
         work.handle = None
         work.over.notify()
-        self._note(work, "info", "worker exited", how=how)
+        self._reports.note(work, "info", "worker exited", how=how)
         if work.finished is None and work.state != "failed":
             failure = Failed(
                 code="unavailable",
@@ -403,19 +291,19 @@ class Executor:
         if work.state != "failed":
             work.state = "finished"
             self._workspace.forget(work.job)
-            self._announce_end(work)
+            self._reports.ended(work)
 
     def _fail(self, work: Work, failure: Failed, *, ending: bool = False) -> None:
         if work.state in ("failed", "finished"):
             return
         work.failure, work.state = failure, "failed"
-        self._note(work, "error", failure.message, fix=failure.fix, retry=failure.retry)
+        self._reports.note(work, "error", failure.message, fix=failure.fix, retry=failure.retry)
         if not work.ready.done():
             work.ready.set_exception(Unavailable(failure.message, fix=failure.fix))
             work.ready.exception()  # whoever prepares may have gone already
         if work.handle is not None and not ending:
             work.handle.kill()
-        self._announce_end(work)
+        self._reports.ended(work)
 
     def _end(self, work: Work, reason: str) -> None:
         """Stop without a result, by order."""
@@ -471,61 +359,12 @@ class Executor:
             self._end(work, "the job is finished")
             await self._results.own_copy(work.job)
 
-    def _tell(self, work: Work, said: WorkerProgress) -> None:
-        work.accuracy = said.accuracy if said.accuracy is not None else work.accuracy
-        work.test_loss = said.test_loss if said.test_loss is not None else work.test_loss
-        work.last = Progress(
-            job=work.job,
-            attempt=work.name[0],
-            node=self._me,
-            step=said.step,
-            steps=said.steps,
-            epoch=said.epoch,
-            epochs=said.epochs,
-            loss=said.loss,
-            accuracy=work.accuracy,
-            samples_per_second=said.samples_per_second,
-            members=len(said.members),
-            test_loss=work.test_loss,
-            convergence=said.convergence,
-            tokens_per_second=said.tokens_per_second,
-            trouble=work.trouble,
-            share=said.share,
-        )
-        now = asyncio.get_running_loop().time()
-        if now - work.told >= PROGRESS_SECONDS or work.told < 0:
-            work.told = now
-            self._broadcast(work.last)
-
-    def _announce_end(self, work: Work) -> None:
-        base = work.last or Progress(work.job, work.name[0], self._me, work.step, work.steps, 0, 0, 0.0, None, 0.0, 0)
-        self._broadcast(msgspec.structs.replace(base, state=work.state, samples_per_second=0.0, tokens_per_second=None))
-
     def _drop_directory(self, work: Work) -> None:
         """As soon as nothing in it is being copied."""
         work.left = True
         if work.directory and not work.keeping:
             self._workspace.remove(work.directory)
             work.directory = ""
-
-    def _note(self, work: Work, level: str, event: str, **fields: object) -> None:
-        getattr(log, level)(event, job=work.job, attempt=work.name[0], epoch=str(work.epoch), **fields)
-        self._write(work, level, event, fields)
-
-    def _write(self, work: Work, level: str, event: str, fields: dict[str, object]) -> None:
-        self._job_log.write(
-            work.job,
-            {
-                "time": self._wall(),
-                "level": level,
-                "node": self._node_name,
-                "job": work.job,
-                "attempt": work.name[0],
-                "epoch": str(work.epoch),
-                "event": event,
-                **fields,
-            },
-        )
 
 
 def _defect(error: Exception) -> Failed:

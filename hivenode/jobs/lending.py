@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import importlib.util
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 from pathlib import Path
 
@@ -13,17 +13,15 @@ import msgspec
 
 from hivenode.config import Settings
 from hivenode.data.manifest import Manifest
-from hivenode.errors import HiveError, InvalidInput
+from hivenode.errors import HiveError
 from hivenode.jobs.preparing import prepare
 from hivenode.logs import get_logger
-from hivenode.models.identify import identify
+from hivenode.models import pretrained
 from hivenode.net.local import Resources
-from hivenode.net.messages import Offer
+from hivenode.net.messages import CONFIG_BYTES, Offer, Unfit
 from hivenode.spec.data import DataSpec
 
 log = get_logger("lending")
-
-FINGERPRINT_BYTES = 1 << 20
 
 Stamp = tuple[tuple[int, int], ...]
 """Time of change and size of each file concerned."""
@@ -40,14 +38,9 @@ class Lender:
         self._settings = settings
         self._memory_bytes = memory_bytes
         self._offers: dict[str, Offer] = {}
+        self._unfit: dict[str, Unfit] = {}
         self._seen: dict[str, Stamp] = {}
         self._looking: asyncio.Task[None] | None = None
-        self._unusable: set[str] = set()
-
-    @property
-    def unusable(self) -> tuple[str, ...]:
-        """Names of what is lent by the settings and could not be read; why is in the log."""
-        return tuple(sorted(self._unusable))
 
     @property
     def resources(self) -> Resources:
@@ -58,12 +51,18 @@ class Lender:
             private={name: spec.model_dump_json().encode() for name, spec in self._settings.data.private.items()},
         )
 
-    async def offers(self, patience: float) -> tuple[Offer, ...]:
-        """What other nodes are told. What is new is looked at meanwhile, and waited for at most so many seconds."""
+    async def offers(self, patience: float, about: Collection[str] = ()) -> tuple[Offer, ...]:
+        """What other nodes are told, with configurations of the models asked about. What is new is looked at meanwhile,
+        and waited for at most so many seconds."""
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._look(), name="lending")
         await asyncio.wait({self._looking}, timeout=patience)
-        return tuple(self._offers.values())
+        offers = self._offers.values()
+        return tuple(o if o.name in about else msgspec.structs.replace(o, config=b"") for o in offers)
+
+    def unfit(self, about: Collection[str]) -> tuple[Unfit, ...]:
+        """What is wrong with what others ask about, as last seen."""
+        return tuple(self._unfit[name] for name in about if name in self._unfit)
 
     @property
     def looking(self) -> tuple[str, ...]:
@@ -81,7 +80,7 @@ class Lender:
             if importlib.util.find_spec(package) is not None:
                 self._offers[f"python:{package}"] = Offer(f"python:{package}")
         for name, directory in self._settings.models.directories.items():
-            await self._at(f"hf:{name}", Path(directory), partial(_model, name, Path(directory)))
+            await self._at(f"hf:{name}", Path(directory), partial(asyncio.to_thread, _model, name, Path(directory)))
         for name, spec in self._settings.data.private.items():
             await self._at(f"private:{name}", Path(spec.name), partial(self._private, name, spec))
 
@@ -91,10 +90,10 @@ class Lender:
             return
         try:
             self._offers[name] = await look()
-            self._unusable.discard(name)
+            self._unfit.pop(name, None)
         except HiveError as error:
             self._offers.pop(name, None)
-            self._unusable.add(name)
+            self._unfit[name] = _told(name, error)
             log.error("something lent cannot be used", what=name, reason=error.sentence, fix=error.fix)
         self._seen[name] = stamp
 
@@ -104,25 +103,22 @@ class Lender:
         return Offer(f"private:{name}", info, _kind(manifest))
 
 
-async def _model(name: str, path: Path) -> Offer:
-    report = await asyncio.to_thread(identify, path)
-    if report.error is not None and not report.parameters:
-        raise InvalidInput(f"{path} is no usable model: {report.error.message}", fix=report.error.fix)
-    return Offer(f"hf:{name}", same=await asyncio.to_thread(_fingerprint, path), parameters=report.parameters or 0)
+def _told(name: str, error: HiveError) -> Unfit:
+    """What others are told. Of private data no more than that: the reason may quote a value, and names a file."""
+    if name.startswith("private:"):
+        return Unfit(name, "It cannot be read; the daemon's log there says why.", "Have its owner look there.")
+    return Unfit(name, error.sentence[:2000], error.fix[:2000])
 
 
-def _fingerprint(path: Path) -> str:
-    """Of a configuration, and of sizes, heads and ends of weights: enough to tell one version from another."""
-    found = hashlib.sha256()
-    for file in sorted([path / "config.json", *path.glob("*.safetensors")]):
-        if not file.is_file():
-            continue
-        size = file.stat().st_size
-        with file.open("rb") as opened:
-            found.update(f"{file.name} {size} ".encode() + opened.read(FINGERPRINT_BYTES))
-            opened.seek(max(0, size - FINGERPRINT_BYTES))
-            found.update(opened.read(FINGERPRINT_BYTES))
-    return found.hexdigest()
+def _model(name: str, path: Path) -> Offer:
+    found = pretrained.look(path)
+    told = found.told()
+    return Offer(
+        f"hf:{name}",
+        same=found.fingerprint(),
+        parameters=found.parameters,
+        config=told if len(told) <= CONFIG_BYTES else b"",
+    )
 
 
 def _kind(manifest: Manifest) -> str:

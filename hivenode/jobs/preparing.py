@@ -13,11 +13,13 @@ import msgspec
 
 from hivenode.catalog.holders import Keeper
 from hivenode.catalog.models import Catalogue, Holders, ModelVersion
+from hivenode.data import sources
 from hivenode.data.manifest import Manifest, Shard, read_manifest
 from hivenode.data.preparing import Preparation
 from hivenode.errors import Corrupted, HiveError, InvalidInput, NotFound, Unavailable
 from hivenode.logs import get_logger
-from hivenode.models.card import read_card
+from hivenode.models.card import ModelCard, read_card
+from hivenode.models.going_on import fits, going_on
 from hivenode.models.identify import identify
 from hivenode.models.keras_configs.files import embedded
 from hivenode.spec.data import FILES, DataSpec, SharedData
@@ -96,8 +98,9 @@ class Preparer:
             HiveError: a file, weights or a model cannot be used.
         """
         model, data = spec.model, spec.data
+        card = None
         if model.kind == "catalog":
-            model = await self._from_catalogue(model)
+            model, card = await self._from_catalogue(model)
         elif model.kind == "keras" and model.source != "keras:config":
             model = await asyncio.to_thread(embedded, model)
         if model.weights.startswith("catalog:"):
@@ -109,21 +112,21 @@ class Preparer:
             data = await self._shared(data, keep=keep)
         if model is spec.model and data is spec.data:
             return spec
+        if card is not None and model.kind == "sklearn" and data.kind != "private":
+            fits(card, model, sources.information(data))
         changes: dict[str, Any] = {"model": model, "data": data}
-        if model.kind == "keras" and "framework" not in spec.model_fields_set:
-            changes["framework"] = "keras"  # of the catalogue's models only the file says it
+        if model.kind in ("keras", "sklearn") and "framework" not in spec.model_fields_set:
+            changes["framework"] = model.kind  # of the catalogue's models only the file says it
         return parse_job(spec.model_copy(update=changes).model_dump(mode="json"))
 
-    async def _from_catalogue(self, model: ModelSpec) -> ModelSpec:
+    async def _from_catalogue(self, model: ModelSpec) -> tuple[ModelSpec, ModelCard]:
         version = self._catalogue.find(_reference(model.source))
         card = await asyncio.to_thread(read_card, await self._file(version))
-        if card.model.kind == "sklearn":
-            raise InvalidInput(
-                f"{version.reference} is {card.model.source}, and estimators are not gone on with.",
-                fix=f"Name {card.model.source} itself: it is fitted anew.",
-            )
-        changes = {"weights": _blob(version.blob), "lora": model.lora or card.model.lora}
-        return card.model.model_copy(update=changes)  # checked with the rest of the job
+        found = card.model
+        if found.kind == "sklearn":
+            found = going_on(version.reference, found, model.params)
+        changes = {"weights": _blob(version.blob), "lora": model.lora or found.lora}
+        return found.model_copy(update=changes), card  # checked with the rest of the job
 
     async def _file(self, version: ModelVersion) -> Path:
         await self._keeper.obtain(version.blob, self._holders.of(version.blob.digest))

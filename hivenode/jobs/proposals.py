@@ -15,13 +15,13 @@ import msgspec
 from hivenode.data import sources
 from hivenode.data.info import DataInfo
 from hivenode.errors import HiveError, Unavailable
-from hivenode.models import compositions
+from hivenode.models import compositions, hub
 from hivenode.models.declared import describe as describe_model
 from hivenode.models.declared import layers_of
 from hivenode.models.layers import buffers
 from hivenode.net.messages import Offer, ProfileReply, ProfileRequest, Request, Response
 from hivenode.planning.engines import distrust
-from hivenode.planning.planner import plan, version
+from hivenode.planning.planner import plan, versions_of
 from hivenode.planning.profile import ClusterView, NodeProfile
 from hivenode.planning.qtable import Experience
 from hivenode.planning.workload import Workload
@@ -83,9 +83,9 @@ class Proposer:
         """
         if not self.only_nodes_know(spec):
             describe(spec)  # what is wrong with it is told whoever is there
-        heard = await self._heard()
-        without = " ".join(filter(None, (self._late(spec, heard), self._unusable(spec, heard))))
-        workload, heard = _priced(spec, heard, without)
+        heard = await self._heard(spec.needs)
+        without = " ".join(filter(None, (self._late(spec, heard), self._unread(spec, heard))))
+        workload, heard = _priced(spec, heard, self._name, without)
         if memory_factor != 1.0:
             workload = workload.taking(memory_factor)
         profiles = tuple(self._profile(node, reply) for node, reply in heard.items())
@@ -106,14 +106,14 @@ class Proposer:
             raise Unavailable(f"{error.sentence} {without}".strip()[:MAX_REASON], fix=error.fix) from error
         return msgspec.structs.replace(found, reason=f"{found.reason} {without}".strip()[:MAX_REASON])
 
-    def _unusable(self, spec: JobSpec, heard: dict[str, ProfileReply]) -> str:
-        """A sentence on those whose owners lend what the job needs, and who cannot read it; "" if there are none."""
-        found = {need: [self._name(n) for n, reply in heard.items() if need in reply.unusable] for need in spec.needs}
-        return " ".join(
-            f"{need} of {', '.join(sorted(names))} cannot be used; the daemon's log there says why."
-            for need, names in found.items()
-            if names
-        )
+    def _unread(self, spec: JobSpec, heard: dict[str, ProfileReply]) -> str:
+        """A sentence on those who cannot read private data that the job is for, "" if there are none: all are meant."""
+        if spec.data.kind != "private":
+            return ""
+        wrong = [self._name(n) for n, reply in heard.items() if any(u.name == spec.data.source for u in reply.unfit)]
+        if not wrong:
+            return ""
+        return f"{spec.data.source} of {', '.join(sorted(wrong))} cannot be read; the daemon's log there says why."
 
     def _late(self, spec: JobSpec, heard: dict[str, ProfileReply]) -> str:
         """A sentence on those that are no longer waited for, "" if there are none.
@@ -122,12 +122,12 @@ class Proposer:
             Unavailable: a node reads data of its own that it may take part with, and has not taken too long yet: all of
                 them are meant.
         """
-        named, now = set(spec.placement.nodes), asyncio.get_running_loop().time()
+        now = asyncio.get_running_loop().time()
         reading = [
             (node, self._reading.get((node, name), now))
             for node, reply in heard.items()
             for name in set(spec.needs) & set(reply.looking)
-            if not named or named & {node, self._name(node)}
+            if _meant(spec, node, self._name)
         ]
         if awaited := [self._name(node) for node, since in reading if now - since < self._reading_seconds]:
             raise Unavailable(
@@ -144,9 +144,9 @@ class Proposer:
         """Whether it did when it was last asked."""
         return any(reader == node for reader, _ in self._reading)
 
-    async def _heard(self) -> dict[str, ProfileReply]:
+    async def _heard(self, about: tuple[str, ...] = ()) -> dict[str, ProfileReply]:
         workers = self._workers()
-        replies = await asyncio.gather(*(self._ask(node) for node in workers))
+        replies = await asyncio.gather(*(self._ask(node, about) for node in workers))
         heard = {node: reply for node, reply in zip(workers, replies, strict=True) if reply is not None}
         now = asyncio.get_running_loop().time()
         reading = [(node, name) for node, reply in heard.items() for name in reply.looking]
@@ -173,7 +173,7 @@ class Proposer:
             plaintext: those that take part, where they speak in plaintext: each has to trust a newcomer, and it them.
             beside: one that takes part: a newcomer has to have its version of the framework.
         """
-        named, workers = set(spec.placement.nodes), self._workers()
+        workers = self._workers()
         asked = [node for node in nodes if node in workers]
         answers = await asyncio.gather(*(self._ask(node) for node in [*asked, *plaintext]))
         heard = zip([*asked, *plaintext], answers, strict=True)
@@ -182,24 +182,27 @@ class Proposer:
         if len(present) < len(plaintext):
             return []
         member = await self._ask(beside) if beside else None
-        usual = version(member.versions.get(spec.runtime, "")) if member is not None else ()
+        usual = versions_of(spec.runtime, member.versions) if member is not None else {}
         return [
             node
             for node, reply in zip(asked, answers, strict=False)
             if reply is not None
             and not (present and distrust([*present, profiles[node]]))
             and spec.runtime in reply.frameworks
-            and (not usual or version(reply.versions.get(spec.runtime, "")) in ((), usual))
+            and all(
+                not usual.get(name) or number in ((), usual[name])
+                for name, number in versions_of(spec.runtime, reply.versions).items()
+            )
             and set(spec.libraries) <= reply.versions.keys()
             and not reply.paused
             and not reply.running
             and _offers_alike(spec, reply, member)
-            and (not named or named & {node, self._name(node)})
+            and _meant(spec, node, self._name)
         ]
 
-    async def _ask(self, node: str) -> ProfileReply | None:
+    async def _ask(self, node: str, about: tuple[str, ...] = ()) -> ProfileReply | None:
         try:
-            reply = await self._call(node, ProfileRequest(), PROFILE_SECONDS)
+            reply = await self._call(node, ProfileRequest(about), PROFILE_SECONDS)
         except HiveError:
             return None  # it does not answer now, so it takes no part now
         return reply if isinstance(reply, ProfileReply) else None
@@ -216,8 +219,10 @@ class Proposer:
             paused=reply.paused,
             name=self._name(node),
             offers=tuple(offer.name for offer in reply.offers),
+            unfit={each.name: each.reason for each in reply.unfit},
             versions=reply.versions,
             bf16=reply.bf16,
+            fp16=reply.fp16,
             address=reply.address,
             trusted=reply.trusted,
         )
@@ -244,14 +249,23 @@ def describe(spec: JobSpec) -> Workload:
     return _workload(spec, spec.model, data)
 
 
-def _priced(spec: JobSpec, heard: dict[str, ProfileReply], without: str) -> tuple[Workload, dict[str, ProfileReply]]:
-    """What a job costs, also by what nodes offer; and the nodes without those that call something else by the name than
-    most others do. `without`: what to add to that nobody has something."""
+def _priced(
+    spec: JobSpec, heard: dict[str, ProfileReply], name: Callable[[str], str], without: str
+) -> tuple[Workload, dict[str, ProfileReply]]:
+    """What a job costs, also by what nodes offer; and the nodes without those whose own data are unlike those of most
+    others. `without`: what to add to that nobody has something."""
     offered: dict[str, Offer] = {}
+    model = spec.model
     for need in spec.needs:
         found = {node: offer for node, reply in heard.items() for offer in reply.offers if offer.name == need}
         if not found:
-            raise Unavailable(f"No node that answers has {need}. {without}".strip(), fix=_instead(need, heard))
+            raise _nowhere(need, heard, name, without)
+        if need == model.source:
+            found = {node: offer for node, offer in found.items() if _meant(spec, node, name)} or found
+            _one_model(need, found, name)
+            node, offer = next(iter(found.items()))
+            config = hub.told(offer.config, f"The configuration of {need} on {name(node)}") if offer.config else {}
+            model = model.model_copy(update={"parameters": offer.parameters or None, "config": config})
         kinds = Counter(offer.same for offer in found.values())
         usual = max(sorted(kinds), key=lambda kind: kinds[kind])
         odd = {node for node, offer in found.items() if offer.same != usual}
@@ -262,16 +276,42 @@ def _priced(spec: JobSpec, heard: dict[str, ProfileReply], without: str) -> tupl
     if spec.data.kind == "private":  # each node has its own
         offers = [offer for reply in heard.values() for offer in reply.offers if offer.name == spec.data.source]
         data = msgspec.structs.replace(data, samples=sum(offer.info.samples for offer in offers if offer.info))
-    model = spec.model
-    if (base := offered.get(model.source)) is not None:
-        model = model.model_copy(update={"parameters": base.parameters or None})
     return _workload(spec, model, data), heard
+
+
+def _one_model(need: str, found: Mapping[str, Offer], name: Callable[[str], str]) -> None:
+    """Raises Unavailable: nodes call different models by one name; which one is meant nobody but a person can tell."""
+    kinds: dict[str, list[str]] = {}
+    for node, offer in sorted(found.items()):
+        kinds.setdefault(offer.same, []).append(name(node))
+    if len(kinds) > 1:
+        groups = sorted(kinds.values(), key=lambda names: (-len(names), names))
+        raise Unavailable(
+            f"{need} is not the same model on all nodes: {', '.join(groups[0])} "
+            f"{'has' if len(groups[0]) == 1 else 'have'} one, {'; '.join(', '.join(names) for names in groups[1:])} "
+            "another.",
+            fix="Copy one directory to all of them, or name the nodes that are meant in placement.nodes.",
+        )
+
+
+def _meant(spec: JobSpec, node: str, name: Callable[[str], str]) -> bool:
+    named = set(spec.placement.nodes)
+    return not named or bool(named & {node, name(node)})
+
+
+def _nowhere(need: str, heard: Mapping[str, ProfileReply], name: Callable[[str], str], without: str) -> Unavailable:
+    """Of something that no node has, or none in order. `without`: what to add."""
+    unfit = [(node, each) for node, reply in heard.items() for each in reply.unfit if each.name == need]
+    if not unfit:
+        return Unavailable(f"No node that answers has {need}. {without}".strip(), fix=_instead(need, heard))
+    told = " ".join(f"{name(node)}: {each.reason}" for node, each in unfit)
+    return Unavailable(f"No node can use its {need}. {told}"[:MAX_REASON], fix=unfit[0][1].fix)
 
 
 def _workload(spec: JobSpec, model: ModelSpec, data: DataInfo) -> Workload:
     if spec.framework == "sklearn":
         compositions.fits(model, data)
-    workload = Workload.of(spec, model=describe_model(model, data), data=data, masked=_masked(spec, data))
+    workload = Workload.of(spec, model=describe_model(model, data), data=data, masked=_masked(spec, model, data))
     if spec.framework == "sklearn" and compositions.entry_of(model).kind in FITTED:
         members = compositions.members_of(model)
         return replace(workload, batch_size=workload.samples, epochs=1, max_steps=1, members=members)
@@ -282,9 +322,9 @@ def _runnable(spec: JobSpec) -> frozenset[Strategy]:
     return RUNNABLE.get(spec.framework, EVERYWHERE)
 
 
-def _masked(spec: JobSpec, data: DataInfo) -> dict[Strategy, str]:
+def _masked(spec: JobSpec, model: ModelSpec, data: DataInfo) -> dict[Strategy, str]:
     """Strategies that cannot run for a framework, model and data, and why."""
-    reasons = _masked_by_framework(spec, data)
+    reasons = _masked_by_framework(spec, model, data)
     if spec.data.kind != "private":
         return reasons
     stays = f"{spec.data.source} and what is made of it stay on the nodes that have it"
@@ -296,7 +336,7 @@ def _masked(spec: JobSpec, data: DataInfo) -> dict[Strategy, str]:
     return reasons
 
 
-def _masked_by_framework(spec: JobSpec, data: DataInfo) -> dict[Strategy, str]:
+def _masked_by_framework(spec: JobSpec, model: ModelSpec, data: DataInfo) -> dict[Strategy, str]:
     if spec.framework == "sklearn":
         return compositions.masked(spec.model)
     if spec.framework == "keras":
@@ -305,14 +345,17 @@ def _masked_by_framework(spec: JobSpec, data: DataInfo) -> dict[Strategy, str]:
             why = "keras builds this model, and its models are not cut into stages"
         return {Strategy.model_parallel: why, Strategy.pipeline_parallel: why}
     for given, what in (
-        (spec.training.precision == "bf16", 'training.precision = "bf16"'),
+        (spec.training.precision in ("bf16", "fp16"), f'training.precision = "{spec.training.precision}"'),
         (spec.training.sync != "every_step", f'training.sync = "{spec.training.sync}"'),
         (spec.model.lora is not None, "model.lora"),
     ):
         if given:
             why = f"{what} is for workers that hold the whole model"
             return {Strategy.model_parallel: why, Strategy.pipeline_parallel: why}
-    if buffers(layers_of(spec.model, data) or ()):
+    if model.kind == "hf" and not model.config:
+        why = f"the layers of {model.source} are not known: its configuration is of another kind, or too large to tell"
+        return {Strategy.model_parallel: why, Strategy.pipeline_parallel: why}
+    if buffers(layers_of(model, data) or ()):
         why = "batch normalisation would see small batches one by one; model_parallel gives it whole ones"
         return {Strategy.pipeline_parallel: why}
     return {}

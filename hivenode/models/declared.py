@@ -31,12 +31,12 @@ def layers_of(model: ModelSpec, info: DataInfo) -> tuple[Layer, ...] | None:
 
 
 def describe(model: ModelSpec, info: DataInfo) -> ModelCost:
-    """Parameters, and the costs of one sample. Exact for `zoo:` and `layers:`; by formula for `hf:` and `keras:`; what
-    the job says for `python:`. Errors as for `layers_of`."""
+    """Parameters, and the costs of one sample. Exact for `zoo:` and `layers:`; by formula for `keras:`, and for `hf:`
+    with a configuration; for others what the job or a node says. Errors as for `layers_of`."""
     layers = layers_of(model, info)
     if layers is not None:
         return cost(model.source, layers)
-    if model.source == "hf:config":
+    if model.kind == "hf" and model.config:
         return hub.describe(model, info)
     if model.source == "keras:config":
         return graph.describe(model.source, model.config, info)

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from hivenode.data.info import DataInfo
 from hivenode.errors import InvalidInput
 from hivenode.models.layers import FLOAT_BYTES, LayerCost, ModelCost, nearest
@@ -49,6 +51,9 @@ DEFAULTS: Mapping[str, Config] = {
 TASKS = ("classification", "regression", "language", "text_to_text")
 ENCODER_DECODERS = ("t5",)
 """Kinds that write a text upon another."""
+_LARGEST, _MOST_LAYERS = 2**31 - 1, 1_000
+"""Sizes that are taken for such: what says them may come from another node."""
+_PATCH = 16
 _MODEL_TYPE = re.compile(r"[a-z0-9_.-]{1,64}")
 
 
@@ -65,11 +70,7 @@ def settle(config: Config, info: DataInfo) -> dict[str, Any]:
             "The transformers configuration has no model_type.",
             fix=f"Give one, such as {', '.join(DEFAULTS)}.",
         )
-    if "auto_map" in settled:
-        raise InvalidInput(
-            "The transformers configuration names code of the model's author (auto_map), which is never run.",
-            fix="Use a model that transformers itself knows.",
-        )
+    no_code(settled, "The transformers configuration")
     if info.task not in TASKS:
         raise InvalidInput(f"hf: models are for {', '.join(TASKS)}, not for {info.task}.", fix="Choose a zoo: model.")
     if (info.task == "text_to_text") != (kind in ENCODER_DECODERS):
@@ -84,7 +85,7 @@ def settle(config: Config, info: DataInfo) -> dict[str, Any]:
         limit = "n_positions" if kind == "gpt2" else "max_position_embeddings"
         room = info.input_shape[0] + (2 if kind == "roberta" else 0)  # its positions begin after the padding's
         if info.task == "language" and kind in ("bert", "roberta"):
-            settled.setdefault("is_decoder", True)  # or each token would see those it is to foretell
+            settled["is_decoder"] = True  # or each token would see those it is to foretell
         _at_least(settled, limit, room, f"samples of {info.source} have {info.input_shape[0]} tokens")
     elif len(info.input_shape) == 3 and info.input_shape[1] == info.input_shape[2]:
         channels, side, _ = info.input_shape
@@ -95,6 +96,15 @@ def settle(config: Config, info: DataInfo) -> dict[str, Any]:
             f"hf: models take text or square images, and {info.source} is neither.", fix="Choose a zoo: model."
         )
     return settled
+
+
+def no_code(config: Config, what: str) -> None:
+    """Raises InvalidInput: a configuration is of a model that comes with code of its own."""
+    if "auto_map" in config:
+        raise InvalidInput(
+            f"{what} names code of the model's author (auto_map), which is never run.",
+            fix="Use a model that transformers itself knows.",
+        )
 
 
 def _at_least(config: dict[str, Any], key: str, least: int, why: str) -> None:
@@ -119,6 +129,20 @@ def check_names(config: Config) -> None:
             raise InvalidInput(f"The configuration has no field '{name}'.", fix=f"Did you mean '{near[0]}'?")
 
 
+def told(raw: bytes, what: str) -> dict[str, Any]:
+    """A configuration that another node tells of; {} of kinds whose layers are not known here.
+
+    Raises:
+        InvalidInput: it is none.
+    """
+    try:
+        config = msgspec.json.decode(raw, type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise InvalidInput(f"{what} is no JSON object.", fix="Correct config.json there.") from None
+    kind = config.get("model_type")
+    return config if isinstance(kind, str) and kind in DEFAULTS else {}
+
+
 @dataclass(frozen=True, slots=True)
 class _Sizes:
     width: int
@@ -131,8 +155,10 @@ class _Sizes:
 
 
 def describe(model: ModelSpec, info: DataInfo) -> ModelCost:
-    """What an `hf:config` model costs. Errors as for `settle`."""
-    check_names(model.config)
+    """What a model with a configuration costs, given in the job or by a node that has its directory. Errors as for
+    `settle`."""
+    if model.source == "hf:config":
+        check_names(model.config)
     config = settle(model.config, info)
     kind = str(config["model_type"])
     full = {**DEFAULTS.get(kind, DEFAULTS["bert"]), **config}
@@ -140,14 +166,15 @@ def describe(model: ModelSpec, info: DataInfo) -> ModelCost:
         if kind == "t5":
             return _t5(model.source, full, info)
         sizes = _COUNTS.get(kind, _bert)(full, info)
+        length = info.input_shape[0]
+        if not info.vocabulary:
+            side, patch = _of({"patch_size": _PATCH, **full}, "image_size", "patch_size")
+            length = (side // patch) ** 2 + 1
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         raise InvalidInput(
-            f"The sizes in the {kind} configuration are not whole numbers above 0.",
+            f"The sizes in the {kind} configuration are not whole numbers above 0, or too large.",
             fix=nearest(kind, list(DEFAULTS)) if kind not in DEFAULTS else "Correct them.",
         ) from None
-    length = info.input_shape[0]
-    if not info.vocabulary:
-        length = (int(full["image_size"]) // int(full["patch_size"])) ** 2 + 1
     attention = 4 * length * length * sizes.width
     layer_flops = 2 * sizes.layer * length + attention
     kept = length * sizes.width * FLOAT_BYTES
@@ -173,7 +200,7 @@ def _t5(source: str, c: Config, info: DataInfo) -> ModelCost:
     vocabulary, width, key, inner, layers, heads, buckets = _of(
         c, "vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads", "relative_attention_num_buckets"
     )
-    (after,) = _of({"n": c.get("num_decoder_layers") or layers}, "n")
+    (after,) = _of({"num_decoder_layers": c.get("num_decoder_layers") or layers}, "num_decoder_layers")
     length = info.input_shape[0] // 2
     attention = 4 * width * heads * key + width
     wide = (3 if "gated" in str(c.get("feed_forward_proj", "relu")) else 2) * width * inner + width
@@ -207,8 +234,9 @@ def _block(width: int, inner: int) -> int:
 
 def _of(config: Config, *names: str) -> list[int]:
     values = [config[name] for name in names]
-    if not all(isinstance(value, int) and value > 0 for value in values):
-        raise ValueError(names)
+    for name, value in zip(names, values, strict=True):
+        if not isinstance(value, int) or not 0 < value <= (_MOST_LAYERS if "layer" in name else _LARGEST):
+            raise ValueError(name)
     return values
 
 
@@ -232,7 +260,7 @@ def _distilbert(c: Config, info: DataInfo) -> _Sizes:
 
 def _gpt2(c: Config, info: DataInfo) -> _Sizes:
     vocabulary, positions, width, layers = _of(c, "vocab_size", "n_positions", "n_embd", "n_layer")
-    inner = c.get("n_inner") or 4 * width
+    (inner,) = _of({"n_inner": c.get("n_inner") or 4 * width}, "n_inner")
     head = 0 if info.task == "language" else width * info.outputs
     return _Sizes(width, layers, (vocabulary + positions) * width, _block(width, inner), 2 * width + head)
 
@@ -241,9 +269,11 @@ def _llama(c: Config, info: DataInfo) -> _Sizes:
     vocabulary, width, layers, heads, inner = _of(
         c, "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"
     )
-    each = c.get("head_dim") or width // heads
-    groups = (c.get("num_key_value_heads") or heads) * each
-    own = heads * each
+    each, groups = _of(
+        {"head_dim": c.get("head_dim") or width // heads, "groups": c.get("num_key_value_heads") or heads},
+        "head_dim", "groups",
+    )  # fmt: skip
+    groups, own = groups * each, heads * each
     layer = 2 * width * own + 2 * width * groups + 3 * width * inner + 2 * width
     if c["model_type"] == "qwen2":
         layer += own + 2 * groups

@@ -108,6 +108,17 @@ class ModelCost:
     activation_bytes_per_sample: int
     layers: tuple[LayerCost, ...]
 
+    @classmethod
+    def of(cls, source: str, layers: tuple[LayerCost, ...]) -> ModelCost:
+        """What these come to."""
+        return cls(
+            source=source,
+            parameters=sum(layer.parameters for layer in layers),
+            flops_per_sample=sum(layer.flops for layer in layers),
+            activation_bytes_per_sample=sum(layer.activation_bytes + layer.inner_bytes for layer in layers),
+            layers=layers,
+        )
+
 
 def resolve(name: str, kind: str, options: Mapping[str, Scalar], input_shape: Shape) -> Layer:
     """A layer with its sizes. Raises InvalidInput: no such kind or option, or it cannot take that input."""
@@ -178,13 +189,7 @@ def cost(source: str, layers: Sequence[Layer]) -> ModelCost:
         )
         for layer in layers
     )
-    return ModelCost(
-        source=source,
-        parameters=sum(each.parameters for each in costs),
-        flops_per_sample=sum(each.flops for each in costs),
-        activation_bytes_per_sample=sum(each.activation_bytes + each.inner_bytes for each in costs),
-        layers=costs,
-    )
+    return ModelCost.of(source, costs)
 
 
 def arguments(whose: str, params: Mapping[str, Param], given: Mapping[str, Scalar]) -> dict[str, Scalar]:

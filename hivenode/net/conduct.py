@@ -118,11 +118,6 @@ class Intake:
         self._flooding: dict[type, float] = {}
         self._bytes = 0
 
-    @property
-    def floods(self) -> str:
-        """Name of a kind that comes too fast, "" if none does."""
-        return next((kind.__name__ for kind in self._flooding), "")
-
     def take(self, kind: type, size: int, now: float) -> float:
         """Note a message; returns the seconds to wait before the next one is read.
 

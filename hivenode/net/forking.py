@@ -26,7 +26,6 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
 
     pid: int
     threads: int
-    import_seconds: float
 
 
 class Forked(msgspec.Struct, frozen=True, tag="forked"):

@@ -129,7 +129,6 @@ class Ready(_Local, frozen=True, tag="ready"):
     port: int
     certificate: str
     parameters: int
-    load_seconds: float
     group_port: int = 0
     """See `Peer`."""
 

@@ -390,8 +390,13 @@ class LogsReply(_Message, frozen=True, tag="logs"):
     more: bool
 
 
+CONFIG_BYTES = 16_384
+"""Of the largest configuration of a model that is told to others."""
+
+
 class ProfileRequest(_Message, frozen=True, tag="profile_req"):
-    pass
+    about: Annotated[tuple[Annotated[str, msgspec.Meta(max_length=256)], ...], msgspec.Meta(max_length=8)] = ()
+    """What of the node's own a job needs, to be told all that there is to say about it."""
 
 
 class Offer(msgspec.Struct, frozen=True):
@@ -401,12 +406,22 @@ class Offer(msgspec.Struct, frozen=True):
         info: of data, without the names of the outputs.
         same: a digest that nodes which may work together have in common; "" where it does not matter.
         parameters: of a model.
+        config: of a model, as JSON, if the request was about it; empty where it is too large.
     """
 
     name: Annotated[str, msgspec.Meta(max_length=128)]
     info: DataInfo | None = None
     same: Annotated[str, msgspec.Meta(max_length=64)] = ""
     parameters: Count = 0
+    config: Annotated[bytes, msgspec.Meta(max_length=CONFIG_BYTES)] = b""
+
+
+class Unfit(msgspec.Struct, frozen=True):
+    """Something that its owner would offer, was it not for what is wrong with it."""
+
+    name: Annotated[str, msgspec.Meta(max_length=128)]
+    reason: Sentence
+    fix: Sentence
 
 
 class ProfileReply(_Message, frozen=True, tag="profile"):
@@ -429,14 +444,16 @@ class ProfileReply(_Message, frozen=True, tag="profile"):
     """Of what jobs may need and is installed."""
     bf16: bool = False
     """Its processor has instructions for products of bfloat16."""
+    fp16: bool = False
+    """Likewise of float16."""
     address: Annotated[str, msgspec.Meta(max_length=255)] = ""
     """Where its workers listen for others'."""
     trusted: Annotated[tuple[Name, ...], msgspec.Meta(max_length=64)] = ()
     """Subnets on which its owner lets workers speak in plaintext."""
     looking: Annotated[tuple[Annotated[str, msgspec.Meta(max_length=128)], ...], msgspec.Meta(max_length=128)] = ()
     """What it may soon offer, once it has been read."""
-    unusable: Annotated[tuple[Annotated[str, msgspec.Meta(max_length=128)], ...], msgspec.Meta(max_length=128)] = ()
-    """What it would offer and cannot read. Why is in its own log: it may be a row of what stays there."""
+    unfit: Annotated[tuple[Unfit, ...], msgspec.Meta(max_length=8)] = ()
+    """Of what the request was about."""
 
 
 class Failure(_Message, frozen=True, tag="failure"):

@@ -38,9 +38,10 @@ from hivenode.net.link import (
 from hivenode.net.links import Links
 from hivenode.net.listener import Listener, ListenLimits, bind
 from hivenode.net.messages import PROTOCOL, Certificate, Message
-from hivenode.net.pool import Pool, PoolLimits
+from hivenode.net.pool import PoolLimits
 from hivenode.net.probing import BUILD_HEADER, PROTOCOLS_HEADER, Probe, probe
-from hivenode.net.redial import DialLimits, Wanted, keep_seed
+from hivenode.net.reaching import Reaching
+from hivenode.net.redial import DialLimits
 from hivenode.net.transport import LinkEnd, Refusal, Refusing, TransportHandler
 from hivenode.spec.values import BlobRef
 from hivenode.store.ports import BlobStore
@@ -50,7 +51,6 @@ from hivenode.trust.credentials import Credentials
 
 log = get_logger("peers")
 
-MAX_SEEDS = 64
 MAX_BODY = 8 * 1024
 TLS_READ_BYTES = 64 * 1024
 """asyncio gives each TLS connection a buffer to read into, and zeroes all of it: with its 256 KiB, 200 links take
@@ -140,32 +140,28 @@ class PeerTransport:
             self._hive,
             build_version,
             self._limits.link,
-            wanted=lambda peer: peer in self._wanted,
-            on_up=self._up,
-            on_down=self._down,
-            on_keep=lambda peer, keep: self._pool.heard(peer, keep),
+            wanted=lambda peer: self._reaching.wants(peer),
+            on_up=lambda peer, address, said: self._reaching.up(peer, address, said),
+            on_down=lambda peer: self._reaching.down(peer),
+            on_keep=lambda peer, keep: self._reaching.pool.heard(peer, keep),
             on_certificate=self._vouched_anew,
         )
-        self._pool = Pool(
+        self._reaching = Reaching(
+            self.id,
+            self._limits.dial,
             self._limits.pool,
-            use_of=lambda: self._links.uses,
-            wanted=lambda peer: peer in self._wanted,
-            dial=lambda peer, address: self._attempt(peer, address, keep=False),
+            rng,
+            self._dials,
+            links=self._links.live,
+            uses=self._links.uses,
+            dial=self._dial,
             send=self._links.send,
-            close=lambda peer: self.drop(peer, LinkEnd.idle),
+            drop=self.drop,
             tell=self._links.tell,
-            spawn=self._dials.spawn,
         )
         self._links.on_offence = self._offended
         self._on_offence = on_offence
         self._conduct = Conduct()
-        self._wanted: dict[str, tuple[Wanted, asyncio.Task[None] | None]] = {}
-        self._refreshing: dict[str, asyncio.Task[None]] = {}
-        """Dials that are to take the place of a link."""
-        self._seeds: dict[str, str] = {}
-        """Who last answered at each seed address."""
-        self._lonely = asyncio.Event()
-        self._lonely.set()
         self._running = False
 
     # --- Transport ------------------------------------------------------------------------------------------------
@@ -175,7 +171,7 @@ class PeerTransport:
         return self._links.announced
 
     def reaches(self, peer: str) -> bool:
-        return peer in self._links.live or (peer not in self._wanted and self._pool.knows(peer))
+        return self._reaching.reaches(peer)
 
     async def start(self, handler: TransportHandler) -> tuple[str, ...]:
         """Raises Conflict when the port is taken, InvalidInput when the host is none of this machine's."""
@@ -185,7 +181,7 @@ class PeerTransport:
         self._context = self._credentials.server_context()
         self._dialer = Dialer(self._credentials, self._limits.link, self._wall)
         self._bulk_server = BulkServer(self._blobs, self._limits.bulk)
-        self._bulk_client = BulkClient(self._dialer, self._addresses_of, self._limits.bulk, self._rng)
+        self._bulk_client = BulkClient(self._dialer, self._reaching.addresses, self._limits.bulk, self._rng)
         self._runner = web.AppRunner(
             self._application(),
             access_log=None,
@@ -216,17 +212,14 @@ class PeerTransport:
         self._listener.start(sockets)
         self._running = True
         self._tasks.spawn(self._watch_certificates(), "certificates: watch")
-        for peer, (wanted, _) in list(self._wanted.items()):
-            self._wanted[peer] = (wanted, self._dials.spawn(wanted.run(), f"dial {peer}"))
-        for address in self._seeds:
-            self._dials.spawn(self._keep_seed(address), f"seed {address}")
+        self._reaching.start()
         return addresses
 
     async def stop(self) -> None:
         if not self._running:
             return
         self._running = False
-        self._pool.stop()
+        self._reaching.stop()
         await self._dials.close()  # first: a link that ends is dialled again
         await self._listener.close()
         await self._links.close(self._limits.stop_seconds)
@@ -236,58 +229,19 @@ class PeerTransport:
         self._bulk_server.close()
 
     def want(self, peer: str, addresses: Sequence[str]) -> None:
-        if peer == self.id:
-            return
-        if peer in self._wanted:
-            self._wanted[peer][0].move(tuple(addresses))
-            return
-
-        async def dial(address: str) -> None:
-            await self._attempt(peer, address, keep=True)
-
-        wanted = Wanted(
-            tuple(addresses),
-            dial=dial,
-            linked=lambda: peer in self._links.live,
-            limits=self._limits.dial,
-            rng=self._rng,
-        )
-        task = self._dials.spawn(wanted.run(), f"dial {peer}") if self._running else None
-        self._wanted[peer] = (wanted, task)
-        self._pool.kept(peer)
-        self._pool.want(peer)
+        self._reaching.want(peer, addresses)
 
     def know(self, peer: str, addresses: Sequence[str]) -> None:
-        if peer != self.id:
-            self._release(peer)
-            self._pool.know(peer, tuple(addresses))
+        self._reaching.know(peer, addresses)
 
     def redial(self, peer: str) -> None:
-        if peer in self._links.live:
-            self._refresh(peer)
-        elif peer in self._wanted:
-            self._wanted[peer][0].hurry()
-        elif self._running:
-            self._pool.send(peer, None)
+        self._reaching.redial(peer)
 
     def forget(self, peer: str) -> None:
-        self._release(peer)
-        self._pool.forget(peer)
-
-    def _release(self, peer: str) -> None:
-        """Keep a link to this peer no longer."""
-        if peer in self._wanted:
-            _, task = self._wanted.pop(peer)
-            if task is not None:
-                task.cancel()
-            self._pool.want(peer)
+        self._reaching.forget(peer)
 
     def seed(self, addresses: Sequence[str]) -> None:
-        for address in addresses:
-            if address not in self._seeds and len(self._seeds) < MAX_SEEDS:
-                self._seeds[address] = ""
-                if self._running:
-                    self._dials.spawn(self._keep_seed(address), f"seed {address}")
+        self._reaching.seed(addresses)
 
     def drop(self, peer: str, why: LinkEnd) -> None:
         if peer in self._links.live:
@@ -296,7 +250,7 @@ class PeerTransport:
     def send(self, peer: str, message: Message) -> bool:
         if peer in self._links.live:
             return self._links.send(peer, message)
-        return self._running and peer not in self._wanted and self._pool.send(peer, message)
+        return self._reaching.say(peer, message)
 
     async def fetch(self, peer: str, ref: BlobRef, into: BlobStore) -> None:
         if not self._running:
@@ -352,54 +306,6 @@ class PeerTransport:
 
     # --- dialling -------------------------------------------------------------------------------------------------
 
-    async def _keep_seed(self, address: str) -> None:
-        await keep_seed(
-            lambda: self._attempt("", address, keep=True),
-            lonely=self._lonely,
-            reached=lambda: self._met(self._seeds.get(address, "")),
-            limits=self._limits.dial,
-            rng=self._rng,
-        )
-        log.info("a seed is this node itself", address=address)
-
-    def _met(self, peer: str) -> bool:
-        """Whether whoever answered at a seed need not be dialled there again: it is linked, or we are among others and
-        know where it is."""
-        return peer in self._links.live or (
-            not self._lonely.is_set() and (peer in self._wanted or self._pool.knows(peer))
-        )
-
-    def _refresh(self, peer: str) -> None:
-        """Dial afresh a peer whose link may be stalled."""
-        link, now = self._links.live[peer], asyncio.get_running_loop().time()
-        if not self._running or peer in self._refreshing or now - link.use.since < self._limits.dial.young_seconds:
-            return
-
-        def stalled() -> bytes | None:
-            return link.nonce if link.use.heard <= now and self._links.live.get(peer) is link else None
-
-        async def dial() -> None:
-            try:
-                for address in self._addresses_of(peer):
-                    if stalled() is not None:
-                        await self._attempt(peer, address, keep=peer in self._wanted, stalled=stalled)
-            finally:
-                del self._refreshing[peer]
-
-        self._refreshing[peer] = self._dials.spawn(dial(), f"dial {peer} afresh")
-
-    async def _attempt(
-        self, expected: str, address: str, *, keep: bool, stalled: Callable[[], bytes | None] = lambda: None
-    ) -> bool:
-        """One dial. It has a task of its own so that it can give way to the peer's. False if it led to ourselves."""
-        dial = self._dial(expected, address, keep=keep, stalled=stalled)
-        task = self._dials.spawn(dial, f"dial {expected or 'seed'} at {address}")
-        try:
-            await asyncio.wait({task})
-        finally:
-            task.cancel()
-        return task.cancelled() or task.exception() is not None or task.result()
-
     async def _dial(self, expected: str, address: str, *, keep: bool, stalled: Callable[[], bytes | None]) -> bool:
         if self._conduct.kept_out(expected, asyncio.get_running_loop().time()):
             return True
@@ -412,7 +318,7 @@ class PeerTransport:
                 socket, paper = await self._dialer.link(address, expected)
                 peer = paper.node
                 if not expected:
-                    self._seeds[address] = peer
+                    self._reaching.answered(address, peer)
                 if peer == self.id:
                     return False
                 if not self._allowed(peer):
@@ -472,7 +378,7 @@ class PeerTransport:
                 },
             )
         full = peer not in self._links.live and len(self._links.live) >= self._limits.links
-        if not self._running or (full and not self._pool.make_room()):
+        if not self._running or (full and not self._reaching.pool.make_room()):
             raise web.HTTPServiceUnavailable(headers={REASON_HEADER: "It takes no more links now."})
         if seconds := self._conduct.kept_out(peer, asyncio.get_running_loop().time()):
             reason = f"It broke the protocol and may try again in {seconds:.0f} s."
@@ -507,30 +413,9 @@ class PeerTransport:
             await close_socket(socket, *answer, self._limits.link.goodbye_seconds)
         return socket
 
-    # --- links ----------------------------------------------------------------------------------------------------
-
-    def _up(self, peer: str, address: str, said: bool) -> None:
-        self._lonely.clear()
-        if peer in self._wanted:
-            self._wanted[peer][0].link_up(asyncio.get_running_loop().time(), address)
-        self._pool.up(peer, said=said)
-
-    def _down(self, peer: str) -> None:
-        if not self._links.live:
-            self._lonely.set()
-        if peer in self._wanted:
-            self._wanted[peer][0].link_down(asyncio.get_running_loop().time())
-        self._pool.down()
-
     def _offended(self, peer: str, address: str, what: str) -> None:
         self._conduct.strike(peer, asyncio.get_running_loop().time())
         self._on_offence(peer, address, what)
-
-    def _addresses_of(self, peer: str) -> tuple[str, ...]:
-        """Where a peer may be reached, best first."""
-        wanted, link = self._wanted.get(peer), self._links.live.get(peer)
-        known = wanted[0].addresses if wanted else self._pool.addresses(peer)
-        return tuple(dict.fromkeys((*known, *(link.peer_addresses if link else ()))))
 
 
 async def _certifies_nobody(peer: str) -> str:

@@ -1,4 +1,4 @@
-"""Kept links and passing ones: what both transports have in common.
+"""Kept links and passing ones.
 
 A link is kept while either end wants it, and each tells the other whether it does (in its hello, then by `Keep`). A
 passing link is dialled because there is something to say to a node that nobody keeps a link to; it, and one that

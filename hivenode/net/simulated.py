@@ -1,5 +1,5 @@
 """The transport's twin in memory and virtual time: real messages, real bounds, real pairing and redialling; only the
-sockets are not real. `simulated_wires` says what the network below models."""
+sockets are not real. `simulated_network` and `simulated_wires` say what is modelled below."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ from hivenode.net.dialing import DialError
 from hivenode.net.link import PROTOCOL_VERSIONS, Hello, encode_hello
 from hivenode.net.messages import Keep, Message
 from hivenode.net.pairing import Pairing, Verdict
-from hivenode.net.pool import Pool, PoolLimits
-from hivenode.net.redial import DialLimits, Wanted, keep_seed
-from hivenode.net.simulated_wires import ConnectionEnded, End, Quality, SimulatedNetwork, Trace
+from hivenode.net.pool import PoolLimits
+from hivenode.net.reaching import Reaching
+from hivenode.net.redial import DialLimits
+from hivenode.net.simulated_network import Quality, SimulatedNetwork, Trace
+from hivenode.net.simulated_wires import ConnectionEnded, End
 from hivenode.net.transport import LinkEnd, TransportHandler, Use
 from hivenode.spec.values import BlobRef
 from hivenode.store.ports import BlobStore
@@ -51,6 +53,7 @@ class _Link:
     peer: str
     address: str
     nonce: bytes
+    peer_addresses: tuple[str, ...]
     end: End
     use: Use
 
@@ -98,22 +101,20 @@ class SimulatedTransport:
         self._live: dict[str, _Link] = {}
         self._uses: dict[str, Use] = {}
         self._pending: dict[str, asyncio.Task[bool]] = {}
-        self._wanted: dict[str, tuple[Wanted, asyncio.Task[None] | None]] = {}
-        self._refreshing: dict[str, asyncio.Task[None]] = {}
-        self._seeds: dict[str, str] = {}
-        self._lonely = asyncio.Event()
-        self._lonely.set()
         self._running = False
         self._addresses: tuple[str, ...] = ()
-        self._pool = Pool(
+        self._reaching = Reaching(
+            node,
+            self._limits,
             pool or PoolLimits(),
-            use_of=lambda: self._uses,
-            wanted=lambda peer: peer in self._wanted,
-            dial=lambda peer, address: self._attempt(peer, address, keep=False),
+            rng,
+            self._tasks,
+            links=self._live,
+            uses=self._uses,
+            dial=self._dial,
             send=self.send,
-            close=lambda peer: self.drop(peer, LinkEnd.idle),
+            drop=self.drop,
             tell=self._tell,
-            spawn=self._tasks.spawn,
         )
 
     # --- Transport ----------------------------------------------------------------------------------------------
@@ -123,7 +124,7 @@ class SimulatedTransport:
         return sorted(peer for peer, use in self._uses.items() if use.announced)
 
     def reaches(self, peer: str) -> bool:
-        return peer in self._live or (peer not in self._wanted and self._pool.knows(peer))
+        return self._reaching.reaches(peer)
 
     async def start(self, handler: TransportHandler) -> tuple[str, ...]:
         """Raises Conflict when something listens on the host already."""
@@ -131,72 +132,33 @@ class SimulatedTransport:
         self._handler = handler
         self._addresses = (self._network.listen(self._host, self),)
         self._running = True
-        for peer, (wanted, _) in list(self._wanted.items()):
-            self._wanted[peer] = (wanted, self._tasks.spawn(wanted.run(), f"dial {peer}"))
-        for address in self._seeds:
-            self._tasks.spawn(self._keep_seed(address), f"seed {address}")
+        self._reaching.start()
         return self._addresses
 
     async def stop(self) -> None:
         if not self._running:
             return
         self._running = False
-        self._pool.stop()
+        self._reaching.stop()
         self._network.unlisten(self._host, self)
         for link in list(self._live.values()):
             self._down(link, LinkEnd.local)
         await self._tasks.close()
 
     def want(self, peer: str, addresses: Sequence[str]) -> None:
-        if peer == self.node:
-            return
-        if peer in self._wanted:
-            self._wanted[peer][0].move(tuple(addresses))
-            return
-
-        async def dial(address: str) -> None:
-            await self._attempt(peer, address, keep=True)
-
-        wanted = Wanted(
-            tuple(addresses), dial=dial, linked=lambda: peer in self._live, limits=self._limits, rng=self._rng
-        )
-        task = self._tasks.spawn(wanted.run(), f"dial {peer}") if self._running else None
-        self._wanted[peer] = (wanted, task)
-        self._pool.kept(peer)
-        self._pool.want(peer)
+        self._reaching.want(peer, addresses)
 
     def know(self, peer: str, addresses: Sequence[str]) -> None:
-        if peer != self.node:
-            self._release(peer)
-            self._pool.know(peer, tuple(addresses))
+        self._reaching.know(peer, addresses)
 
     def redial(self, peer: str) -> None:
-        if peer in self._live:
-            self._refresh(peer)
-        elif peer in self._wanted:
-            self._wanted[peer][0].hurry()
-        elif self._running:
-            self._pool.send(peer, None)
+        self._reaching.redial(peer)
 
     def forget(self, peer: str) -> None:
-        self._release(peer)
-        self._pool.forget(peer)
-
-    def _release(self, peer: str) -> None:
-        """Keep a link to this peer no longer."""
-        if peer not in self._wanted:
-            return
-        _, task = self._wanted.pop(peer)
-        if task is not None:
-            task.cancel()
-        self._pool.want(peer)
+        self._reaching.forget(peer)
 
     def seed(self, addresses: Sequence[str]) -> None:
-        for address in addresses:
-            if address not in self._seeds:
-                self._seeds[address] = ""
-                if self._running:
-                    self._tasks.spawn(self._keep_seed(address), f"seed {address}")
+        self._reaching.seed(addresses)
 
     def drop(self, peer: str, why: LinkEnd) -> None:
         if peer in self._live:
@@ -206,7 +168,7 @@ class SimulatedTransport:
         """As the real one does, it refuses a message that does not fit into a frame, and says so in the log."""
         link = self._live.get(peer)
         if link is None:
-            return self._running and peer not in self._wanted and self._pool.send(peer, message)
+            return self._reaching.say(peer, message)
         link.use.at = self._network.now
         try:
             return link.end.send(encode(message), type(message).__name__)
@@ -231,52 +193,6 @@ class SimulatedTransport:
 
     # --- dialling -----------------------------------------------------------------------------------------------
 
-    async def _keep_seed(self, address: str) -> None:
-        await keep_seed(
-            lambda: self._attempt("", address, keep=True),
-            lonely=self._lonely,
-            reached=lambda: self._met(self._seeds.get(address, "")),
-            limits=self._limits,
-            rng=self._rng,
-        )
-
-    def _met(self, peer: str) -> bool:
-        """Whether whoever answered at a seed need not be dialled there again: it is linked, or we are among others and
-        know where it is."""
-        return peer in self._live or (not self._lonely.is_set() and (peer in self._wanted or self._pool.knows(peer)))
-
-    def _refresh(self, peer: str) -> None:
-        """Dial afresh a peer whose link may be stalled."""
-        link, now = self._live[peer], self._network.now
-        if not self._running or peer in self._refreshing or now - link.use.since < self._limits.young_seconds:
-            return
-
-        def stalled() -> bytes | None:
-            return link.nonce if link.use.heard <= now and self._live.get(peer) is link else None
-
-        async def dial() -> None:
-            try:
-                known = self._wanted[peer][0].addresses if peer in self._wanted else self._pool.addresses(peer)
-                for address in known:
-                    if stalled() is not None:
-                        await self._attempt(peer, address, keep=peer in self._wanted, stalled=stalled)
-            finally:
-                del self._refreshing[peer]
-
-        self._refreshing[peer] = self._tasks.spawn(dial(), f"dial {peer} afresh")
-
-    async def _attempt(
-        self, expected: str, address: str, *, keep: bool, stalled: Callable[[], bytes | None] = lambda: None
-    ) -> bool:
-        """One dial. It has a task of its own so that it can give way to the peer's. False if it led to ourselves."""
-        dial = self._dial(expected, address, keep=keep, stalled=stalled)
-        task = self._tasks.spawn(dial, f"dial {expected or 'seed'} at {address}")
-        try:
-            await asyncio.wait({task})
-        finally:
-            task.cancel()
-        return task.cancelled() or task.exception() is not None or task.result()
-
     async def _dial(self, expected: str, address: str, *, keep: bool, stalled: Callable[[], bytes | None]) -> bool:
         end: End | None = None
         linked = False
@@ -287,7 +203,7 @@ class SimulatedTransport:
                 if expected and peer != expected:
                     raise DialError(LinkEnd.identity, f"node {peer} answered instead of {expected}")
                 if not expected:
-                    self._seeds[address] = peer
+                    self._reaching.answered(address, peer)
                 if peer == self.node:
                     return False
                 linked = await self._introduce(end, peer, address, keep=keep, stalled=stalled)
@@ -349,7 +265,7 @@ class SimulatedTransport:
         try:
             async with asyncio.timeout(self._limits.attempt_seconds):
                 theirs = _read_hello(await end.first(), peer)
-            if peer not in self._live and len(self._live) >= self._max_links and not self._pool.make_room():
+            if peer not in self._live and len(self._live) >= self._max_links and not self._reaching.pool.make_room():
                 end.close(LinkEnd.reset)
                 return
             verdict = self._pairing.heard(peer, theirs)
@@ -359,7 +275,7 @@ class SimulatedTransport:
                 self._down(self._live[peer], LinkEnd.reset)
             if peer in self._pending:
                 self._pending[peer].cancel()
-            keep = peer in self._wanted
+            keep = self._reaching.wants(peer)
             end.send(encode_hello(self._hello(theirs.link, (), keep=keep)), "hello")
             self._up(end, peer, address, theirs, dialled=False, said=keep)
             linked = True
@@ -388,13 +304,10 @@ class SimulatedTransport:
     def _up(self, end: End, peer: str, address: str, theirs: Hello, *, dialled: bool, said: bool) -> None:
         now = self._network.now
         use = self._uses[peer] = Use(dialled, theirs.keep, held=False, announced=False, since=now, at=now, heard=now)
-        link = self._live[peer] = _Link(peer, address, theirs.link, end, use)
+        link = self._live[peer] = _Link(peer, address, theirs.link, theirs.addresses, end, use)
         self._pairing.up(peer, theirs.link, theirs.instance)
-        self._lonely.clear()
-        if peer in self._wanted:
-            self._wanted[peer][0].link_up(now, address)
         self._network.note(f"{self._host} up {address}")
-        self._pool.up(peer, said=said)
+        self._reaching.up(peer, address, said)
         end.attach(lambda frame: self._take(link, frame), lambda why: self._down(link, why))
 
     def _tell(self, peer: str, up: bool, soon: bool) -> None:
@@ -416,7 +329,7 @@ class SimulatedTransport:
             return
         link.use.at = link.use.heard = self._network.now
         if isinstance(message, Keep):
-            self._pool.heard(link.peer, message)
+            self._reaching.pool.heard(link.peer, message)
             return
         self._handler.received(link.peer, message)
 
@@ -426,15 +339,10 @@ class SimulatedTransport:
             return
         del self._live[link.peer], self._uses[link.peer]
         self._pairing.down(link.peer, link.nonce)
-        if not self._live:
-            self._lonely.set()
-        loop = asyncio.get_running_loop()
-        if link.peer in self._wanted:
-            self._wanted[link.peer][0].link_down(loop.time())
         self._network.note(f"{self._host} down {link.address} {why.value}")
+        self._reaching.down(link.peer)
         if link.use.announced or why not in (LinkEnd.idle, LinkEnd.local):
-            loop.call_soon(self._handler.link_down, link.peer, why, context=self.context)
-        self._pool.down()
+            asyncio.get_running_loop().call_soon(self._handler.link_down, link.peer, why, context=self.context)
 
     # --- bulk ---------------------------------------------------------------------------------------------------
 

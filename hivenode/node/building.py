@@ -24,9 +24,12 @@ from hivenode.hive.swim import PROFILES, Swim
 from hivenode.jobs.coordinator import Coordinator
 from hivenode.jobs.desk import Desk
 from hivenode.jobs.executor import Executor
+from hivenode.jobs.fence import Fence
+from hivenode.jobs.launching import Launcher
 from hivenode.jobs.predictor import Predictor
 from hivenode.jobs.preparing import Preparer
 from hivenode.jobs.proposals import Proposer
+from hivenode.jobs.reports import Reports
 from hivenode.jobs.results import Results
 from hivenode.jobs.supplies import Supplies
 from hivenode.net.calls import Calls
@@ -162,25 +165,35 @@ def build_work(node: Services, reactions: Reactions) -> None:
     node.executor = Executor(
         me=node.me,
         node_name=node.name,
-        limits=ports.limits,
-        worker_host=node.worker_host,
-        ports=settings.worker.ports,
-        trusted=settings.training.trusted_subnets,
-        host=ports.workers,
+        name=node.roles.name,
+        fence=Fence(node.name, ports.journal, lambda: node.leadership.highest),
+        launcher=Launcher(
+            me=node.me,
+            node_name=node.name,
+            limits=ports.limits,
+            worker_host=node.worker_host,
+            ports=settings.worker.ports,
+            trusted=settings.training.trusted_subnets,
+            host=ports.workers,
+            workspace=ports.workspace,
+            blobs=ports.blobs,
+            keeper=node.keeper,
+            supplies=node.supplies,
+            ledger=node.ledger,
+        ),
         workspace=ports.workspace,
-        blobs=ports.blobs,
-        journal=ports.journal,
-        keeper=node.keeper,
-        supplies=node.supplies,
         results=node.results,
+        reports=Reports(
+            me=node.me,
+            node_name=node.name,
+            broadcast=reactions.broadcast,
+            job_log=ports.job_log,
+            wall=ports.wall,
+        ),
         ledger=node.ledger,
         append=append,
-        broadcast=reactions.broadcast,
         gone=node.gone,
         refuse=lambda: node.desk.paused,
-        highest=lambda: node.leadership.highest,
-        job_log=ports.job_log,
-        wall=ports.wall,
         tasks=node.tasks,
     )
     node.desk = Desk(
@@ -190,6 +203,8 @@ def build_work(node: Services, reactions: Reactions) -> None:
         max_jobs=settings.worker.max_jobs,
         roles=node.roles,
         executor=node.executor,
+        worker_host=node.worker_host,
+        trusted=settings.training.trusted_subnets,
         keeper=node.keeper,
         papers=node.papers,
         profile=ports.profile,

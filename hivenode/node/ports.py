@@ -35,7 +35,8 @@ class Ports:
     Args:
         wall: seconds since 1970.
         limits: what one worker may use.
-        profile: this machine as measured, once it is (`running` and `paused` are filled in here).
+        profile: this machine as measured, once it is, given what is asked about (`running` and `paused` are filled in
+            here).
         join: leave this hive for the token's; the daemon restarts the node afterwards.
         stop: ask the process to end.
         admin_url: where the admin endpoint listens.
@@ -51,7 +52,7 @@ class Ports:
     wall: Callable[[], float]
     rng: random.Random
     limits: Callable[[], WorkerLimits]
-    profile: Callable[[], Awaitable[ProfileReply]]
+    profile: Callable[[tuple[str, ...]], Awaitable[ProfileReply]]
     join: Callable[[str], Awaitable[JoinResult]]
     stop: Callable[[], None]
     admin_url: Callable[[], str]

@@ -7,7 +7,7 @@ the strategy. A batch is divided by water-filling: every node gets as many sampl
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -236,6 +236,17 @@ def _groups(nodes: Sequence[NodeProfile], cluster: ClusterView, least: int, most
     return list(groups.values())
 
 
+def _splits(
+    workload: Workload, groups: Iterable[_Group], paces: Mapping[str, Pace]
+) -> Iterator[tuple[_Group, tuple[int, ...], float]]:
+    """Of each group that a batch fits: samples for each of its nodes, and the seconds that the slowest takes."""
+    for group in groups:
+        own = [paces[node.node] for node in group.nodes]
+        given = fill(workload.batch, own)
+        if given is not None:
+            yield group, given, max(pace.fixed + count * pace.sample for pace, count in zip(own, given, strict=True))
+
+
 def data_parallel(
     workload: Workload, nodes: Sequence[NodeProfile], cluster: ClusterView, least: int, most: int, costs: Costs
 ) -> Estimate | Masked:
@@ -254,13 +265,9 @@ def data_parallel(
             return Masked(strategy, f"the job asks for torch.distributed (training.engine), and {why}")
         fitting = trusted
     paces = {node.node: _pace(workload, node, fixed, costs) for node in fitting}
+    groups = _groups(fitting, cluster, least, min(most, workload.batch), costs)
     best: tuple[float, int, _Group, tuple[int, ...], _Averaging] | None = None
-    for group in _groups(fitting, cluster, least, min(most, workload.batch), costs):
-        own = [paces[node.node] for node in group.nodes]
-        given = fill(workload.batch, own)
-        if given is None:
-            continue
-        compute = max(pace.fixed + count * pace.sample for pace, count in zip(own, given, strict=True))
+    for group, given, compute in _splits(workload, groups, paces):
         averaging = _averaging(workload, group, len(given), compute, costs)
         g = costs.overlap
         step = (compute**g + averaging.seconds**g) ** (1 / g)
@@ -342,13 +349,9 @@ def federated(
     paces = {node.node: _pace(workload, node, fixed, costs) for node in fitting}
     local = min(costs.federated_steps, workload.steps)
     rounds = costs.federated_loss * workload.steps / local
+    groups = _groups(fitting, cluster, least, min(most, workload.batch), costs)
     best: tuple[float, int, _Group, tuple[int, ...]] | None = None
-    for group in _groups(fitting, cluster, least, min(most, workload.batch), costs):
-        own = [paces[node.node] for node in group.nodes]
-        given = fill(workload.batch, own)
-        if given is None:
-            continue
-        compute = max(pace.fixed + count * pace.sample for pace, count in zip(own, given, strict=True))
+    for group, given, compute in _splits(workload, groups, paces):
         average = exchange_time(len(given), workload.gradient_bytes, group.round_trip, group.bandwidth, costs)
         seconds = rounds * (local * compute + average)
         if best is None or (seconds, len(given)) < best[:2]:

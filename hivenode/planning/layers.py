@@ -22,8 +22,10 @@ from typing import Any
 
 EXACT_NODES = 12
 """`exact` takes no more: its tables grow with 2**n."""
-PRECISION = 0.01
-"""Results are within this part of the best that the search could find."""
+PRECISION = 0.005
+"""Results are within this part of the best that the search could find, before they are evened out."""
+EVENING = 0.005
+"""A cut may be slower by this part for the sake of a quicker slowest stage."""
 COARSE = 0.08
 """The same while orders are compared."""
 
@@ -104,8 +106,38 @@ def cut(
     if problem.layers < least or problem.nodes < least:
         return None
     if problem.nodes <= min(exact_nodes, EXACT_NODES):
-        return exact(problem, least=least, most=most)
-    return _searched(problem, least, most, solves)
+        found = exact(problem, least=least, most=most)
+    else:
+        found = _searched(problem, least, most, solves)
+    return found and _evened(problem, found)
+
+
+def _evened(problem: Problem, found: Cut) -> Cut:
+    """Of cuts that are hardly slower, by moving one bound after the other, one whose slowest stage is quicker: where
+    a link is what takes longest, all cuts at like links take as long, and links may be quicker than was assumed."""
+    limit, made = found.seconds * (1 + EVENING), found
+    while True:
+        ranges = made.ranges
+        moved = [
+            (*ranges[:place], (first, bound), (bound, last), *ranges[place + 2 :])
+            for place, ((first, _), (_, last)) in enumerate(pairwise(ranges))
+            for bound in range(first + 1, last)
+        ]
+        options = [measure(problem, made.nodes, each) for each in moved]
+        fitting = [other for other in options if other.seconds <= limit and _fits(problem, other)]
+        best = min(fitting, key=lambda other: _slowest(problem, other), default=made)
+        if _slowest(problem, best) >= _slowest(problem, made):
+            return made
+        made = best
+
+
+def _slowest(problem: Problem, made: Cut) -> float:
+    return max(problem.stage_seconds(node, a, b) for node, (a, b) in zip(made.nodes, made.ranges, strict=True))
+
+
+def _fits(problem: Problem, made: Cut) -> bool:
+    stages = enumerate(zip(made.nodes, made.ranges, strict=True))
+    return all(problem.fits(node, a, b, len(made.nodes) - place) for place, (node, (a, b)) in stages)
 
 
 # --- one order of the nodes ------------------------------------------------------------------------------------

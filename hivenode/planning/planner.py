@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 
 from hivenode.errors import HiveError, InvalidInput, Unavailable
 from hivenode.planning import engines
@@ -26,10 +27,16 @@ EPSILON = 0.1
 EXPLORED_WITHIN = 1.5
 CURIOUS_RUNS = 10
 """Runs of a strategy in a row of the table after which trying it has half the chance."""
+WITHOUT_INSTRUCTIONS = 8.0
+"""How many times as long as float32 a product of half precision takes a processor without instructions for it (PyTorch
+on AVX2 and, for float16, AVX-512: 3 for attention, 9 for dense layers, 16 for convolutions)."""
 BF16_FLOPS = 5e7
 """Work of a step from which computing in bfloat16 gains more than turning numbers into it costs."""
 LISTED = 4
 """Nodes named in a sentence before "and N more"."""
+
+HALVES: Mapping[str, Callable[[NodeProfile], bool]] = {"bf16": lambda node: node.bf16, "fp16": lambda node: node.fp16}
+"""Which nodes have instructions for each."""
 
 _MANY = {
     Strategy.data_parallel: data_parallel,
@@ -81,11 +88,14 @@ def plan(
             fix="Use 'auto', or another model or framework.",
         )
     if forced is not None and forced not in runnable:
+        possible = [repr(strategy.value) for strategy in Strategy if strategy in runnable - workload.masked.keys()]
         raise InvalidInput(
             f"placement.strategy: {_not_built(forced, workload.framework)}.",
-            fix=f"Use 'auto' or one of {', '.join(repr(s.value) for s in Strategy if s in runnable)}.",
+            fix=f"Use 'auto' or one of {', '.join(possible)}.",
         )
     nodes, left_out = eligible(workload, spec_placement, cluster, exclude)
+    slow = [node for node in nodes if workload.precision in HALVES and not HALVES[workload.precision](node)]
+    nodes = [replace(n, flops=n.flops / WITHOUT_INSTRUCTIONS) if n in slow else n for n in nodes]
     if workload.engine == Engine.torch and len(nodes) > 1 and len(engines.trusting(nodes)) < 2:
         raise InvalidInput(
             f'training.engine = "torch" is refused, since its traffic is not encrypted: {engines.distrust(nodes)}.',
@@ -104,7 +114,7 @@ def plan(
         strategy=chosen.strategy,
         shares=chosen.shares,
         predicted_seconds=chosen.seconds,
-        reason=_reason(chosen, candidates, forced, explored) + (" It computes in bf16." if precision == "bf16" else ""),
+        reason=_reason(chosen, candidates, forced, explored) + _told(precision, chosen, slow),
         explored=explored,
         state=state,
         candidates=candidates,
@@ -131,7 +141,7 @@ def eligible(
         elif workload.framework not in node.frameworks:
             left_out.append(f"{node.label} does not have {workload.framework}")
         elif missing := [*_lacking(workload.libraries, node.versions), *_lacking(workload.needs, node.offers)]:
-            left_out.append(f"{node.label} does not have {missing[0]}")
+            left_out.append(_lack(node, missing[0]))
         elif not (math.isfinite(node.flops) and node.flops > 0):
             left_out.append(f"{node.label} has not measured its speed")
         else:
@@ -143,22 +153,52 @@ def eligible(
     return nodes, left_out
 
 
+def _lack(node: NodeProfile, what: str) -> str:
+    if what in node.unfit:
+        return f"{node.label} cannot use its {what} ({node.unfit[what].rstrip('.')})"
+    return f"{node.label} does not have {what}"
+
+
 def _lacking(wanted: Sequence[str], there: Collection[str]) -> list[str]:
     return [name for name in wanted if name not in there]
 
 
+MADE_OF: Mapping[str, tuple[str, ...]] = {
+    "sklearn": ("scikit-learn",),
+    "transformers": ("torch", "transformers"),
+    "keras": ("keras", "tensorflow"),
+}
+"""Distributions that compute for a framework, where that is not the one of its name alone."""
+ONE_VERSION = "one minor version has to be on all"
+
+
+def versions_of(framework: str, versions: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
+    """Of each distribution that computes for it, as `version` gives them."""
+    return {name: version(versions.get(name, "")) for name in MADE_OF.get(framework, (framework,))}
+
+
 def _alike(framework: str, nodes: list[NodeProfile]) -> tuple[list[NodeProfile], list[str]]:
-    """Nodes with the framework's version that most have (of equally many, the newest), and clauses on the others:
-    versions differ in what they compute, and in what they can build."""
-    found = {node.node: version(node.versions.get(framework, "")) for node in nodes}
+    """Nodes with the versions that most have (of equally many, the newest), and clauses on the others: versions differ
+    in what they compute, and in what they can build."""
+    left_out = list[str]()
+    for name in MADE_OF.get(framework, (framework,)):
+        nodes, clauses = _of_one_version(name, nodes)
+        left_out += clauses
+    return nodes, left_out
+
+
+def _of_one_version(name: str, nodes: list[NodeProfile]) -> tuple[list[NodeProfile], list[str]]:
+    found = {node.node: version(node.versions.get(name, "")) for node in nodes}
     counted = Counter(number for number in found.values() if number)
     if len(counted) < 2:
         return nodes, []
     usual = max(counted, key=lambda number: (counted[number], number))
     odd = [node for node in nodes if found[node.node] and found[node.node] != usual]
-    spelled = ".".join(map(str, usual))
-    clauses = [f"{n.label} has {framework} {n.versions[framework]} and others {spelled}" for n in odd]
-    return [node for node in nodes if node not in odd], clauses
+    spelled, have = ".".join(map(str, usual)), [node.label for node in nodes if found[node.node] == usual]
+    others = have[0] if len(have) == 1 else "others"
+    return [node for node in nodes if node not in odd], [
+        f"{node.label} has {name} {node.versions[name]} and {others} {spelled} ({ONE_VERSION})" for node in odd
+    ]
 
 
 def version(text: str) -> tuple[int, ...]:
@@ -254,13 +294,28 @@ def _choose(
 
 def _precision(workload: Workload, chosen: Estimate, nodes: Sequence[NodeProfile]) -> Precision:
     """One for all of them. Stages pass float32 to each other, so they keep to it."""
-    if workload.precision == "bf16":
-        return "bf16"
+    if workload.precision != "auto":
+        return workload.precision
     taking = {share.node for share in chosen.shares}
     whole = chosen.strategy not in (Strategy.model_parallel, Strategy.pipeline_parallel)
     able = whole and workload.framework != "sklearn" and all(node.bf16 for node in nodes if node.node in taking)
     large = workload.batch * workload.flops_per_sample >= BF16_FLOPS
-    return "bf16" if workload.precision == "auto" and able and large else "fp32"
+    return "bf16" if able and large else "fp32"
+
+
+def _told(precision: Precision, chosen: Estimate, slow: Sequence[NodeProfile]) -> str:
+    """What it computes in, and whose processor is slow in that."""
+    if precision == "fp32":
+        return ""
+    taking = {share.node for share in chosen.shares}
+    names = [node.label for node in slow if node.node in taking]
+    if not names:
+        return f" It computes in {precision}."
+    have = "has" if len(names) == 1 else "have"
+    return (
+        f" It computes in {precision}, for which {_listed(names)} {have} no instructions: planned there as "
+        f"{WITHOUT_INSTRUCTIONS:.0f} times as slow as fp32."
+    )
 
 
 def _reference(workload: Workload, nodes: Sequence[NodeProfile]) -> float:
@@ -340,7 +395,9 @@ def _nothing(options: Sequence[Estimate | Masked], forced: Strategy | None, left
         fixes.append("raise placement.max_nodes")
     if forced is not None and any("be divided over" in option.reason for option in masked):
         fixes.append("set placement.strategy to single_node or data_parallel, or use a model of more layers")
-    if left_out:
+    if any(ONE_VERSION in clause for clause in left_out):
+        fixes.append("install the same version on all nodes")
+    elif left_out:
         fixes.append("see `hivenode status` for why nodes take no part")
     if not fixes:
         fixes.append("add nodes, or let placement.strategy be 'auto'")

@@ -50,10 +50,14 @@ class NodeProfile:
     """Its name for people."""
     offers: tuple[str, ...] = ()
     """What it has that not every node has: `private:NAME`, `hf:NAME`, `python:PACKAGE`."""
+    unfit: Mapping[str, str] = field(default_factory=dict)
+    """What it would offer, and a sentence on what is wrong with it."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Of what jobs may need and is installed there."""
     bf16: bool = False
     """Its processor has instructions for products of bfloat16."""
+    fp16: bool = False
+    """Likewise of float16."""
     address: str = ""
     """Where its workers listen for others'."""
     trusted: tuple[str, ...] = ()
@@ -161,14 +165,21 @@ def machine_key() -> str:
     return f"{model} x{cores()}"
 
 
-def has_bf16() -> bool:
-    """Whether this processor has instructions for products of bfloat16 (AVX-512 BF16, AMX, or Arm's)."""
+_INSTRUCTIONS: Mapping[str, frozenset[str]] = {
+    "bf16": frozenset({"avx512_bf16", "amx_bf16", "bf16"}),
+    "fp16": frozenset({"avx512_fp16", "amx_fp16", "asimdhp"}),
+}
+"""For products of such numbers (AVX-512, AMX, Arm's), as Linux spells them."""
+
+
+def half_precisions() -> frozenset[str]:
+    """Which of bf16 and fp16 this processor has instructions for."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return False  # not Linux
+        return frozenset()  # not Linux
     words = next((line.split() for line in text.splitlines() if line.startswith(("flags", "Features"))), [])
-    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(words)
+    return frozenset(name for name, flags in _INSTRUCTIONS.items() if not flags.isdisjoint(words))
 
 
 async def measure_flops(*, threads: int, timeout_seconds: float = 30.0) -> float:
@@ -244,18 +255,24 @@ class SelfProfile:
 
     async def measure(self) -> Measured:
         """From the cache, else by the probe. A probe that fails is logged and gives a cautious guess, so that the
-        machine can still take part; the guess is not cached."""
+        machine can still take part; the guess is not cached. Nor is what a busy machine is taken for: there threads
+        that wait for each other may take a hundred times as long, while one is hardly disturbed."""
         key = f"{machine_key()} / {self._threads} threads"
         flops = self._read().get(key, 0.0)
         guessed = False
         if not (math.isfinite(flops) and flops > 0):
             try:
                 flops = await measure_flops(threads=self._threads)
+                alone = await measure_flops(threads=1) if self._threads > 1 else flops
             except Unavailable as error:
                 flops, guessed = GUESSED_FLOPS * self._threads, True
                 log.warning("speed guessed", flops=flops, reason=str(error))
             else:
-                self._write({key: flops})
+                if flops >= alone:
+                    self._write({key: flops})
+                else:
+                    log.warning("speed measured on a busy machine, again at the next start", flops=alone)
+                    flops = alone
         self._current = Measured(flops, self._bandwidth, guessed)
         return self._current
 

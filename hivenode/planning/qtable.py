@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import msgspec
@@ -227,12 +227,6 @@ class Experience:
         else:
             self._known = {**self._known, **{(author, job, n): hlc for author, job, n, hlc in state.runs}}
         self._stale, self._table = True, None
-
-    def merge(self, others: Iterable[Experience]) -> None:
-        """Union of what several have seen."""
-        for other in others:
-            for (author, _, _), (hlc, body) in other._runs.items():
-                self.apply(author, hlc, body)
 
     def table(self) -> Table:
         """The table as it stands."""

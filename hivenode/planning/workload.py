@@ -6,12 +6,12 @@ import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 from hivenode.planning.profile import ClusterView, NodeProfile
 from hivenode.spec.job import JobSpec
 from hivenode.spec.split import held_out
-from hivenode.spec.values import COMPLEXITY_EDGES, Strategy
+from hivenode.spec.values import COMPLEXITY_EDGES, Precision, Strategy
 
 DATASET_EDGES = (1e4, 1e6)
 """Samples: small below 10,000, medium below 1,000,000, large from there."""
@@ -124,8 +124,8 @@ class Workload:
     """Name of data of which each node has its own, and keeps it."""
     members: int = 0
     """Of an ensemble, each of which is fitted by one node."""
-    precision: str = "fp32"
-    """What the person asked for: fp32, bf16 or auto."""
+    precision: Literal["auto"] | Precision = "fp32"
+    """What the person asked for: fp32, bf16, fp16 or auto."""
     engine: str = "auto"
     """What the job asks to be averaged by."""
     not_by_torch: str = ""

@@ -55,7 +55,7 @@ class JobSpec(Section):
     @model_validator(mode="after")
     def _together(self) -> JobSpec:
         estimator = self.model.kind == "sklearn"
-        if estimator != (self.framework == "sklearn"):
+        if self.model.kind != "catalog" and estimator != (self.framework == "sklearn"):
             raise ValueError(f"framework is {self.framework}, and {self.model.source} is not a model of it")
         if self.framework == "keras" and self.model.kind not in ("zoo", "layers", "keras", "catalog"):
             raise ValueError(f"keras builds zoo:, layers: and keras: models, and {self.model.source} is none")
@@ -65,8 +65,8 @@ class JobSpec(Section):
             raise ValueError("training.sync is accumulate, and an estimator has no gradients to accumulate")
         if estimator and (self.training.fragments > 1 or self.training.overlap):
             raise ValueError("training.fragments and training.overlap are not for estimators, which are averaged whole")
-        if estimator and self.training.precision == "bf16":
-            raise ValueError("training.precision is bf16, and estimators compute in their own")
+        if estimator and self.training.precision in ("bf16", "fp16"):
+            raise ValueError(f"training.precision is {self.training.precision}, and estimators compute in their own")
         if self.training.engine == "torch" and self.framework != "torch":
             raise ValueError(f'training.engine = "torch" is for torch models, and framework is {self.framework}')
         if self.training.engine == "torch" and self.placement.strategy not in ("auto", Strategy.data_parallel):

@@ -31,7 +31,8 @@ class TrainingSpec(Section):
     `codec` is what the numbers are written in on the wire; lossy ones carry over what they could not say. `auto`
     measures link and codecs in the first exchanges, and then chooses.
 
-    `precision` is what the model computes in while it trains; weights, gradients and losses stay float32. `auto` takes
+    `precision` is what the model computes in while it trains; weights, gradients and losses stay float32. In fp16 the
+    loss is multiplied, as torch.amp.GradScaler does, and steps whose gradient does not fit are skipped. `auto` takes
     bf16 where steps are large enough to gain by it and the processor of every node has instructions for it.
 
     `engine` is what nodes that train data-parallel average by: `exchange`, our own, encrypted; or `torch`, that is

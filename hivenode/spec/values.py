@@ -26,7 +26,7 @@ COMPLEXITY_EDGES = (1e6, 1e8, 1e9)
 """Parameters: a model is small below 1e6, medium below 1e8, large below 1e9, xlarge from there."""
 
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
 class Role(StrEnum):

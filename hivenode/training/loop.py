@@ -73,6 +73,8 @@ class Result:
     samples_per_second: float
     convergence: float | None
     tokens_per_second: float | None = None
+    skipped_steps: int | None = None
+    """In float16, those whose gradient did not fit."""
 
     def metrics(self) -> dict[str, float]:
         """By name, those that there are."""
@@ -84,6 +86,7 @@ class Result:
             "samples_per_second": self.samples_per_second,
             "tokens_per_second": self.tokens_per_second,
             "convergence": self.convergence,
+            "skipped_steps": self.skipped_steps,
         }
         return {name: value for name, value in found.items() if value is not None}
 
@@ -95,6 +98,7 @@ class _Meter:
     started: float = field(default_factory=time.monotonic)
     steps: int = 0
     samples: int = 0
+    skipped: int = 0
     compute_seconds: float = 0.0
     computed: int = 0
     loss: float = 0.0
@@ -102,6 +106,7 @@ class _Meter:
     def add(self, advance: Advance, steps: int) -> None:
         self.steps += steps
         self.samples += advance.samples
+        self.skipped += advance.skipped
         self.compute_seconds += advance.compute_seconds
         self.computed += advance.computed
         self.loss += advance.loss * advance.samples
@@ -253,6 +258,8 @@ class Training:
             self.step = advance.step
             for meter in (self._meter, self._epoch, whole):
                 meter.add(advance, self.step - before)
+            if advance.skipped:
+                self._tell_skipped(advance)
             loss = self._epoch.mean_loss
             ended = self.step // per_epoch > before // per_epoch or self.step == steps
             if self.course.turn(self.step):
@@ -278,7 +285,21 @@ class Training:
             found = self._evaluate()
         self.group.finish()
         speed = whole.samples_per_second
-        return Result(self.step, loss, *found, self.step / per_epoch, speed, self._convergence, self._tokens(speed))
+        skipped = whole.skipped if self.spec.precision == "fp16" else None
+        return Result(
+            self.step, loss, *found, self.step / per_epoch, speed, self._convergence, self._tokens(speed), skipped
+        )
+
+    def _tell_skipped(self, advance: Advance) -> None:
+        """Which all members did alike, unless each makes steps of its own."""
+        if not self.leads and self.spec.sync != "local":
+            return
+        some = "Step" if advance.skipped == 1 else f"{advance.skipped} of the steps up to"
+        event = (
+            f"{some} {advance.step} changed nothing: the gradient did not fit float16. "
+            f"From here on the loss is multiplied by {advance.loss_scale:g}."
+        )
+        self.report(Log(level="info", event=event, fields={"step": advance.step}))
 
     def _keep(self) -> None:
         """Save the state, unless that was done a moment ago; never without, or apart from, what members still owe."""

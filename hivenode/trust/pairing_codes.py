@@ -92,7 +92,6 @@ class Exchange:
     def __init__(self, code: str, *, joiner: bool) -> None:
         from spake2 import SPAKE2_A, SPAKE2_B  # not before it is needed: importing it takes a moment
 
-        self._joiner = joiner
         side = SPAKE2_A if joiner else SPAKE2_B
         self._half: _Spake2 = side(_CONTEXT + code.encode("ascii"), idA=_JOINER, idB=_MEMBER)
         self.message: bytes = self._half.start()

@@ -15,7 +15,6 @@ import selectors
 import signal
 import socket
 import sys
-import time
 import traceback
 from typing import NoReturn
 
@@ -147,7 +146,6 @@ def main(framework: str) -> None:
     empty = os.open(os.devnull, os.O_RDONLY)
     os.dup2(empty, 0)
     os.close(empty)
-    started = time.monotonic()
     importlib.import_module(FRAMEWORKS[framework])
     importlib.import_module("hivenode.worker.main")
     for name in OPTIONAL:
@@ -157,7 +155,7 @@ def main(framework: str) -> None:
     gc.freeze()  # collections in the children leave these pages shared
     server = Forkserver(control)
     threads = len(os.listdir("/proc/self/task"))
-    hello = Hello(os.getpid(), threads, time.monotonic() - started)
+    hello = Hello(os.getpid(), threads)
     control.send(msgspec.msgpack.encode(hello))
     server.serve()
 

@@ -63,7 +63,6 @@ class StagedAssignment:
     """
 
     def __init__(self, channel: Channel, begin: Begin, limits: WorkerLimits) -> None:
-        self._started = time.monotonic()
         self._channel, self._begin, self._limits = channel, begin, limits
         self._spec = JobSpec.model_validate_json(begin.spec)
         self._directory = Path(begin.directory)
@@ -75,8 +74,8 @@ class StagedAssignment:
         training, info = self._spec.training, self._data.info
         part = split(training.batch_size, [sum(share.weight for share in line) for line in lines])
         self._small = max(1, -(-len(part[lines.index(self._mine)]) // begin.plan.micro_batches))
-        torch.set_num_threads(self._threads())
         self._blueprint = blueprint(self._spec.model, info, training.seed, begin.resources)
+        torch.set_num_threads(self._threads())
         self._cutting = Cutting(self._blueprint, self._example, _firsts(lines))
         self._held, self._running = self._cutting.holdings(self._small)
         self._stage = Stage(self._cutting, self._number, self._held, self._running)
@@ -114,7 +113,6 @@ class StagedAssignment:
                     port=line.port,
                     certificate=line.certificate,
                     parameters=len(self._stage.weights),
-                    load_seconds=time.monotonic() - self._started,
                     group_port=same.port,
                 )
             )
@@ -165,8 +163,9 @@ class StagedAssignment:
             for holdings, vector in self._owned():
                 for name, part in holdings.parts(number).items():
                     self._blueprint.start(name, vector[part])
-            if self._spec.model.weights:
-                self._take_given()
+            afresh = self._take_given() if self._spec.model.weights else self._blueprint.afresh
+            if number == self._mine[0].replica == 0 and (told := told_afresh(afresh)):
+                self._channel.send(Log(level="info", event=told))
             return checkpoints.Head(0, {})
         path = Path(self._begin.resume)
         parts = tensorfiles.Parts(path)
@@ -185,16 +184,16 @@ class StagedAssignment:
     def _owned(self) -> tuple[tuple[Holdings, Vector], ...]:
         return (self._held, self._stage.weights), (self._running, self._stage.buffers)
 
-    def _take_given(self) -> None:
-        """This stage's tensors of those that training is to begin with. Raises as `given_weights.overlay`."""
+    def _take_given(self) -> tuple[str, ...]:
+        """This stage's tensors of those that training is to begin with; returns which it lacks of all. Raises as
+        `given_weights.overlay`."""
         with given(self._spec.model, self._begin.resources, "pt") as file:
             afresh = file.lacking({**self._held.shapes, **self._running.shapes})
             for holdings, vector in self._owned():
                 for name, part in holdings.parts(self._number).items():
                     if name not in afresh:
                         file.fill(vector[part], name)
-        if self._number == self._mine[0].replica == 0 and (told := told_afresh(afresh)):
-            self._channel.send(Log(level="info", event=told))
+        return afresh
 
     def _trace_sizes(self, replicas: Replicas) -> None:
         """Trace the model for every size of small batch that will come, so that training never waits for it."""
@@ -212,7 +211,7 @@ class StagedAssignment:
         return max(1024 * 1024, *values, *shared)
 
     def _threads(self) -> int:
-        cost = describe(self._spec.model, self._data.info)
+        cost = describe(self._blueprint.declared, self._data.info)
         part = self._mine[self._number].weight / sum(share.weight for share in self._mine)
         return useful_threads(3 * cost.flops_per_sample * self._small * part, self._limits.threads)
 

@@ -59,7 +59,6 @@ class TrainingAssignment:
     """
 
     def __init__(self, channel: Channel, begin: Begin, limits: WorkerLimits, births: Births | None = None) -> None:
-        self._started = time.monotonic()
         self._channel = channel
         self._begin = begin
         self._limits = limits
@@ -89,7 +88,6 @@ class TrainingAssignment:
                     port=collective.port,
                     certificate=collective.certificate,
                     parameters=self._prepared.layout.size,
-                    load_seconds=time.monotonic() - self._started,
                 )
             )
             ready = orders.wait_for_peers()
@@ -119,11 +117,14 @@ class TrainingAssignment:
         group = Group(begin.node, begin.plan.shares, collective, report, lambda: orders.cancelled)
         self._declared = spec.model
         if spec.framework == "sklearn":
+            from hivenode.training.earlier import earlier
             from hivenode.training.estimating import estimating
 
+            self._declared = spec.model.model_copy(update={"weights": ""})
             return estimating(
-                spec, group, self._data, collective, report, writer.submit, self._saved, self._limits.threads
-            )
+                spec, group, self._data, collective, report, writer.submit, self._saved, self._limits.threads,
+                lambda data: earlier(spec.model, data, begin.resources, self._limits.memory_bytes),
+            )  # fmt: skip
         seed, precision = spec.training.seed, begin.plan.precision
         made = make(spec.runtime, spec.model, self._data.info, seed, begin.resources, self._threads(), precision)
         self._declared, self._afresh, model = made.declared, made.afresh, made.model
@@ -139,7 +140,7 @@ class TrainingAssignment:
                 self._threads(), precision, report,
             )  # fmt: skip
         else:
-            way = way_of(spec.training, group, course, model, made.vector, report)
+            way = way_of(spec.training, group, course, model, made.vector, report, precision)
         training = Training(
             spec=spec.training,
             group=group,

@@ -15,7 +15,7 @@ def test_a_file_and_a_job_are_summed_up(run: Run, tmp_path: Path) -> None:
     answer = run("data", "summary", tmp_path / "rows.csv")
     assert answer.code == 0
     assert "40 samples of 2 numbers, for classification: 32 to train on, 8 held out." in " ".join(answer.out.split())
-    assert "rare has 1 samples" in " ".join(answer.out.split())
+    assert "rare has 1 sample," in " ".join(answer.out.split())
     answer = run("data", "summary", tmp_path / "job.toml", "--json")
     assert answer.json["info"]["labels"] == ["rare", "usual"]
     assert "20 to train on" in answer.json["summary"][0]

@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from hivenode.cli.options import default_home
-from hivenode.config import default_home as daemons_default_home
 from tests.cli.conftest import Endpoint, Run
 
 VERBS = [
@@ -85,14 +83,6 @@ def test_the_home_is_that_of_the_verb_then_the_global_then_the_environment(
     monkeypatch.delenv("HIVENODE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert f"for {tmp_path / '.hivenode'}." in run("status").err
-
-
-@pytest.mark.parametrize(
-    "environment",
-    [{}, {"HIVENODE_HOME": "~/x"}, {"STATE_DIRECTORY": "/var/lib/hivenode"}, {"STATE_DIRECTORY": "/var/lib/other"}],
-)
-def test_the_command_line_and_the_daemon_agree_on_the_home(environment: dict[str, str]) -> None:
-    assert default_home(environment) == daemons_default_home(environment)
 
 
 def test_an_unknown_verb_gets_the_nearest(run: Run) -> None:

@@ -121,8 +121,8 @@ async def test_a_node_with_data_of_its_own_is_lost_comes_back_and_all_go_on_afte
         detail = await ash.until(path, lambda d: d["checkpoint_step"] > at)
         assert len(detail["attempts"]) == 1, "it came back into the run"
         logs = (await ash.api("GET", f"{path}/logs"))["lines"]
-        assert any("going on without lost workers" in line["event"] for line in logs)
-        assert any("going on with new workers" in line["event"] for line in logs)
+        assert any(line["event"] == "going on without lost workers: cedar" for line in logs)
+        assert any(line["event"] == "going on with new workers: cedar" for line in logs)
 
         await asyncio.gather(*(machine.kill() for machine in machines))
         await asyncio.gather(*(machine.start() for machine in machines))

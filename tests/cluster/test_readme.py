@@ -86,6 +86,16 @@ def test_the_rest_of_the_readme(shells: tuple[Shell, Shell]) -> None:
             assert re.search(r"\d", printed)
 
 
+@pytest.mark.timeout(300)
+def test_what_the_pages_ask_a_node(shells: tuple[Shell, Shell]) -> None:
+    first, _ = shells
+    first.run("hivenode up --detach")
+    for line in blocks((ROOT / "docs" / "analyze.md").read_text())[0]:
+        assert first.run(line)
+    asked = "\n".join(blocks((ROOT / "docs" / "cli.md").read_text())[0])
+    assert json.loads(first.run(shlex.join(["sh", "-c", asked.replace("~/.hivenode", str(first.home))]))) == []
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_command_named_in_the_documents_exists(document: Path) -> None:
     text = document.read_text()

@@ -55,7 +55,7 @@ def test_csv_of_values(tmp_path: Path) -> None:
         (CSV + "3,x,long\n", r"a\.csv, line 22, column 'petal': 'x' is not a number"),
         (CSV + "3,,long\n", r"line 22, column 'petal': it is empty"),
         (CSV + "3,1,\n", r"line 22, column 'kind': it is empty"),
-        (CSV + "3,nan,long\n", r"line 22, column 'petal': the value is not finite"),
+        (CSV + "3,nan,long\n", r"line 22, column 'petal': 'nan' is not finite"),
         (CSV + "3,1\n", r"line 22: 2 columns, and the first line names 3"),
         (CSV + '3,"1,long\n', r"about line 22"),
         ("1,2,3\n4,5,6\n", "line 1, holds numbers, not names"),
@@ -74,6 +74,47 @@ def test_what_is_wrong_with_a_csv_is_told_with_its_place(tmp_path: Path, text: s
         read(spec("csv", path))
 
 
+CLASSES = "a,kind\n" + "".join(f"{n},{n % 3}\n" for n in range(20))
+
+
+@pytest.mark.parametrize(
+    ("last", "said"),
+    [
+        ("7000000", "line 22, column 'kind': the label 7000000 is out of range: all others are 0 to 2"),
+        ("-1", "line 22, column 'kind': the label -1 is out of range: all others are 0 to 2"),
+        ("1.5", "line 22, column 'kind': the label is 1.5, and classes have whole numbers"),
+        ("nan", "line 22, column 'kind': the label is nan"),
+    ],
+)
+def test_numbers_that_are_no_classes_are_told_with_their_place(tmp_path: Path, last: str, said: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f"{CLASSES}1,{last}\n")
+    with pytest.raises(InvalidInput, match=said):
+        read(spec("csv", path, task="classification"))
+    np.savez(tmp_path / "a.npz", x=np.arange(21.0), kind=np.array([*(n % 3 for n in range(20)), float(last)]))
+    with pytest.raises(InvalidInput, match=said.replace("line 22", "row 21")):
+        read(spec("npz", tmp_path / "a.npz", task="classification", target="kind"))
+
+
+@pytest.mark.parametrize("last", ["3", "-1\n2,-1", "8\n4,8", "2"])
+def test_unusual_numbers_of_classes_are_taken(tmp_path: Path, last: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f"{CLASSES}1,{last}\n")
+    data = read(spec("csv", path))
+    assert data.info.task == "classification"
+    assert any("One class is called -1" in line for line in data.summary) is last.startswith("-1")
+
+
+def test_a_target_that_is_no_classes_for_few_of_its_numbers_is_said_to_be_values(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f"{CLASSES}1,1.5\n")
+    data = read(spec("csv", path))
+    assert data.info.task == "regression"
+    assert data.summary[-1].startswith("'kind' is taken for values to predict, not for classes, since line 22 has")
+    path.write_text("a,kind\n" + "".join(f"{n},{n / 2}\n" for n in range(20)))
+    assert "is taken" not in read(spec("csv", path)).summary[-1]
+
+
 def test_the_line_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(CSV.encode() + b"3,1,\xff\n" + b"3,1,long\n" * 9)
     with pytest.raises(InvalidInput, match="line 22, is not UTF-8"):
@@ -85,7 +126,7 @@ def test_arrays_that_are_none_are_told_by_name_and_reason(tmp_path: Path) -> Non
     for arrays, said in (
         ({"x": np.array([{}, 1, 2, 3]), "y": labels}, r"array 'x', .* Python objects, which .* are not loaded"),
         ({"x": inputs, "y": np.array(list("abab"))}, r"array 'y', .* are of type <U1, not numbers"),
-        ({"x": inputs.reshape(4, 2, 1, 1, 1), "y": labels}, r"array 'x', .* it has 5 axes"),
+        ({"x": inputs.reshape(4, 2, 1, 1, 1), "y": labels}, r"array 'x', has 5 axes"),
     ):
         np.savez(tmp_path / "a.npz", **arrays)
         with pytest.raises(InvalidInput, match=said):
@@ -97,7 +138,7 @@ def test_a_wrong_row_of_several_files_is_told_with_its_file(tmp_path: Path) -> N
     parquet = pytest.importorskip("pyarrow.parquet")
     for name, values in (("a", [1.0, 2.0, 3.0]), ("b", [4.0, float("nan"), 6.0])):
         parquet.write_table(pyarrow.table({"v": values, "y": [0, 1, 0]}), tmp_path / f"{name}.parquet")
-    with pytest.raises(InvalidInput, match=r", b\.parquet, row 2, column 'v': the value is not finite"):
+    with pytest.raises(InvalidInput, match=r", b\.parquet, row 2, column 'v': .*nan.* is not finite"):
         read(spec("parquet", tmp_path))
     for column, where, said in (
         ({"v": [1.0, None]}, tmp_path, r", b\.parquet, row 2, column 'v': it is empty"),
@@ -125,7 +166,7 @@ def test_a_value_of_an_npy_is_told_by_its_column_there(tmp_path: Path) -> None:
         values = np.random.default_rng(0).normal(size=(20, 3))
         values[4, column] = np.nan
         np.save(tmp_path / "a.npy", values)
-        with pytest.raises(InvalidInput, match=f"row 5, column {column + 1}: the value is not finite"):
+        with pytest.raises(InvalidInput, match=f"row 5, column {column + 1}: nan is not finite"):
             read(spec("npy", tmp_path / "a.npy"))
 
 

@@ -20,7 +20,7 @@ from hivenode.hive.views import Views
 from hivenode.jobs.ledger import Ledger
 from hivenode.jobs.live import Live
 from hivenode.net.codec import ProtocolError, decode, encode
-from hivenode.net.messages import Event, FeedDelta, Heartbeat, HeartbeatAck, Message, Progress, VoteReply, VoteRequest
+from hivenode.net.messages import Event, FeedDelta, Message, Progress
 from hivenode.planning.qtable import Experience
 from hivenode.spec.events import NodeAdmitted
 from hivenode.spec.values import Role
@@ -29,7 +29,6 @@ from tests.fuzz.messages import KEYS, NODES
 
 AUTHORITY = Authority.from_seed(b"fuzz")
 ME = NODES[0]
-ELECTION = (Heartbeat, HeartbeatAck, VoteRequest, VoteReply)
 
 
 def parts(data: bytes) -> list[bytes]:

@@ -270,6 +270,17 @@ def test_a_refuted_refusal_is_not_believed_again_without_a_new_link() -> None:
     assert rig.state(A) is MemberState.alive
 
 
+def test_a_refusal_right_after_a_refutation_is_no_second_one() -> None:
+    rig = Prodded(A, B)
+    rig.swim.link_down(1.0, A, LinkEnd.reset)
+    rig.swim.dial_failed(1.0, A, LinkEnd.refused)
+    lives = statements.alive(signer(A), A, BOOT + 1, A[:7], ("10.0.0.1:1",), "1")
+    rig.now = 1.9
+    rig.get(B, Gossip((lives,)))
+    assert rig.swim.dial_failed(1.9, A, LinkEnd.refused) == []
+    assert rig.state(A) is MemberState.alive
+
+
 @pytest.mark.parametrize("why", [LinkEnd.unreachable, LinkEnd.reset, LinkEnd.identity])
 def test_a_dial_that_is_not_refused_accuses_nobody(why: LinkEnd) -> None:
     rig = Prodded(A, B)

@@ -34,7 +34,6 @@ class Executor:
     def __init__(self) -> None:
         self.obeyed: list[Message] = []
         self.running = 2
-        self.address, self.trusted = "192.0.2.1", ("192.0.2.0/24",)
 
     async def stop(self, order: Stop) -> Standing:
         self.obeyed.append(order)
@@ -62,7 +61,7 @@ def desk() -> tuple[Desk, Executor]:
     roles.apply(WORKER.node_id, 1, NodeAdmitted(grant=grant(WORKER, Role.worker)))
     executor = Executor()
 
-    async def profile() -> ProfileReply:
+    async def profile(about: tuple[str, ...]) -> ProfileReply:
         return ProfileReply(1e9, 1 << 30, 2, 1e8, ("torch",), 0)
 
     made = Desk(
@@ -72,6 +71,8 @@ def desk() -> tuple[Desk, Executor]:
         max_jobs=4,
         roles=roles,
         executor=executor,  # type: ignore[arg-type]
+        worker_host=lambda: "192.0.2.1",
+        trusted=("192.0.2.0/24",),
         keeper=None,  # type: ignore[arg-type]
         papers=None,  # type: ignore[arg-type]
         profile=profile,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from hivenode.config import Settings
@@ -36,8 +37,15 @@ async def test_models_packages_and_private_data(tmp_path: Path) -> None:
     found = await offers(lender)
     assert lender.looking == ()
     assert sorted(found) == ["hf:bert", "private:good", "python:json"]
-    assert lender.unusable == ("hf:gone", "private:bad")
     assert found["hf:bert"].parameters > 1000
+    assert found["hf:bert"].config == b"", "only who plans a job with it is told"
+    asked = {offer.name: offer for offer in await lender.offers(60.0, ("hf:bert", "hf:gone"))}
+    assert json.loads(asked["hf:bert"].config)["model_type"] == "bert"
+    (unfit,) = lender.unfit(("hf:bert", "hf:gone"))
+    assert unfit.name == "hf:gone"
+    assert "There is no directory" in unfit.reason
+    (unfit,) = lender.unfit(("private:bad",))
+    assert unfit.reason == "It cannot be read; the daemon's log there says why.", "no value, column or path of it"
     info = found["private:good"].info
     assert info is not None
     assert (info.samples, info.input_shape, info.outputs, info.labels) == (4, (2,), 2, ()), "labels are not told"
@@ -49,5 +57,5 @@ async def test_models_packages_and_private_data(tmp_path: Path) -> None:
     found = await offers(lender)
     assert found["private:good"].same != before, "another class: no longer the same kind of data"
     assert found["private:bad"].same == before
-    assert lender.unusable == ("hf:gone",)
+    assert lender.unfit(("private:bad",)) == ()
     await lender.close()

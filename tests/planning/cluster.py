@@ -20,6 +20,7 @@ def node(
     offers: tuple[str, ...] = (),
     versions: dict[str, str] | None = None,
     bf16: bool = False,
+    fp16: bool = False,
 ) -> NodeProfile:
     return NodeProfile(
         node=f"{number:02d}".ljust(32, "a"),
@@ -34,6 +35,7 @@ def node(
         offers=offers,
         versions=versions or {},
         bf16=bf16,
+        fp16=fp16,
     )
 
 

@@ -9,7 +9,7 @@ from itertools import combinations, pairwise, permutations
 
 import pytest
 
-from hivenode.planning.layers import PRECISION, Problem, cut, exact, measure, ordered
+from hivenode.planning.layers import EVENING, PRECISION, Problem, cut, exact, measure, ordered
 from hivenode.planning.stages import blocks
 from hivenode.planning.workload import Layer
 
@@ -84,6 +84,36 @@ def test_with_many_nodes_the_search_comes_near(seed: int) -> None:
         assert best.seconds <= made.seconds * (1 + PRECISION)
         assert made.seconds <= 2 * best.seconds
         _sound(p, made.nodes, made.ranges)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_evening_out_costs_next_to_nothing(seed: int) -> None:
+    rng = random.Random(300 + seed)
+    p = problem(rng, rng.randint(2, 4), rng.randint(4, 12), rng.choice((1, 2, 8)))
+    made, best = cut(p), exact(p)
+    assert (made is None) == (best is None)
+    if made is not None and best is not None:
+        assert made.seconds <= best.seconds * (1 + EVENING)
+        _sound(p, made.nodes, made.ranges)
+
+
+@pytest.mark.parametrize("micro_batches", [1, 4])
+def test_like_nodes_share_the_work_evenly_where_the_link_takes_longest(micro_batches: int) -> None:
+    """Whatever is cut, a step takes as long; but the link may turn out to be quicker than was assumed."""
+    p = Problem(
+        seconds=((1e-3,) * 8, (1.001e-3,) * 8),
+        fixed_seconds=(0.0,) * 2,
+        state_bytes=(1,) * 8,
+        kept_bytes=(1,) * 8,
+        output_bytes=(10**6,) * 8,
+        memory_bytes=(1000,) * 2,
+        delay=((0.0,) * 2,) * 2,
+        bandwidth=((12.5e6,) * 2,) * 2,
+        micro_batches=micro_batches,
+    )
+    made = cut(p, least=2)
+    assert made is not None
+    assert [b - a for a, b in made.ranges] == [4, 4]
 
 
 def test_a_slow_node_gets_no_layers() -> None:

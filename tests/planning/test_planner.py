@@ -71,6 +71,19 @@ def test_precision_is_that_of_all_who_take_part() -> None:
     assert chosen(small, *able, unable, asked="bf16") == "bf16"
 
 
+def test_half_precision_is_planned_slowly_where_there_are_no_instructions_for_it() -> None:
+    job = replace(workload(), precision="fp16")
+    able, slow = node(0, fp16=True), node(1, bf16=True)
+    (fast,) = planned(job, cluster(able)).shares
+    alone = planned(job, cluster(slow))
+    assert alone.precision == "fp16"
+    assert "for which node1 has no instructions: planned there as 8 times as slow as fp32" in alone.reason
+    assert alone.shares[0].step_seconds > 4 * fast.step_seconds
+    together = planned(job, cluster(able, slow), strategy="data_parallel")
+    assert together.shares[0].weight > 4 * together.shares[1].weight
+    assert planned(job, cluster(able)).reason.endswith("It computes in fp16.")
+
+
 def test_min_nodes_is_honoured_even_where_it_is_slower() -> None:
     view = cluster(node(0), node(1, 1), node(2, 2))
     made = planned(workload(flops=1e5, parameters=1000), view, runnable=BUILT, min_nodes=3)
@@ -132,7 +145,31 @@ def test_nodes_whose_framework_is_of_another_version_do_not_work_with_the_others
     made = planned(workload(), view)
     assert node(2).node not in {share.node for share in made.shares}
     _, left_out = eligible(workload(), PlacementSpec(), view)
-    assert left_out == ["node2 has torch 2.9.0 and others 2.13"]
+    assert left_out == ["node2 has torch 2.9.0 and others 2.13 (one minor version has to be on all)"]
+    with pytest.raises(Unavailable, match=r"node2 has torch 2\.9\.0 and others 2\.13") as caught:
+        planned(workload(), view, min_nodes=4)
+    assert "install the same version on all nodes" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("framework", "distribution"),
+    [("sklearn", "scikit-learn"), ("transformers", "torch"), ("transformers", "transformers"), ("keras", "tensorflow")],
+)
+def test_what_computes_for_a_framework_has_to_be_of_one_version_too(framework: str, distribution: str) -> None:
+    has = {
+        "torch": "2.13.0",
+        "transformers": "5.1.0",
+        "scikit-learn": "1.9.1",
+        "keras": "3.9.0",
+        "tensorflow": "2.20.0",
+    }
+    view = cluster(
+        node(0, frameworks=(framework,), versions=has),
+        node(1, frameworks=(framework,), versions={**has, distribution: "1.4.2"}),
+    )
+    chosen, left_out = eligible(replace(workload(), framework=framework), PlacementSpec(), view)
+    assert [each.label for each in chosen] == ["node0"]
+    assert left_out[0].startswith(f"node1 has {distribution} 1.4.2 and node0 {has[distribution].rpartition('.')[0]} ")
 
 
 def test_nothing_feasible_says_why_for_each_strategy_and_what_to_do() -> None:
@@ -401,6 +438,9 @@ def test_what_a_framework_cannot_do_is_masked_with_its_reason() -> None:
     assert (candidate.feasible, candidate.reason) == (False, "pipeline_parallel: keras models are not cut")
     with pytest.raises(InvalidInput, match="pipeline_parallel cannot run this job: keras models are not cut"):
         planned(job, cluster(node(0), node(1)), strategy="pipeline_parallel", runnable=BUILT)
+    with pytest.raises(InvalidInput, match="federated rounds are not available") as caught:
+        planned(job, cluster(node(0)), strategy="federated", runnable=BUILT | {Strategy.pipeline_parallel})
+    assert caught.value.fix == "Use 'auto' or one of 'single_node', 'data_parallel'."
 
 
 def test_local_steps_and_fewer_bytes_make_a_slow_line_bearable() -> None:

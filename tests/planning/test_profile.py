@@ -37,6 +37,24 @@ async def test_the_speed_is_remembered(tmp_path: Path, monkeypatch: pytest.Monke
     assert (await SelfProfile(path, threads=1).measure()) == measured  # a guess is not remembered
 
 
+async def test_a_busy_machine_is_taken_for_one_thread_and_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probe, path = tmp_path / "probe", tmp_path / "profile.json"
+    monkeypatch.setattr(sys, "executable", str(probe))
+
+    async def measured(alone: float, together: float) -> float:
+        probe.write_text(
+            f'#!/bin/sh\n[ $OMP_NUM_THREADS = 1 ] && f={alone} || f={together}\necho {{\\"flops\\": $f}}\n'
+        )
+        probe.chmod(0o755)
+        return (await SelfProfile(path, threads=4).measure()).flops
+
+    assert await measured(10e9, 1e9) == 10e9
+    assert await measured(11e9, 40e9) == 40e9
+    assert await measured(10e9, 1e9) == 40e9  # remembered
+
+
 async def test_a_failing_probe_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(Unavailable, match="speed could not be measured"):

@@ -14,7 +14,7 @@ import pytest
 
 from hivenode.hive import feeds, replication, roster, statements, views
 from hivenode.hive.feeds import Entry
-from hivenode.jobs.executor import Executor
+from hivenode.jobs.fence import Fence
 from tests.simulation import faults
 from tests.simulation.loop import run
 from tests.simulation.test_scenarios import restored_backup
@@ -25,10 +25,10 @@ SEEDS = range(60)
 
 
 def without_fence(patch: pytest.MonkeyPatch) -> None:
-    async def obey(self: Executor, epoch: object) -> None:
+    async def obey(self: Fence, epoch: object) -> None:
         return None
 
-    patch.setattr(Executor, "_obey", obey)
+    patch.setattr(Fence, "obey", obey)
 
 
 def without_signatures_of_statements(patch: pytest.MonkeyPatch) -> None:

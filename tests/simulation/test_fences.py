@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from hivenode.errors import Refused
-from hivenode.jobs.executor import FENCE, Executor
+from hivenode.jobs.fence import FENCE, Fence
 from hivenode.net.messages import Adopt, Assign, Endpoint, Start, Stop, Welcome
 from hivenode.node import Node
 from hivenode.spec.values import Epoch
@@ -104,10 +104,10 @@ def test_the_fence_survives_a_crash(lose: Callable[[World, str], None]) -> None:
 
 
 def test_without_the_fence_an_old_coordinator_stops_what_is_not_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def obeys(executor: Executor, epoch: Epoch) -> None:
+    async def obeys(fence: Fence, epoch: Epoch) -> None:
         """Whatever the epoch."""
 
-    monkeypatch.setattr(Executor, "_obey", obeys)
+    monkeypatch.setattr(Fence, "obey", obeys)
     with pytest.raises(AssertionError):
         run(lambda rng: late_orders(rng, "stop"), seed=5)
 

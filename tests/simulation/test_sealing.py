@@ -272,7 +272,8 @@ def test_nobody_follows_a_coordinator_that_proposes_a_wrong_snapshot(seed: int) 
         for day in range(10):
             await work(world, rng.choice(NAMES), f"d{day}")
         node = world.machines[liar].node
-        make = node.sealer._make
+        maker = node.sealer._maker
+        make = maker.of
 
         async def lie(body: SealProposed) -> object:
             made = await make(body)
@@ -280,17 +281,17 @@ def test_nobody_follows_a_coordinator_that_proposes_a_wrong_snapshot(seed: int) 
                 made, snapshot=dataclasses.replace(made.snapshot, digest=digest("a lie"))
             )
 
-        make_from = node.sealer._make_from
+        make_from = maker.take
 
         async def lie_from(*args: Any) -> object:
             made = await make_from(*args)
-            node.sealer._made = None
+            maker.drop()
             return made and dataclasses.replace(
                 made, snapshot=dataclasses.replace(made.snapshot, digest=digest("a lie"))
             )
 
-        node.sealer._make = lie  # type: ignore[method-assign, assignment]
-        node.sealer._make_from = lie_from  # type: ignore[method-assign, assignment]
+        maker.of = lie  # type: ignore[method-assign, assignment]
+        maker.take = lie_from  # type: ignore[method-assign, assignment]
         pass_days(world, 10)
         alarmed = lambda name: "seal" in world.machines[name].node.sealer.alarms  # noqa: E731
         await world.until(lambda: all(alarmed(name) for name in others), 400, "all others see it")

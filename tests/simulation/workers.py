@@ -221,7 +221,7 @@ class SimulatedWorker:
                 return
         shares = sorted(self.begin.plan.shares, key=lambda share: share.rank)
         self.members = tuple(share.node for share in shares)
-        self.tell(Ready(self.pid, 40_000 + self.pid % 20_000, self.certificate, 1000, 0.1))
+        self.tell(Ready(self.pid, 40_000 + self.pid % 20_000, self.certificate, 1000))
 
     def tell(self, message: FromWorker) -> None:
         if self.alive:

@@ -230,7 +230,7 @@ class World:
         blobs = SimulatedBlobs(machine.disk)
         credentials = machine.credentials
 
-        async def profile() -> ProfileReply:
+        async def profile(about: tuple[str, ...]) -> ProfileReply:
             return ProfileReply(
                 flops=1e9 * (1 + machine.number % 3),
                 memory_bytes=4 << 30,

@@ -47,6 +47,19 @@ def spec(
     )
 
 
+def with_statistics(**training: object) -> JobSpec:
+    """A job whose model keeps running statistics, and draws."""
+    layers = (
+        {"type": "conv", "outputs": 4},
+        {"type": "batch_norm"},
+        {"type": "dropout"},
+        {"type": "average"},
+        {"type": "dense"},
+    )
+    model = ModelSpec(source="layers:", layers=layers)
+    return JobSpec(name="test", model=model, training=TrainingSpec(**training))
+
+
 def plan(
     weights: Sequence[float],
     precision: Precision = "fp32",

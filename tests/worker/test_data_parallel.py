@@ -21,8 +21,7 @@ from hivenode.net.local import (
     ViewChanged,
     WorkerProgress,
 )
-from hivenode.spec.job import JobSpec, ModelSpec, TrainingSpec
-from tests.worker.members import attempt, difference, digest, finish, node, spec
+from tests.worker.members import attempt, difference, digest, finish, node, spec, with_statistics
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -78,6 +77,20 @@ async def test_the_others_finish_a_good_model_when_the_first_is_killed(host: For
     # The new lowest rank writes from then on.
     assert survivors[0].all(CheckpointWritten)
     assert not survivors[1].all(CheckpointWritten)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+async def test_two_that_were_killed_go_on_to_the_bit(host: ForkWorkers, tmp_path: Path, optimizer: str) -> None:
+    job = spec(epochs=3, learning_rate=0.01, optimizer=optimizer, checkpoint_every_steps=30)
+    straight = await finish(await attempt(host, job, [0.6, 0.4], tmp_path / "straight"))
+    members = await attempt(host, job, [0.6, 0.4], tmp_path / "killed")
+    written = await members[0].expect(CheckpointWritten)
+    for member in members:
+        member.handle.kill()
+    assert [await member.exit() for member in members] == ["killed by SIGKILL"] * 2
+    assert written.step == 30
+    rest = await finish(await attempt(host, job, [0.6, 0.4], tmp_path / "rest", resume=written.path))
+    assert {digest(done.path) for done in rest} == {digest(done.path) for done in straight}
 
 
 async def test_a_checkpoint_of_three_goes_on_with_two(host: ForkWorkers, tmp_path: Path) -> None:
@@ -164,18 +177,7 @@ async def test_a_cancel_ends_all_of_them(host: ForkWorkers, tmp_path: Path) -> N
 
 
 async def test_running_statistics_are_averaged_and_the_members_models_equal(host: ForkWorkers, tmp_path: Path) -> None:
-    layers = (
-        {"type": "conv", "outputs": 4},
-        {"type": "batch_norm"},
-        {"type": "dropout"},
-        {"type": "average"},
-        {"type": "dense"},
-    )
-    job = JobSpec(
-        name="test",
-        model=ModelSpec(source="layers:", layers=layers),
-        training=TrainingSpec(epochs=1, max_steps=7, checkpoint_every_steps=4),
-    )
+    job = with_statistics(epochs=1, max_steps=7, checkpoint_every_steps=4)
     members = await attempt(host, job, [0.7, 0.3], tmp_path)
     paths = [(await member.expect(Finished)).path for member in members]
     for member in members:

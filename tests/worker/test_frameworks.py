@@ -12,10 +12,21 @@ from sklearn.datasets import load_digits
 from hivenode.jobs.workers import ForkWorkers
 from hivenode.models.card import read_card
 from hivenode.models.keras_configs.files import embedded
-from hivenode.net.local import CheckpointWritten, Finished, Predict, Predicted, Resources, ViewChanged, WorkerProgress
+from hivenode.net.local import (
+    CheckpointWritten,
+    Finished,
+    PeersReady,
+    Predict,
+    Predicted,
+    Ready,
+    Resources,
+    ViewChanged,
+    WorkerLimits,
+    WorkerProgress,
+)
 from hivenode.spec.job import DataSpec, JobSpec, ModelSpec, TrainingSpec
 from hivenode.spec.values import Strategy
-from tests.worker.members import Member, attempt, difference, digest, failure, node, spec
+from tests.worker.members import LIMITS, Member, attempt, begin, difference, digest, failure, node, plan, spec
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -75,6 +86,35 @@ async def test_a_forest_of_two_nodes_is_that_of_one(host: ForkWorkers, tmp_path:
     assert right(await asked(host, together[0].path, job)) > 0.9
 
 
+FOREST = {"estimator": "RandomForestClassifier", "n_estimators": 12}
+
+
+@pytest.mark.parametrize(("model", "params", "estimators"), [
+    ("sklearn:ExtraTreesClassifier", {"n_estimators": 45}, ()),
+    ("sklearn:BaggingClassifier", {"n_estimators": 12}, ({"estimator": "DecisionTreeClassifier"},)),
+    ("sklearn:VotingClassifier", {}, (FOREST, {"estimator": "GaussianNB"})),
+    ("sklearn:LogisticRegression", {}, ()),
+])  # fmt: skip
+async def test_what_scikit_learn_spreads_over_the_threads_of_a_node(
+    host: ForkWorkers,
+    tmp_path: Path,
+    model: str,
+    params: dict[str, object],
+    estimators: tuple[dict[str, object], ...],
+) -> None:
+    job = spec(model, params=params)
+    job = job.model_copy(update={"model": ModelSpec(source=model, params=params, estimators=estimators)})
+    strategy = Strategy.model_parallel if estimators else Strategy.data_parallel
+    found = []
+    for threads in (1, 3):
+        member = await Member.start(host, framework="sklearn", limits=WorkerLimits(threads, LIMITS.memory_bytes, 0))
+        member.handle.send(begin(job, plan([1.0], strategy=strategy), 0, tmp_path / str(threads)))
+        await member.expect(Ready)
+        member.handle.send(PeersReady(peers=()))
+        found += await finish([member])
+    assert digest(found[0].path) == digest(found[1].path)
+
+
 async def test_trees_of_a_lost_node_are_grown_by_the_others(host: ForkWorkers, tmp_path: Path) -> None:
     job = spec("sklearn:ExtraTreesClassifier", params={"n_estimators": 300})
     alone = await finish(await attempt(host, job, [1.0], tmp_path / "one"))
@@ -101,6 +141,26 @@ async def test_what_learns_by_batches_is_averaged(
     finished = await finish(await attempt(host, job, [0.6, 0.4], tmp_path))
     assert finished[0].metrics["accuracy"] > accuracy
     assert right(await asked(host, finished[0].path, job)) > accuracy
+
+
+@pytest.mark.parametrize(
+    ("model", "params"),
+    [
+        ("sklearn:MLPClassifier", {"hidden": 16}),
+        ("sklearn:MLPClassifier", {"hidden": 16, "solver": "sgd"}),
+        ("sklearn:SGDClassifier", {}),
+    ],
+)
+async def test_what_learns_by_batches_goes_on_to_the_bit(
+    host: ForkWorkers, tmp_path: Path, model: str, params: dict[str, object]
+) -> None:
+    job = spec(model, params=params, epochs=2, batch_size=64, checkpoint_every_steps=30)
+    (whole,) = await attempt(host, job, [1.0], tmp_path / "whole")
+    straight = await finish([whole])
+    checkpoint = whole.all(CheckpointWritten)[0]
+    assert 0 < checkpoint.step < straight[0].step
+    rest = await finish(await attempt(host, job, [1.0], tmp_path / "rest", resume=checkpoint.path))
+    assert digest(rest[0].path) == digest(straight[0].path)
 
 
 async def test_clusters_are_found_together(host: ForkWorkers, tmp_path: Path) -> None:

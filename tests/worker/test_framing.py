@@ -26,7 +26,7 @@ async def test_both_directions() -> None:
     ours, theirs = socket.socketpair()
     reader, writer = await asyncio.open_connection(sock=ours)
     worker = Channel(theirs)
-    said = [Ready(1, 2, "c", 3, 0.5), Log("info", "hello", {"a": 1})]
+    said = [Ready(1, 2, "c", 3), Log("info", "hello", {"a": 1})]
     for message in said:
         worker.send(message)
     assert [await read_from_worker(reader) for _ in said] == said
@@ -48,7 +48,7 @@ def test_the_end_of_the_channel_is_none_and_inside_a_frame_an_error() -> None:
             hear(frame[:cut]).receive()
 
 
-@pytest.mark.parametrize("raw", [struct.pack("!I", MAX_LOCAL_FRAME + 1), encode(Ready(1, 2, "", 3, 0.1))])
+@pytest.mark.parametrize("raw", [struct.pack("!I", MAX_LOCAL_FRAME + 1), encode(Ready(1, 2, "", 3))])
 def test_too_long_or_not_for_this_side(raw: bytes) -> None:
     with pytest.raises(Corrupted):
         hear(raw).receive()

@@ -103,12 +103,29 @@ async def test_two_lines_of_stages_learn_what_one_node_does(
 async def test_a_tied_tensor_stays_one_in_all_lines(host: ForkWorkers, tmp_path: Path) -> None:
     job = JobSpec(
         name="test", model=ModelSpec(source="hf:config", config=HUB["gpt2"]),
-        data=DataSpec(source="sklearn:descriptions"), training=TrainingSpec(max_steps=4, batch_size=16),
+        data=DataSpec(source="sklearn:descriptions"), training=TrainingSpec(max_steps=4, batch_size=16, clip_norm=0.2),
     )  # fmt: skip
     alone = await finish(await attempt(host, job, [1.0], tmp_path / "one"))
     together = await finish(await start(host, job, staged((2,), 2, layers=99, lines=(0.5, 0.5)), tmp_path / "four"))
     assert len({digest(done.path) for done in together}) == 1
     assert difference(alone[0].path, together[0].path) <= 1e-5
+
+
+async def test_stages_follow_schedule_clipping_and_patience_as_one_node_does_and_go_on_so(
+    host: ForkWorkers, tmp_path: Path
+) -> None:
+    life = {"schedule": "cosine", "warmup_steps": 20, "clip_norm": 0.3, "patience": 1, "min_improvement": 10.0}
+    job = spec(epochs=5, learning_rate=0.05, momentum=0.5, checkpoint_every_steps=30, **life)
+    alone = await finish(await attempt(host, job, [1.0], tmp_path / "one"))
+    assert alone[0].step == 46, "the second epoch did not bring what is asked for"
+    members = await start(host, job, staged((4,), 1), tmp_path / "cut")
+    together = await finish(members)
+    assert together[0].step == 46
+    assert difference(alone[0].path, together[0].path) <= 1e-6
+    written = members[0].all(CheckpointWritten)[0]
+    again = await finish(await start(host, job, staged((2,), 1), tmp_path / "again", resume=written.path))
+    assert (written.step, again[0].step) == (30, 46)
+    assert difference(together[0].path, again[0].path) <= 1e-6
 
 
 async def test_each_stage_holds_its_own_tensors_only(host: ForkWorkers, tmp_path: Path) -> None:
@@ -134,6 +151,29 @@ async def test_a_checkpoint_goes_on_under_any_strategy(host: ForkWorkers, tmp_pa
         assert difference(straight[0].path, other[0].path) < 1e-5
     same = await finish(await start(host, job, staged((3,), 2), tmp_path / "same", resume=written.path))
     assert digest(same[0].path) == digest(straight[0].path)
+
+
+@pytest.mark.parametrize("plan", [
+    pytest.param(staged((3,), 2), id="pipeline"),
+    pytest.param(staged((3,), 1, lines=(0.5, 0.5)), id="two lines", marks=pytest.mark.slow),
+])  # fmt: skip
+async def test_all_stages_end_early_after_the_epoch_after_which_one_node_does(
+    host: ForkWorkers, tmp_path: Path, plan: Plan
+) -> None:
+    job = spec(epochs=40, learning_rate=0.05, momentum=0.9, batch_size=128, patience=1, min_improvement=0.08)
+    (alone,) = await attempt(host, job, [1.0], tmp_path / "one")
+    (one,) = await finish([alone])
+    members = await start(host, job, plan, tmp_path / "cut")
+    together = await finish(members)
+    per_epoch = 12
+    assert {done.step for done in together} == {one.step}
+    assert 2 * per_epoch <= one.step < 40 * per_epoch
+    assert len({digest(done.path) for done in together}) == 1
+    assert together[0].metrics["test_loss"] == pytest.approx(one.metrics["test_loss"], rel=0.05)
+    for leader in (alone, members[0]):
+        (said,) = [log for log in leader.all(Log) if log.event.startswith("Training ends early: ")]
+        assert said.fields["step"] == one.step
+    assert not [log for log in members[-1].all(Log) if log.event.startswith("Training ends early")]
 
 
 @pytest.mark.parametrize("victim", [0, 1, 2])
@@ -265,6 +305,42 @@ async def test_stages_begin_with_weights_given_and_tell_what_they_lack(host: For
     told = [line.event for member in members for line in member.all(Log) if "afresh" in line.event]
     assert len(told) == 1
     assert "output.weight" in told[0]
+
+
+@pytest.mark.parametrize("small", [1, pytest.param(4, marks=pytest.mark.slow)])
+async def test_a_pretrained_model_is_cut_and_each_stage_reads_its_own_directory(
+    host: ForkWorkers, tmp_path: Path, small: int
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {**HUB["bert"], "vocab_size": 20, "max_position_embeddings": 64}
+    for directory in ("first", "second"):
+        transformers.set_seed(2)
+        model = transformers.BertModel(transformers.BertConfig(**sizes))
+        model.save_pretrained(tmp_path / directory, max_shard_size="8KB")
+    lent = [Resources(directories={"base": str(tmp_path / directory)}) for directory in ("first", "second")]
+    job = JobSpec(
+        name="test", model=ModelSpec(source="hf:base"), data=DataSpec(source="sklearn:digit_tokens"),
+        training=TrainingSpec(max_steps=20, batch_size=16, learning_rate=0.05),
+    )  # fmt: skip
+    alone = await attempt(host, job, [1.0], tmp_path / "one", resources=lent[0])
+    plan = staged((2,), small, layers=5)
+    together = [await Member.start(host) for _ in plan.shares]
+    for rank, member in enumerate(together):
+        member.handle.send(begin(job, plan, rank, tmp_path / "cut", resources=lent[rank]))
+    ready = [await member.expect(Ready) for member in together]
+    assert sum(each.parameters for each in ready) == (await alone[0].expect(Ready)).parameters
+    peers = tuple(Peer(node(rank), rank, "127.0.0.1", r.port, r.certificate) for rank, r in enumerate(ready))
+    for member in together:
+        member.handle.send(PeersReady(peers))
+    (whole, *_), cut = await finish(alone), await finish(together)
+    assert difference(whole.path, cut[0].path) <= (0.0 if small == 1 else 1e-5)
+    assert cut[0].metrics["loss"] == pytest.approx(whole.metrics["loss"], abs=1e-6)
+    assert digest(cut[0].path) == digest(cut[1].path)
+    told = [[line.event for line in member.all(Log) if "afresh" in line.event] for member in (*alone, *together)]
+    assert told[0] == told[1] == ["not among the weights given, so begun afresh: classifier.weight, classifier.bias"]
+    assert not told[2], "one tells"
+    card = read_card(Path(cut[0].path))
+    assert card.model == read_card(Path(whole.path)).model, "whoever serves it needs no such directory"
 
 
 async def test_stages_tell_all_that_one_node_does(host: ForkWorkers, tmp_path: Path) -> None:

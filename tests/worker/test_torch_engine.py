@@ -24,9 +24,21 @@ from hivenode.net.local import (
     ViewChanged,
     WorkerProgress,
 )
-from hivenode.spec.job import JobSpec, ModelSpec, TrainingSpec
+from hivenode.spec.job import JobSpec
 from hivenode.spec.values import Engine
-from tests.worker.members import Member, attempt, begin, difference, digest, failure, finish, node, plan, spec
+from tests.worker.members import (
+    Member,
+    attempt,
+    begin,
+    difference,
+    digest,
+    failure,
+    finish,
+    node,
+    plan,
+    spec,
+    with_statistics,
+)
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -170,18 +182,7 @@ async def test_fewer_bytes_train_as_well(host: ForkWorkers, tmp_path: Path, code
 
 @pytest.mark.slow
 async def test_running_statistics_are_averaged_and_the_members_models_equal(host: ForkWorkers, tmp_path: Path) -> None:
-    layers = (
-        {"type": "conv", "outputs": 4},
-        {"type": "batch_norm"},
-        {"type": "dropout"},
-        {"type": "average"},
-        {"type": "dense"},
-    )
-    job = JobSpec(
-        name="test",
-        model=ModelSpec(source="layers:", layers=layers),
-        training=TrainingSpec(epochs=2, checkpoint_every_steps=4, patience=1, min_improvement=100.0),
-    )
+    job = with_statistics(epochs=2, checkpoint_every_steps=4, patience=1, min_improvement=100.0)
     members = await by_torch(host, job, [0.7, 0.3], tmp_path)
     finished = await finish(members)
     assert len({digest(done.path) for done in finished}) == 1

@@ -13,7 +13,17 @@ import numpy.typing as npt
 from numpy.lib import format as npy
 
 from hivenode.data.info import DataInfo
-from hivenode.data.readers.raw import FEW_CLASSES, MAX_FILE_BYTES, Array, Raw, Table, bounded, classes_of
+from hivenode.data.readers.raw import (
+    FEW_CLASSES,
+    MAX_FILE_BYTES,
+    Array,
+    Raw,
+    Table,
+    Target,
+    bounded,
+    classes_of,
+    taken_for_values,
+)
 from hivenode.errors import InvalidInput
 from hivenode.spec.data import DataSpec, Task
 
@@ -45,7 +55,10 @@ def read_array(file: IO[bytes], size: int, named: str) -> Array:
             raise ValueError(f"its values are of type {dtype}, not numbers")
         needed = prod(shape) * dtype.itemsize
         if len(shape) > MAX_AXES:
-            raise ValueError(f"it has {len(shape)} axes, {shape}, and samples may have {MAX_AXES - 1}")
+            raise InvalidInput(
+                f"{named} has {len(shape)} axes, {shape}, and a sample may have {MAX_AXES - 1}.",
+                fix="Reshape it: images are (samples, height, width, channels), all else (samples, values).",
+            )
         if needed > size:
             raise ValueError(f"its header claims {shape}, {needed} bytes, and it has {size}")
         data = file.read(needed)
@@ -71,7 +84,8 @@ def read_npy(path: Path, spec: DataSpec) -> Raw:
             f"{path} is {array.shape}; a column of it should be the target.",
             fix='Save inputs and targets as an .npz, or set data.task = "reconstruction".',
         )
-    return _raw(path, array[:, :-1], array[:, -1], spec, array.shape[1])
+    named = f"column {array.shape[1]}"
+    return _raw(path, array[:, :-1], array[:, -1], spec, named, array.shape[1])
 
 
 def read_npz(path: Path, spec: DataSpec) -> Raw:
@@ -91,7 +105,7 @@ def read_npz(path: Path, spec: DataSpec) -> Raw:
                     arrays[name] = read_array(file, members[name].file_size, f"{path}, array '{name}',")
     except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError) as error:
         raise InvalidInput(f"{path} is not an .npz: {error}.", fix="Save it with numpy.savez.") from error
-    return _raw(path, arrays[inputs], arrays.get(target), spec)
+    return _raw(path, arrays[inputs], arrays.get(target), spec, target)
 
 
 def _member(path: Path, members: dict[str, zipfile.ZipInfo], wanted: str, usual: tuple[str, ...]) -> str:
@@ -110,8 +124,8 @@ def _member(path: Path, members: dict[str, zipfile.ZipInfo], wanted: str, usual:
     return found
 
 
-def _raw(path: Path, inputs: Array, target: Array | None, spec: DataSpec, target_column: int = 1) -> Raw:
-    """`target_column`: the number that the target's first column has in the file."""
+def _raw(path: Path, inputs: Array, target: Array | None, spec: DataSpec, named: str = "target", first: int = 1) -> Raw:
+    """`named`: what the target is called; `first`: the number that its first column has in the file."""
     if inputs.ndim < 1 or len(inputs) < 2:
         raise InvalidInput(f"{path} has {len(inputs) if inputs.ndim else 0} samples.", fix="Give at least 2.")
     images = _images(inputs)
@@ -127,8 +141,9 @@ def _raw(path: Path, inputs: Array, target: Array | None, spec: DataSpec, target
         return Raw(info, rows, rows if task == "reconstruction" else np.zeros(count, np.int64))
     if len(target) != count:
         raise InvalidInput(f"{path} has {count} inputs and {len(target)} targets.", fix="Save as many of each.")
-    wished, labels, names = _target(path, target, spec, target_column)
-    return Raw(DataInfo(spec.source, count, shape, len(names), names, wished), rows, labels)
+    found = _target(path, named, first, target, spec)
+    info = DataInfo(spec.source, count, shape, len(found.names), found.names, found.task)
+    return Raw(info, rows, found.labels, notes=found.notes)
 
 
 def _images(inputs: Array) -> Array:
@@ -140,19 +155,24 @@ def _images(inputs: Array) -> Array:
     return inputs
 
 
-def _target(path: Path, target: Array, spec: DataSpec, first: int) -> tuple[Task, Array, tuple[str, ...]]:
+def _target(path: Path, named: str, first: int, target: Array, spec: DataSpec) -> Target:
     values = target.reshape(len(target), -1)
     whole = values.dtype.kind in "iub" or bool((values == np.round(values)).all())
     few = values.shape[1] == 1 and whole and len(np.unique(values)) <= FEW_CLASSES
     if spec.task == "classification" or (spec.task == "auto" and few):
         if values.shape[1] != 1:
             raise InvalidInput(f"The targets of {path} are {target.shape}.", fix="Give one class a sample.")
-        table = Table(path, {}, lambda row: f"row {row + 1}")
-        labels, names = classes_of(table, "target", values[:, 0].tolist())
-        return "classification", labels, names
+        labels, names = classes_of(Table(path, {}, _row), named, values[:, 0].tolist())
+        return Target("classification", labels, names)
     numbers = values.astype(np.float64)
     _finite(path, "targets", numbers, first)
-    return "regression", numbers, tuple(f"target{n + 1}" for n in range(numbers.shape[1]))
+    alone = spec.task == "auto" and values.shape[1] == 1
+    notes = taken_for_values(named, numbers[:, 0].tolist(), _row) if alone else ()
+    return Target("regression", numbers, tuple(f"target{n + 1}" for n in range(numbers.shape[1])), notes)
+
+
+def _row(number: int) -> str:
+    return f"row {number + 1}"
 
 
 def _finite(path: Path, what: str, values: npt.NDArray[np.float64], first: int = 1) -> None:
@@ -160,5 +180,6 @@ def _finite(path: Path, what: str, values: npt.NDArray[np.float64], first: int =
     if len(bad):
         row, column = bad[0]
         raise InvalidInput(
-            f"{path}, {what}, row {row + 1}, column {column + first}: the value is not finite.", fix="Replace it."
+            f"{path}, {what}, row {row + 1}, column {column + first}: {values[row, column]} is not finite.",
+            fix="Replace it, or leave that sample out.",
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import stat
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,12 +35,24 @@ class Raw:
         rows: (samples, features) float64; uint8 images as they are; int64 tokens (samples, length).
         labels: as the task has them.
         tokenizer: as `text.load` takes it.
+        notes: sentences on how it was understood.
     """
 
     info: DataInfo
     rows: Array
     labels: Array
     tokenizer: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is to be predicted: classes and their names, or values; and sentences on how it was understood."""
+
+    task: Task
+    labels: Array
+    names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +103,9 @@ def tabulate(table: Table, spec: DataSpec) -> Raw:
         outputs = rows.shape[1] if spec.task == "reconstruction" else 1
         info = DataInfo(spec.source, count, (rows.shape[1],), outputs, (), spec.task)
         return Raw(info, rows, rows if spec.task == "reconstruction" else np.zeros(count, np.int64))
-    task, labels, classes = _target(table, target, spec)
-    return Raw(DataInfo(spec.source, count, (rows.shape[1],), len(classes), classes, task), rows, labels)
+    found = _target(table, target, spec)
+    info = DataInfo(spec.source, count, (rows.shape[1],), len(found.names), found.names, found.task)
+    return Raw(info, rows, found.labels, notes=found.notes)
 
 
 def tokenizer_of(spec: DataSpec, everything: Callable[[], str]) -> text.Tokenizer:
@@ -132,6 +146,8 @@ def language(spec: DataSpec, path: Path, whole: str) -> Raw:
 def classes_of(table: Table, column: str, values: Sequence[Cell]) -> tuple[Array, tuple[str, ...]]:
     """Class of each row, and the names of the classes in their order. Raises InvalidInput."""
     numeric = all(isinstance(value, int | float) for value in values)
+    if numeric:
+        _check_numbers(table, column, values)  # type: ignore[arg-type]
     kinds = sorted(set(values), key=None if numeric else str)  # type: ignore[type-var, arg-type]
     if not 2 <= len(kinds) <= MAX_CLASSES:
         raise InvalidInput(
@@ -141,6 +157,38 @@ def classes_of(table: Table, column: str, values: Sequence[Cell]) -> tuple[Array
     numbers = {kind: number for number, kind in enumerate(kinds)}
     names = tuple(_name(kind)[:MAX_LABEL] for kind in kinds)
     return np.array([numbers[value] for value in values], np.int64), names
+
+
+def _check_numbers(table: Table, column: str, values: Sequence[float]) -> None:
+    """Raises InvalidInput for a number that is no class: one that is not whole, and one that no other sample has, out
+    of the range that the others fill without a gap."""
+    for row, value in enumerate(values):
+        if not math.isfinite(value):
+            raise table.wrong(row, column, f"the label is {value}", "Give it a class, or leave it out.")
+        if value != int(value):
+            what = f"the label is {value:g}, and classes have whole numbers"
+            raise table.wrong(row, column, what, 'Correct it, or set data.task = "regression" to predict values.')
+    counts = Counter(values)
+    usual = sorted(value for value, count in counts.items() if count > 1)
+    if len(usual) < 2 or usual[-1] - usual[0] != len(usual) - 1:
+        return
+    first, last = int(usual[0]), int(usual[-1])
+    for row, value in enumerate(values):
+        if counts[value] == 1 and (value > last + 1 or value < first - 1 or value < 0 <= first):
+            what = f"the label {int(value)} is out of range: all others are {first} to {last}"
+            raise table.wrong(row, column, what, "Correct it, leave it out, or have more samples of that class.")
+
+
+def taken_for_values(column: str, numbers: Sequence[float], where: Callable[[int], str]) -> tuple[str, ...]:
+    """A sentence where a target would be classes but for a few numbers that are not whole."""
+    odd = [row for row, number in enumerate(numbers) if number != round(number)]
+    few = 0 < len(odd) * 20 <= len(numbers) and len(set(numbers)) - len(odd) <= FEW_CLASSES
+    if not few:
+        return ()
+    return (
+        f"'{column}' is taken for values to predict, not for classes, since {where(odd[0])} has {numbers[odd[0]]:g}; "
+        'data.task = "classification" has it otherwise.',
+    )
 
 
 def _name(kind: Cell) -> str:
@@ -187,26 +235,28 @@ def _numbers(table: Table, column: str) -> npt.NDArray[np.float64]:
             made[row, 0] = number
     if not np.isfinite(made).all():
         row = int(np.argwhere(~np.isfinite(made))[0, 0])
-        raise table.wrong(row, column, "the value is not finite")
+        raise table.wrong(row, column, f"{_shown(values[row])} is not finite")
     return made
 
 
-def _target(table: Table, column: str, spec: DataSpec) -> tuple[Task, Array, tuple[str, ...]]:
+def _target(table: Table, column: str, spec: DataSpec) -> Target:
     values = list(table.columns[column])
     missing = next((row for row, value in enumerate(values) if value is None or value == ""), None)
     if missing is not None:
         raise table.wrong(missing, column, "it is empty")
     numbers = [_number(value) for value in values]
     numeric = all(number is not None for number in numbers)
-    task = spec.task
+    task, notes = spec.task, tuple[str, ...]()
     if task == "auto":
         whole = numeric and all(number == int(number) for number in numbers if number and math.isfinite(number))
         few = whole and len(set(numbers)) <= FEW_CLASSES
         task = "classification" if few or not numeric else "regression"
+        if task == "regression":
+            notes = taken_for_values(column, [float(n) for n in numbers if n is not None], table.where)
     if task == "classification":
         labels, names = classes_of(table, column, numbers if numeric else values)
-        return task, labels, names
-    return "regression", _numbers(table, column), (column[:MAX_LABEL],)
+        return Target(task, labels, names)
+    return Target("regression", _numbers(table, column), (column[:MAX_LABEL],), notes)
 
 
 def _of_text(table: Table, column: str, target: str, spec: DataSpec) -> Raw:
@@ -220,11 +270,12 @@ def _of_text(table: Table, column: str, target: str, spec: DataSpec) -> Raw:
         raise InvalidInput(f"{table.path} is text, without numbers.", fix='Set data.task = "language", or a target.')
     tokenizer = tokenizer_of(spec, lambda: "".join(map(str, samples)))
     rows = np.stack([text.fitted(tokenizer.encode(str(s)), spec.length, tokenizer.padding) for s in samples])
-    task, labels, names = _target(table, target, spec)
+    found = _target(table, target, spec)
     info = DataInfo(
-        spec.source, len(rows), (spec.length,), len(names), names, task, tokenizer.vocabulary, tokenizer.padding
-    )
-    return Raw(info, rows, labels, tokenizer.dump())
+        spec.source, len(rows), (spec.length,), len(found.names), found.names, found.task, tokenizer.vocabulary,
+        tokenizer.padding,
+    )  # fmt: skip
+    return Raw(info, rows, found.labels, tokenizer.dump(), found.notes)
 
 
 def _of_pairs(table: Table, features: Sequence[str], target: str, spec: DataSpec) -> Raw:

@@ -9,7 +9,6 @@ ITEMSIZES = {"float64": 8.0, "float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "m
 ACTIVATIONS = {"float64": 8.0, "float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "mixed": 2.5}
 """Bytes of an activation; of `mixed` most are bfloat16, normalizations and losses float32."""
 _FLOATS = ("float64", "float32", "bfloat16", "float16")
-UNTRAINED = ("gguf", "tflite")
 
 
 def own(report: Report) -> list[Tensor]:

@@ -42,14 +42,7 @@ class Fitted:
 
 def describe(source: str, config: Json, info: DataInfo) -> ModelCost:
     """What a model costs; parameters are exact. Raises as `fitted`."""
-    lines = fitted(config, info).lines
-    return ModelCost(
-        source=source,
-        parameters=sum(line.parameters for line in lines),
-        flops_per_sample=sum(line.flops for line in lines),
-        activation_bytes_per_sample=sum(line.activation_bytes + line.inner_bytes for line in lines),
-        layers=lines,
-    )
+    return ModelCost.of(source, fitted(config, info).lines)
 
 
 def fitted(config: Json, info: DataInfo) -> Fitted:

@@ -162,7 +162,7 @@ class Step(_Message, frozen=True, tag="step"):
 
     Attributes:
         inputs, labels: shape and dtype of each; one follows the other.
-        scale: this member's part of the global batch, times the number of members.
+        scale: this member's part of the global batch, times the number of members and, in float16, the loss scale.
         part: the same part, of 1.
         draw: seed of what the model draws.
     """

@@ -14,6 +14,7 @@ from hivenode.training.distributed.memory import Shared, account_for, places
 from hivenode.training.distributed.plaintext import InPlaintext
 from hivenode.training.frameworks.model import Model
 from hivenode.training.frameworks.torch_framework import TorchModel
+from hivenode.training.loss_scale import loss_scale
 from hivenode.training.optimizers import Optimizer
 from hivenode.training.strategies.by_torch import ByTorch
 from hivenode.training.strategies.group import Group
@@ -64,4 +65,4 @@ def torch_way(
     )
     crew = Crew(group, together, together.board, births, birth, report)
     wire = Wire(group, "fp32", (layout.size,), (), report)
-    return ByTorch(spec, group, wire, course, shared, Optimizer(spec, layout.size), crew)
+    return ByTorch(spec, group, wire, course, shared, Optimizer(spec, layout.size), crew, loss_scale(precision))

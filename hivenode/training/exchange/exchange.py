@@ -17,7 +17,7 @@ from hivenode.training.exchange.codecs import Codec, Fp32
 from hivenode.training.exchange.deadlines import Deadlines
 from hivenode.training.exchange.effects import Phase, Send
 from hivenode.training.exchange.engine import Engine, Pace
-from hivenode.training.exchange.errors import Absurd, Excluded, Mismatch, NonFinite, ViewChanged
+from hivenode.training.exchange.errors import Mismatch, ViewChanged
 from hivenode.training.exchange.fixing import Terms
 from hivenode.training.exchange.group import Group
 from hivenode.training.exchange.inheritance import State
@@ -27,21 +27,8 @@ from hivenode.training.exchange.membership import BLAMED
 from hivenode.training.exchange.messages import Note, Reason
 from hivenode.training.exchange.reduction import digest_of
 from hivenode.training.exchange.scratch import Vector
+from hivenode.training.exchange.verdicts import blamed, put_out
 from hivenode.training.exchange.views import RankView, View
-
-_WHY = {
-    Reason.lost: "their connection to it broke",
-    Reason.silent: "they heard nothing from it for too long",
-    Reason.told: "it was reported lost",
-    Reason.unreachable: "they could not reach it",
-    Reason.unknown: "it was not on everybody's list of workers",
-    Reason.malformed: "it sent bytes that are not of the protocol",
-    Reason.nonfinite: "it contributed values that are not finite",
-    Reason.absurd: "it contributed values far larger than the others'",
-    Reason.left: "it had left",
-    Reason.paused: "it stood still for longer than they wait, and nobody is left to ask",
-    Reason.behind: "it fell behind",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +73,9 @@ class Exchange:
 
     All members make the same calls in the same order. A round waits for all members until those that have not called
     are overdue by what was usual of them; who comes later has the mean of the others, and may take part in the next.
-    Results are bit-identical on all members of a view, whoever
-    dies whenever: a round is done for all survivors or void for all of them. A network that falls apart leaves one
-    view in each part. One thread may call; `lost`, `view` and `close` are safe from any.
+    Results are bit-identical on all members of a view, whoever dies whenever: a round is done for all survivors or void
+    for all of them. A network that falls apart leaves one view in each part. One thread may call; `lost`, `view` and
+    `close` are safe from any.
 
     Args:
         me: this worker's place. It listens from construction on.
@@ -479,15 +466,7 @@ class Exchange:
             raise Unavailable("The exchange was closed.", fix="Start another attempt.")
         verdict = self._engine.group.verdict
         if self._engine.group.phase is Phase.out and verdict is not None:
-            if verdict.reason in BLAMED:
-                raise _blame(verdict.reason)(self._me.node, verdict.round or number, None)
-            if verdict.reason is Reason.unreachable and verdict.by in self._nodes.keys() - {self._me.rank}:
-                raise Excluded(
-                    f"The other workers go on without {self._me.node}: it and {self._nodes[verdict.by]} could not reach"
-                    " each other, whichever dialled.",
-                    fix="Open or forward worker.ports of one of the two to the other, or join them by a VPN.",
-                )
-            raise Excluded(f"The other workers go on without {self._me.node}: {_WHY[verdict.reason]}.")
+            raise put_out(verdict, self._me.rank, self._nodes, number)
 
     def _check_mismatch(self) -> None:
         if self._engine.group.mismatch is not None:
@@ -512,8 +491,7 @@ class Exchange:
         view = self._acknowledge()
         for accusation in dropped:
             if accusation.reason in BLAMED and attempt is not None:
-                blame = _blame(accusation.reason)
-                raise blame(self._nodes[accusation.rank], accusation.round or attempt.number, view)
+                raise blamed(accusation, self._nodes[accusation.rank], attempt.number, view)
         raise ViewChanged(
             view,
             tuple(node for node in before.members if node not in view.members),
@@ -525,7 +503,3 @@ def _unreadable(error: Exception) -> InvalidInput:
     return InvalidInput(
         f"The certificate of a worker cannot be read: {error}.", fix="Pass it on as the worker gave it."
     )
-
-
-def _blame(reason: Reason) -> type[NonFinite] | type[Absurd]:
-    return Absurd if reason is Reason.absurd else NonFinite

@@ -20,7 +20,7 @@ from hivenode.training.exchange.attempt import Attempt, Buffers, State
 from hivenode.training.exchange.codecs import BLOCK, Codec
 from hivenode.training.exchange.effects import Bulk, Effect, Landing, Malformed, Phase, Reduce, Send, Transfer
 from hivenode.training.exchange.fixing import Fixing, Terms
-from hivenode.training.exchange.inheritance import Inheritance, donate
+from hivenode.training.exchange.inheritance import Estates, Inheritance, donate
 from hivenode.training.exchange.inheritance import State as Inherited
 from hivenode.training.exchange.messages import (
     Accusation,
@@ -46,9 +46,6 @@ from hivenode.training.exchange.scratch import Vector
 MAX_EARLY = 4096
 """Messages."""
 
-MAX_ESTATES = 8
-"""Views that a newcomer is let into, one after the other, before it has the state of one."""
-
 
 class Group(Fixing):
     """One member's side of the protocol.
@@ -73,10 +70,7 @@ class Group(Fixing):
         """The last completed attempt; its result is kept for members that lack it."""
         self.mismatch: tuple[int, int] | None = None
         """Rank and round of a result that is not ours."""
-        self._estates: dict[ViewId, Inheritance] = {}
-        """Of a newcomer: what it is given in the view it has come into, or perhaps will be told that it has."""
-        self._came_into: ViewId | None = None
-        self._state_limit = state_limit
+        self._estates = Estates(state_limit)
         self._gift: tuple[Install, tuple[int, ...]] | None = None
         """How newcomers came in that wait for the state, and who gives it."""
         self._early: deque[tuple[int, Control]] = deque(maxlen=MAX_EARLY)
@@ -175,9 +169,8 @@ class Group(Fixing):
             self._done[rank] = install.completed
         donors = tuple(rank for rank in install.members if rank not in install.joined)
         self._gift = (install, donors) if install.joined and self.rank in donors else None
-        if self.rank in install.joined and self._state_limit is not None:
-            self._came_into = install.view
-            self._estates.setdefault(install.view, Inheritance(donors, self._state_limit))
+        if self.rank in install.joined:
+            self._estates.came_into(install.view, donors)
         effects = list[Effect]()
         if install.completed > self.completed:
             if install.completed != self.completed + 1 or install.source == self.rank:
@@ -220,11 +213,8 @@ class Group(Fixing):
     def _landing(self, sender: int, kind: Bulk, view: ViewId, number: int, start: int, count: int) -> Landing | None:
         attempt = self.attempt
         if kind is Bulk.state:
-            estate = self._estates.get(view)
-            if estate is None:
-                return None
-            values = estate.landing(sender, start, count)
-            return Landing(None, view, kind, sender, count, values.view(np.uint8))
+            values = self._estates.landing(view, sender, start, count)
+            return None if values is None else Landing(None, view, kind, sender, count, values.view(np.uint8))
         if self.phase is not Phase.stable or attempt is None or view != self.view.id or number != attempt.number:
             return None
         if sender not in self.view.ranks:
@@ -258,8 +248,8 @@ class Group(Fixing):
         """The numbers are where they belong."""
         self.lost(landing)
         attempt, count = landing.attempt, landing.count
-        if landing.kind is Bulk.state and landing.view in self._estates:
-            self._estates[landing.view].arrived(landing.sender, count)
+        if landing.kind is Bulk.state:
+            self._estates.arrived(landing.view, landing.sender, count)
         if (
             attempt is None
             or attempt is not self.attempt
@@ -401,24 +391,17 @@ class Group(Fixing):
     @property
     def inheritance(self) -> Inheritance | None:
         """Of a newcomer, the state that it is being given; until `settled`."""
-        return None if self._came_into is None else self._estates.get(self._came_into)
+        return self._estates.current
 
     def settled(self) -> None:
         """The newcomer has taken its state."""
-        self._estates, self._state_limit = {}, None
+        self._estates.settled()
 
     def _unsettled(self) -> bool:
-        return self._state_limit is not None
+        return self._estates.open
 
     def _on_donation(self, sender: int, donation: Donation) -> list[Effect]:
-        if self._state_limit is None:
-            return []
-        estate = self._estates.get(donation.view)
-        if estate is None:
-            if len(self._estates) >= MAX_ESTATES:
-                raise Malformed("a state in too many views")
-            estate = self._estates[donation.view] = Inheritance(donation.donors, self._state_limit)
-        estate.announced(sender, donation)
+        self._estates.announced(sender, donation)
         return []
 
     # --- messages --------------------------------------------------------------------------------------------

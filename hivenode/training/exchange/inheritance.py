@@ -20,6 +20,9 @@ from hivenode.training.exchange.messages import Donation, ViewId
 from hivenode.training.exchange.reduction import cut
 from hivenode.training.exchange.scratch import Vector
 
+MAX_ESTATES = 8
+"""Views that a newcomer is let into, one after the other, before it has the state of one."""
+
 State = Sequence[npt.NDArray[Any]]
 """C-contiguous, and as a whole the same bytes on all members."""
 
@@ -108,3 +111,55 @@ class Inheritance:
             if digest != self._gifts[rank].digest or digest != self._gifts[self.donors[index - 1]].follower:
                 return rank
         return None
+
+
+class Estates:
+    """Of a newcomer: what it is given in the view it has come into, or perhaps will be told that it has.
+
+    Args:
+        limit: elements of a state that is taken over, at most; None when this member does not come late.
+    """
+
+    def __init__(self, limit: int | None) -> None:
+        self._limit = limit
+        self._held: dict[ViewId, Inheritance] = {}
+        self._came_into: ViewId | None = None
+
+    @property
+    def open(self) -> bool:
+        """Whether a state is still to be taken over."""
+        return self._limit is not None
+
+    @property
+    def current(self) -> Inheritance | None:
+        """That of the view it has come into; until `settled`."""
+        return None if self._came_into is None else self._held.get(self._came_into)
+
+    def came_into(self, view: ViewId, donors: tuple[int, ...]) -> None:
+        if self._limit is not None:
+            self._came_into = view
+            self._held.setdefault(view, Inheritance(donors, self._limit))
+
+    def announced(self, sender: int, donation: Donation) -> None:
+        """Raises Malformed."""
+        if self._limit is None:
+            return
+        estate = self._held.get(donation.view)
+        if estate is None:
+            if len(self._held) >= MAX_ESTATES:
+                raise Malformed("a state in too many views")
+            estate = self._held[donation.view] = Inheritance(donation.donors, self._limit)
+        estate.announced(sender, donation)
+
+    def landing(self, view: ViewId, sender: int, start: int, count: int) -> Vector | None:
+        """Where these elements go; None when they are stale. Raises Malformed."""
+        estate = self._held.get(view)
+        return None if estate is None else estate.landing(sender, start, count)
+
+    def arrived(self, view: ViewId, sender: int, count: int) -> None:
+        if view in self._held:
+            self._held[view].arrived(sender, count)
+
+    def settled(self) -> None:
+        """The newcomer has taken its state."""
+        self._held, self._limit = {}, None

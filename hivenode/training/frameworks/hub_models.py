@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from torch import nn
 from hivenode.data.info import DataInfo
 from hivenode.errors import InvalidInput, Unavailable
 from hivenode.models.hub import ENCODER_DECODERS, settle
+from hivenode.models.pretrained import Pretrained
 from hivenode.spec.model import LoraSpec, ModelSpec
 from hivenode.training.frameworks.model import uniform_values
 from hivenode.training.frameworks.torch_framework import Built
@@ -35,15 +35,17 @@ from transformers import (
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
+_NOT_TAKEN = ("id2label", "label2id", "transformers_weights", "torch_dtype")
+"""Labels are those of the data; weights those of `Pretrained`, in float32."""
 _DEVIATION = 0.02
 """Of first weights, where the configuration does not say."""
 
 
-def from_hub(model: ModelSpec, info: DataInfo, seed: int, directory: Path | None) -> tuple[Built, dict[str, Any]]:
+def from_hub(model: ModelSpec, info: DataInfo, seed: int, directory: Pretrained | None) -> tuple[Built, dict[str, Any]]:
     """A model with as many outputs as the data need, and its whole configuration.
 
     Args:
-        directory: config.json and safetensors that `hf:NAME` stands for here; None for `hf:config`.
+        directory: what `hf:NAME` stands for here; None for `hf:config`.
 
     Raises:
         InvalidInput: transformers has no such model, or not for this task; or it does not fit the data.
@@ -52,9 +54,24 @@ def from_hub(model: ModelSpec, info: DataInfo, seed: int, directory: Path | None
     config = _config(model, info, directory)
     module, fresh = _made(model, info, config, directory)
     _begin(module, config, seed, fresh)
+    afresh = begun_afresh(model, module, fresh or ())
     if model.lora is not None:
         module = _adapted(module, model.lora, info, seed)
-    return of_module(module, _forward(module, info)), config.to_diff_dict()
+    return replace(of_module(module, _forward(module, info)), afresh=afresh), config.to_diff_dict()
+
+
+def begun_afresh(model: ModelSpec, module: nn.Module, fresh: Collection[str]) -> tuple[str, ...]:
+    """The parameters of a module that are among these. Raises InvalidInput if all are."""
+    names = [name for name, _ in module.named_parameters()]
+    if found := tuple(name for name in names if name in fresh):
+        if len(found) < len(names):
+            return found
+        raise InvalidInput(
+            f"No tensor of {model.source} fits a {type(module).__name__} of its configuration, which has "
+            f"{', '.join(names[:3])}, ...",
+            fix="Give weights and config.json of the same model.",
+        )
+    return ()
 
 
 @dataclass(frozen=True)
@@ -83,22 +100,24 @@ class Plain:
     chances: Mapping[str, Chance]
 
 
-def plain(model: ModelSpec, info: DataInfo, seed: int) -> Plain:
-    """An `hf:config` model without adapters. Raises InvalidInput as `from_hub`."""
-    config = _config(model, info, None)
+def plain(model: ModelSpec, info: DataInfo, seed: int, directory: Pretrained | None) -> Plain:
+    """A model without adapters; of a directory its configuration alone. Raises InvalidInput as `from_hub`."""
+    config = _config(model, info, directory)
     module, _ = _made(model, info, config, None)
     chances = _chances(module, config, seed)
     return Plain(module, _forward(module, info), config.to_diff_dict(), chances)
 
 
-def _made(model: ModelSpec, info: DataInfo, config: Any, directory: Path | None) -> tuple[nn.Module, set[str] | None]:
+def _made(
+    model: ModelSpec, info: DataInfo, config: Any, directory: Pretrained | None
+) -> tuple[nn.Module, set[str] | None]:
     """A module, and which of its tensors no file has given; None for all."""
     kind = _auto(info)
     try:
         if directory is None:
             return kind.from_config(config, trust_remote_code=False).float(), None
         module, told = kind.from_pretrained(
-            directory, config=config, trust_remote_code=False, local_files_only=True, use_safetensors=True,
+            directory.path, config=config, trust_remote_code=False, local_files_only=True, use_safetensors=True,
             dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True,
         )  # fmt: skip
     except (ValueError, TypeError, KeyError, OSError, RuntimeError) as error:
@@ -110,18 +129,14 @@ def _made(model: ModelSpec, info: DataInfo, config: Any, directory: Path | None)
     return module.float(), {*told["missing_keys"], *(name for name, *_ in told["mismatched_keys"])}
 
 
-def _config(model: ModelSpec, info: DataInfo, directory: Path | None) -> Any:
+def _config(model: ModelSpec, info: DataInfo, directory: Pretrained | None) -> Any:
     kind = ""
     try:
-        if directory is None:
-            given = settle(model.config, info)
-        else:
-            found = transformers.AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
-            given = settle(found.to_dict(), info)
+        given = settle(model.config if directory is None else directory.config, info)
         kind = str(given.pop("model_type"))
         given |= {"use_cache": False, "dtype": "float32"}
-        given.pop("id2label", None)
-        given.pop("label2id", None)
+        for name in _NOT_TAKEN:
+            given.pop(name, None)
         if info.task in ("classification", "regression"):
             given["num_labels"] = info.outputs
         if info.vocabulary:

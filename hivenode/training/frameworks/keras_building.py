@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from hivenode.data.info import DataInfo
 from hivenode.errors import InvalidInput
 from hivenode.models.declared import layers_of
@@ -13,6 +15,8 @@ from hivenode.training.frameworks.keras_configs import from_config
 from hivenode.training.frameworks.keras_framework import KerasModel, from_layers, keras
 from hivenode.training.frameworks.making import Made
 from hivenode.training.frameworks.model import views
+
+_POLICIES: Mapping[Precision, str] = {"fp32": "float32", "bf16": "mixed_bfloat16", "fp16": "mixed_float16"}
 
 
 def make(model: ModelSpec, info: DataInfo, seed: int, resources: Resources, threads: int, precision: Precision) -> Made:
@@ -26,7 +30,7 @@ def make(model: ModelSpec, info: DataInfo, seed: int, resources: Resources, thre
 
         tensorflow.config.threading.set_intra_op_parallelism_threads(threads)
         tensorflow.config.threading.set_inter_op_parallelism_threads(1)
-    keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bf16" else "float32")
+    keras.config.set_dtype_policy(_POLICIES[precision])
     layers = layers_of(model, info)
     if layers is not None:
         built = from_layers(layers, seed)

@@ -116,14 +116,16 @@ class KerasModel:
     def constants(self) -> Mapping[str, Floats]:
         return self._built.constants
 
-    def backward(self, inputs: Inputs, labels: Labels, draw: int = 0) -> float:
+    def backward(self, inputs: Inputs, labels: Labels, draw: int = 0, scale: float = 1.0) -> float:
         self._load()
         for number, drawing in enumerate(self._drawing):
             drawing.assign(np.array([draw % 2**32, number], np.uint32))
-        loss, slopes = self._step(inputs, labels)
+        loss, slopes = self._step(inputs, labels, scale)
         for place, slope in zip(self._places, slopes, strict=True):
             for name in place.names:
                 self._slopes[name][...] = place.back(slope)
+        if scale != 1.0:
+            self.vector[:-1] *= np.float32(1.0 / scale)
         running = views(self._buffers, self._layout.buffers)
         for place in self._statistics:
             running[place.names[0]][...] = place.back(keras.ops.convert_to_numpy(place.variable.value))
@@ -169,7 +171,7 @@ class KerasModel:
             place.variable.assign(self._built.constants[place.names[0]])
 
 
-Step = Callable[[Inputs, Labels], tuple[float, list[Array]]]
+Step = Callable[[Inputs, Labels, float], tuple[float, list[Array]]]
 
 
 def _losses(task: Task, outputs: Any, labels: Any) -> Any:
@@ -193,28 +195,29 @@ def _compiled(network: Any, task: Task, variables: Sequence[Any]) -> tuple[Step,
         import tensorflow as tf
 
         @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
-        def graph(inputs: Any, labels: Any) -> Any:
+        def graph(inputs: Any, labels: Any, scale: Any) -> Any:
             with tf.GradientTape() as tape:
                 loss = _penalised(network, _losses(task, network(inputs, training=True), labels))
+                scaled = loss * scale
             zero = tf.UnconnectedGradients.ZERO
-            slopes = tape.gradient(loss, [variable.value for variable in variables], unconnected_gradients=zero)
+            slopes = tape.gradient(scaled, [variable.value for variable in variables], unconnected_gradients=zero)
             return loss, [tf.convert_to_tensor(slope) for slope in slopes]  # that of an embedding comes by rows
 
         @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
         def outputs(inputs: Any) -> Any:
             return network(inputs, training=False)
 
-        def step(inputs: Inputs, labels: Labels) -> tuple[float, list[Array]]:
-            loss, slopes = graph(tf.constant(inputs), tf.constant(labels))
+        def step(inputs: Inputs, labels: Labels, scale: float) -> tuple[float, list[Array]]:
+            loss, slopes = graph(tf.constant(inputs), tf.constant(labels), tf.constant(scale, tf.float32))
             return float(loss), [slope.numpy() for slope in slopes]
 
         return step, lambda inputs: outputs(tf.constant(inputs))
 
-    def eager(inputs: Inputs, labels: Labels) -> tuple[float, list[Array]]:
+    def eager(inputs: Inputs, labels: Labels, scale: float) -> tuple[float, list[Array]]:
         for variable in variables:
             variable.value.grad = None
         loss = _penalised(network, _losses(task, network(inputs, training=True), labels))
-        loss.backward()
+        (loss * scale).backward()
         return float(loss.detach()), [variable.value.grad.numpy() for variable in variables]
 
     return eager, lambda inputs: network(inputs, training=False)

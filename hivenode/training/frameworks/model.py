@@ -67,12 +67,14 @@ class Model(Protocol):
         """Tensors that training leaves alone (the base under adapters); part of the model, not of checkpoints."""
         ...
 
-    def backward(self, inputs: Inputs, labels: Labels, draw: int = 0) -> float:
+    def backward(self, inputs: Inputs, labels: Labels, draw: int = 0, scale: float = 1.0) -> float:
         """Overwrite the gradient vector with the gradient of the mean loss over these samples, at least one, and return
         that mean: cross-entropy, or the squared error where outputs are values.
 
         Args:
             draw: seed of what the model draws itself (dropout).
+            scale: what the loss is multiplied by, and its gradient divided by at the end: numbers of half precision
+                between them are larger. Where it was too large, the gradient is not finite.
         """
         ...
 

@@ -17,12 +17,14 @@ from hivenode.training.frameworks.composed_predictors import FINAL, told
 from hivenode.training.frameworks.predictors import Floats, Predictor, Tensors
 from hivenode.training.frameworks.sklearn_fitting import Forest, Given, Growing, Grown
 from hivenode.training.frameworks.sklearn_learners import Rows, Targets, build
-from hivenode.training.frameworks.sklearn_threads import threaded
+from hivenode.training.frameworks.sklearn_threads import with_threads
 
 
-def growing(model: ModelSpec, rows: Rows, labels: Targets, outputs: int, seed: int, threads: int) -> Growing:
-    """A forest's or an ensemble's."""
-    return (Ensemble if composed(model) else Forest)(model, rows, labels, outputs, seed, threads)
+def growing(
+    model: ModelSpec, rows: Rows, labels: Targets, outputs: int, seed: int, threads: int, earlier: Tensors | None = None
+) -> Growing:
+    """A forest's or an ensemble's; of a forest on top of an earlier one, if its arrays are given."""
+    return (Ensemble if composed(model) else Forest)(model, rows, labels, outputs, seed, threads, earlier or {})
 
 
 def fit(model: ModelSpec, rows: Rows, labels: Targets, outputs: int, seed: int, threads: int) -> dict[str, Floats]:
@@ -31,7 +33,7 @@ def fit(model: ModelSpec, rows: Rows, labels: Targets, outputs: int, seed: int, 
         return fitting.fit(model, rows, labels, outputs, seed, threads)
     pipeline, steps = importlib.import_module("sklearn.pipeline"), parts(model)
     fitted = pipeline.make_pipeline(*(_built(part, seed) for part in steps))
-    with threaded(threads):
+    with with_threads(threads):
         fitted.fit(rows, labels)
     found: dict[str, Floats] = {}
     for number, (part, (_, step)) in enumerate(zip(steps, fitted.steps, strict=True)):
@@ -58,7 +60,7 @@ class Ensemble(Given):
         return int(arguments_of(self.model)["n_estimators"])
 
     def grow(self, units: range) -> dict[int, Grown]:
-        with threaded(self.threads):
+        with with_threads(self.threads):
             if self._bagging:
                 return self._bagged(units)
             made = parts(self.model)

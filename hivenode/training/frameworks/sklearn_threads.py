@@ -1,4 +1,5 @@
-"""Threads for joblib: its own pool takes semaphores of the system, which lie outside a worker's walls."""
+"""Threads for joblib. Its own are a `multiprocessing` pool's, whose semaphore lies in shared memory; a worker's walls
+leave it none."""
 
 from __future__ import annotations
 
@@ -8,30 +9,35 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import joblib
+from joblib.parallel import ParallelBackendBase, SequentialBackend
 
 
-class Threads(joblib.ParallelBackendBase):  # type: ignore[misc]
-    """A backend of joblib's, as it documents them, in one pool of Python's own."""
+def with_threads(count: int) -> AbstractContextManager[Any]:
+    """What scikit-learn does meanwhile, it does in so many threads where it can."""
+    config: AbstractContextManager[Any] = joblib.parallel_config(backend=_Threads(), n_jobs=count)
+    return config
+
+
+class _Threads(ParallelBackendBase):  # type: ignore[misc]
+    """As joblib asks of a backend: https://joblib.readthedocs.io/en/stable/custom_parallel_backend.html."""
 
     supports_retrieve_callback = True
     supports_sharedmem = True
     uses_threads = True
-
     _pool: ThreadPoolExecutor | None = None
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
-        return n_jobs if n_jobs and n_jobs > 0 else 1
+        return max(1, n_jobs or 1)
 
-    def configure(self, n_jobs: int | None = 1, parallel: Any = None, **_: Any) -> int:
-        self.parallel, count = parallel, self.effective_n_jobs(n_jobs)
-        self._pool = ThreadPoolExecutor(count)  # starts threads when there is work for them
-        return count
+    def configure(self, n_jobs: int = 1, parallel: Any = None, **_: Any) -> int:
+        self.parallel = parallel
+        self._pool = ThreadPoolExecutor(self.effective_n_jobs(n_jobs))
+        return self.effective_n_jobs(n_jobs)
 
-    def submit(self, func: Callable[[], Any], callback: Callable[[Future[Any]], Any] | None = None) -> Future[Any]:
+    def submit(self, func: Callable[[], Any], callback: Callable[[Future[Any]], None]) -> Future[Any]:
         assert self._pool is not None
         future = self._pool.submit(func)
-        if callback is not None:
-            future.add_done_callback(callback)
+        future.add_done_callback(callback)
         return future
 
     def retrieve_result_callback(self, out: Future[Any]) -> Any:
@@ -40,17 +46,13 @@ class Threads(joblib.ParallelBackendBase):  # type: ignore[misc]
     def terminate(self) -> None:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
+            self._pool = None
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
         self.terminate()
         if ensure_ready:
             self.configure(self.parallel.n_jobs, self.parallel)
 
-    def get_nested_backend(self) -> tuple[Threads, None]:
-        return Threads(nesting_level=(self.nesting_level or 0) + 1), None
-
-
-def threaded(threads: int) -> AbstractContextManager[Any]:
-    """Within it joblib works with so many threads wherever an estimator can use them."""
-    backend: AbstractContextManager[Any] = joblib.parallel_config(backend=Threads(nesting_level=0), n_jobs=threads)
-    return backend
+    def get_nested_backend(self) -> tuple[Any, int | None]:
+        """What is fitted within a thread is fitted by it alone."""
+        return SequentialBackend(nesting_level=(self.nesting_level or 0) + 1), None

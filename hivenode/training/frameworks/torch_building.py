@@ -11,8 +11,10 @@ import torch
 from torch import nn
 
 from hivenode.data.info import DataInfo
-from hivenode.errors import InvalidInput, Unavailable
+from hivenode.errors import HiveError, InvalidInput, Unavailable
+from hivenode.models import pretrained
 from hivenode.models.declared import layers_of
+from hivenode.models.pretrained import Pretrained
 from hivenode.net.local import Resources
 from hivenode.spec.model import ModelSpec
 from hivenode.spec.values import Precision
@@ -28,7 +30,7 @@ def make(model: ModelSpec, info: DataInfo, seed: int, resources: Resources, thre
     built, declared = build(model, info, seed, resources)
     vector = np.zeros(built.layout.size + 1, np.float32)
     made = TorchModel(built, info.task, built.start, built.buffers, vector[:-1], threads, precision)
-    afresh: tuple[str, ...] = ()
+    afresh = built.afresh
     if model.weights:
         places = views(made.weights, built.layout.parameters) | views(made.buffers, built.layout.buffers)
         afresh = overlay(places | dict(built.constants), model, resources, "pt")
@@ -57,14 +59,19 @@ def build(model: ModelSpec, info: DataInfo, seed: int, resources: Resources) -> 
                 f"{model.source} needs transformers, which is not installed here.",
                 fix="Install it: pip install 'hivenode[transformers]'.",
             ) from None
-        built, config = from_hub(model, info, seed, _directory(model, resources))
+        built, config = from_hub(model, info, seed, directory_of(model, resources))
         return built, model.model_copy(update={"source": "hf:config", "config": config})
     if model.kind == "python":
         return _from_package(model, info, seed, resources), model
     raise InvalidInput(f"{model.source} was not resolved.", fix="Submit the job through a node of the hive.")
 
 
-def _directory(model: ModelSpec, resources: Resources) -> Path | None:
+def directory_of(model: ModelSpec, resources: Resources) -> Pretrained | None:
+    """What `hf:NAME` stands for here; None for `hf:config`.
+
+    Raises:
+        Unavailable: nothing, or nothing of use.
+    """
     if model.source == "hf:config":
         return None
     path = resources.directories.get(model.name)
@@ -72,7 +79,10 @@ def _directory(model: ModelSpec, resources: Resources) -> Path | None:
         raise Unavailable(
             f"This node has no {model.source}.", fix=f"Name its directory in models.directories as {model.name!r}."
         )
-    return Path(path)
+    try:
+        return pretrained.look(Path(path))
+    except HiveError as error:
+        raise Unavailable(f"This node cannot use its {model.source}: {error.sentence}", fix=error.fix) from error
 
 
 def _from_package(model: ModelSpec, info: DataInfo, seed: int, resources: Resources) -> Built:

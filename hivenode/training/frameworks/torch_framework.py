@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from math import prod
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +33,8 @@ class Built:
         start: first weights, (layout.size,).
         buffers: first running statistics, (layout.buffer_size,).
         forward: from inputs to logits or values; the module itself if None.
+        constants: what stands still, by name.
+        afresh: parameters of a model from a directory that nothing there began.
     """
 
     module: nn.Module
@@ -40,6 +43,7 @@ class Built:
     buffers: Vector
     forward: Callable[[torch.Tensor], torch.Tensor] | None = None
     constants: Mapping[str, Floats] = field(default_factory=dict)
+    afresh: tuple[str, ...] = ()
 
 
 def from_layers(layers: tuple[Layer, ...], seed: int) -> Built:
@@ -79,7 +83,11 @@ class TorchModel:
         self.module = built.module
         self.forward = built.forward or built.module
         self._task = task
-        self._bf16 = precision == "bf16"
+        self._half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+        if self._half is not None and not _HAS_RECURRENT[self._half]():
+            for module in built.module.modules():
+                if isinstance(module, nn.RNNBase):
+                    _in_float32(module)
         self._layout = built.layout
         self._constants = built.constants
         self._draws = any(isinstance(module, DRAWING) and module.p > 0 for module in built.module.modules())
@@ -115,10 +123,12 @@ class TorchModel:
     def constants(self) -> Mapping[str, Floats]:
         return self._constants
 
-    def backward(self, inputs: Inputs, labels: Labels, draw: int = 0) -> float:
+    def backward(self, inputs: Inputs, labels: Labels, draw: int = 0, scale: float = 1.0) -> float:
         self._gradient.fill(0.0)
         loss = self.loss_of(inputs, labels, draw, self.forward)
-        loss.backward()
+        (loss if scale == 1.0 else loss * scale).backward()
+        if scale != 1.0:
+            self._gradient *= np.float32(1.0 / scale)
         return float(loss.detach())
 
     def loss_of(
@@ -133,7 +143,7 @@ class TorchModel:
             self.module.train()
         if self._draws:
             torch.manual_seed(draw)
-        with torch.autocast("cpu", torch.bfloat16) if self._bf16 else nullcontext():
+        with torch.autocast("cpu", self._half) if self._half is not None else nullcontext():
             outputs = forward(torch.from_numpy(inputs))
         return mean_loss(self._task, outputs.float(), torch.from_numpy(labels))
 
@@ -164,6 +174,24 @@ class TorchModel:
     def _parts(self, inputs: Inputs) -> list[slice]:
         step = max(1, min(1024, EVALUATION_VALUES // max(1, prod(inputs.shape[1:]))))
         return [slice(start, start + step) for start in range(0, len(inputs), step)]
+
+
+_HAS_RECURRENT: Mapping[torch.dtype, Callable[[], bool]] = {
+    torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
+    torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported,
+}
+"""Whether this processor can compute recurrent layers in such numbers: oneDNN has them for some only."""
+
+
+def _in_float32(layer: nn.RNNBase) -> None:
+    """Have it compute so, whatever is cast around it."""
+    compute = layer.forward
+
+    def forward(inputs: torch.Tensor, *state: Any) -> Any:
+        with torch.autocast("cpu", enabled=False):
+            return compute(inputs.float(), *state)
+
+    layer.forward = forward
 
 
 def mean_loss(task: Task, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,7 @@ from hivenode.net.local import Resources
 from hivenode.spec.model import ModelSpec
 from hivenode.training.frameworks import torch_models
 from hivenode.training.frameworks.model import Layout, Vector, fill_uniform, initial_tensor, views
-from hivenode.training.frameworks.torch_building import build
+from hivenode.training.frameworks.torch_building import build, directory_of
 from hivenode.training.frameworks.torch_modules import layout_of
 from hivenode.training.stages.graph import Place, hollow
 
@@ -44,6 +44,7 @@ class Blueprint:
     place: of the first operation of the layer of that number, as the planner counts them.
     declared: what the model can be built from again on any node.
     forget: gives up what `start` needs, once every tensor has begun.
+    afresh: as `Built.afresh`.
     """
 
     module: nn.Module
@@ -52,12 +53,14 @@ class Blueprint:
     place: Callable[[int], Place]
     declared: ModelSpec
     forget: Callable[[], None] = lambda: None
+    afresh: tuple[str, ...] = ()
 
 
 def blueprint(model: ModelSpec, info: DataInfo, seed: int, resources: Resources) -> Blueprint:
-    """Of `zoo:`, `layers:` and `hf:config` models without ever making the whole. Others are made once, 8 bytes a
+    """Of `zoo:`, `layers:` and `hf:` models without ever making the whole. Others are made once, 8 bytes a
     parameter, to learn their first values, 4 of which stay until `Blueprint.forget`: those of `python:`, and of
-    transformers where what a tensor begins as cannot be told without it.
+    transformers where what a tensor begins as cannot be told without it, or does not lie in the directory's files as
+    the model has it.
 
     Raises:
         InvalidInput: the declaration is wrong, or such a model is not cut.
@@ -70,8 +73,14 @@ def blueprint(model: ModelSpec, info: DataInfo, seed: int, resources: Resources)
     layers = layers_of(model, info)
     if layers is not None:
         return _of_layers(layers, seed, model)
-    made = _of_config(model, info, seed) if model.source == "hf:config" else None
-    return made or _of_module(model, info, seed, resources)
+    made = _of_hub(model, info, seed, resources) if model.kind == "hf" else None
+    made = made or _of_module(model, info, seed, resources)
+    if still := [name for name, parameter in made.module.named_parameters() if not parameter.requires_grad]:
+        raise InvalidInput(
+            f"{model.source} is not cut into stages: {still[0].removeprefix(WHOLE)} of it is not trained.",
+            fix="Use single_node or data_parallel for it.",
+        )
+    return made
 
 
 def _of_layers(layers: tuple[Layer, ...], seed: int, model: ModelSpec) -> Blueprint:
@@ -90,34 +99,46 @@ def _of_layers(layers: tuple[Layer, ...], seed: int, model: ModelSpec) -> Bluepr
     return Blueprint(module, layout, start, lambda layer: Place(WHOLE + layers[layer].name), model)
 
 
-def _of_config(model: ModelSpec, info: DataInfo, seed: int) -> Blueprint | None:
+def _of_hub(model: ModelSpec, info: DataInfo, seed: int, resources: Resources) -> Blueprint | None:
     """None where the first value of a tensor cannot be told."""
     try:
         from hivenode.training.frameworks import hub_models
+        from hivenode.training.frameworks.directory_tensors import paired
         from hivenode.training.stages.starts import UNKNOWN, Starts
     except ImportError:
         return None  # for `build` to say so
+    directory = directory_of(model, resources)
     starts = Starts()
     with starts.watching():
-        made = hub_models.plain(model, info, seed)
+        made = hub_models.plain(model, info, seed, directory)
     module = made.module
-    begun = {name: starts.of(parameter) for name, parameter in module.named_parameters()}
+    given = None if directory is None else paired(module, directory)
+    if given is None and directory is not None:
+        return None
+    found = given.found if given is not None else {}
+    begun = {name: starts.of(parameter) for name, parameter in module.named_parameters() if name not in found}
+    afresh = hub_models.begun_afresh(model, module, begun) if given is not None else ()
     if UNKNOWN in begun.values():
         return None
+    if given is not None:
+        given.fill_statistics(module)
     layout, running = layout_of(module)
     first = {name: buffer.numpy().ravel().copy() for name, buffer in running.items()}
 
     def start(name: str, target: Vector) -> None:
         if name in first:
             np.copyto(target, first[name])
+        elif given is not None and name in found:
+            given.fill(name, target)
         elif isinstance(value := begun[name], float):
             target.fill(value)
         else:
             chance = made.chances[name]
             fill_uniform(target, chance.variance, chance.seed, chance.number)
 
-    declared = model.model_copy(update={"config": made.config})
-    return Blueprint(_Whole(module, made.forward), layout, start, _places(model, module), declared)
+    declared = model.model_copy(update={"source": "hf:config", "config": made.config})
+    whole = _Whole(module, made.forward)
+    return Blueprint(whole, layout, start, _places(model, module), declared, afresh=afresh)
 
 
 def _of_module(model: ModelSpec, info: DataInfo, seed: int, resources: Resources) -> Blueprint:
@@ -135,7 +156,8 @@ def _of_module(model: ModelSpec, info: DataInfo, seed: int, resources: Resources
         np.copyto(target, values[name].ravel())
 
     place = _places(model, built.module)
-    return Blueprint(_Whole(built.module, built.forward), built.layout, start, place, declared, values.clear)
+    whole = _Whole(built.module, built.forward)
+    return Blueprint(whole, built.layout, start, place, declared, values.clear, built.afresh)
 
 
 def _places(model: ModelSpec, module: nn.Module) -> Callable[[int], Place]:

@@ -128,7 +128,7 @@ class Snapshots:
 
     Args:
         directory: for that file.
-        wanted: the file to be made of a step; asked at the first stage only.
+        wanted: the file to be made of a step; asked at the first stage only, and before training goes on.
         written: told of the first stage's success, in that thread.
         failed: told of the step and why there is no checkpoint of it, at the stage that is the cause.
     """
@@ -159,7 +159,9 @@ class Snapshots:
             self._file.unlink(missing_ok=True)
             self._failed(step, f"no room for the part of stage {self._number}: {error.strerror}")
         sizes = [vector.size for vector in vectors]
-        self._thread = threading.Thread(target=self._gather, args=(step, sizes, here), name="checkpoint", daemon=True)
+        wanted = self._wanted(step) if self._number == 0 else None
+        arguments = (step, sizes, here, wanted)
+        self._thread = threading.Thread(target=self._gather, args=arguments, name="checkpoint", daemon=True)
         self._thread.start()
 
     def wait(self) -> None:
@@ -167,7 +169,7 @@ class Snapshots:
         if self._thread is not None:
             self._thread.join()
 
-    def _gather(self, step: int, sizes: Sequence[int], here: bool) -> None:
+    def _gather(self, step: int, sizes: Sequence[int], here: bool, wanted: Wanted | None) -> None:
         try:
             if not self._all_have(step, here):
                 return
@@ -178,10 +180,9 @@ class Snapshots:
                     return np.frombuffer(file.read(4 * count), np.float32)
 
                 own = [Own(size, partial(read, sum(sizes[:kind]))) for kind, size in enumerate(sizes)]
-                if self._number > 0:
+                if wanted is None:
                     give(self._line, step, own)
                     return
-                wanted = self._wanted(step)
                 take(self._line, step, own, wanted)
         except OSError as error:
             self._failed(step, error.strerror or str(error))

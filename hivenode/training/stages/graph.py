@@ -14,12 +14,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export.graph_signature import InputKind
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from hivenode.errors import InvalidInput
 
@@ -78,17 +78,19 @@ def hollow(note: Callable[[nn.Parameter, torch.Tensor], None] = lambda parameter
     Args:
         note: told of each parameter, and of what it was made with.
     """
-    register = nn.Module.register_parameter
 
-    def emptied(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        register(module, name, parameter)
-        if parameter is not None and parameter.device.type != "meta":  # else it is tied to another
-            made = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
-            note(made, parameter.detach())
-            module._parameters[name] = made
+    def emptied(module: nn.Module, name: str, parameter: nn.Parameter) -> nn.Parameter | None:
+        if parameter.device.type == "meta":
+            return None  # it is tied to another
+        made = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
+        note(made, parameter.detach())
+        return made
 
-    with patch.object(nn.Module, "register_parameter", emptied):
+    hook = register_module_parameter_registration_hook(emptied)
+    try:
         yield
+    finally:
+        hook.remove()
 
 
 def _faked(module: nn.Module, mode: FakeTensorMode) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import nn
@@ -43,8 +42,7 @@ class Starts(TorchDispatchMode):  # type: ignore[misc]  # torch has no types her
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Modules made within are `hollow`, and their beginnings followed."""
-        drawn: dict[str, Any] = dict.fromkeys(_SILENT, _draw)
-        with hollow(self.note), patch.multiple(nn.init, **drawn), patch.dict(TORCH_INIT_FUNCTIONS, drawn), self:
+        with hollow(self.note), _heard(), self:
             yield
 
     def of(self, parameter: nn.Parameter) -> Start:
@@ -93,6 +91,21 @@ class Starts(TorchDispatchMode):  # type: ignore[misc]  # torch has no types her
         one = torch.full((), before if isinstance(before, float) else 0.0, dtype=written.dtype)
         func(one, *args)
         return float(one) if whole else before if before == float(one) else VARIED
+
+
+@contextmanager
+def _heard() -> Iterator[None]:
+    """The initialisers that would write nothing draw, in PyTorch's own list of them and in the one that transformers
+    keeps of PyTorch's."""
+    lists: tuple[dict[str, Any], ...] = (vars(nn.init), TORCH_INIT_FUNCTIONS)
+    kept = [{name: each[name] for name in _SILENT} for each in lists]
+    try:
+        for each in lists:
+            each.update(dict.fromkeys(_SILENT, _draw))
+        yield
+    finally:
+        for each, before in zip(lists, kept, strict=True):
+            each.update(before)
 
 
 def _draw(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:

@@ -10,6 +10,7 @@ from hivenode.training.distributed.crew import Crew
 from hivenode.training.distributed.letters import Step
 from hivenode.training.distributed.memory import Shared
 from hivenode.training.frameworks.model import Vector
+from hivenode.training.loss_scale import LossScale, finite
 from hivenode.training.optimizers import Optimizer
 from hivenode.training.schedules import learning_rate
 from hivenode.training.strategies.group import Group
@@ -35,8 +36,9 @@ class ByTorch(Synchronous):
         shared: Shared,
         optimizer: Optimizer,
         crew: Crew,
+        loss_scale: LossScale | None = None,
     ) -> None:
-        super().__init__(spec, group, wire, course, optimizer)
+        super().__init__(spec, group, wire, course, optimizer, loss_scale)
         self._shared, self._crew = shared, crew
 
     @property
@@ -58,8 +60,11 @@ class ByTorch(Synchronous):
         except Exception:
             self._group.heed()
             raise
-        self._apply(self._shared.gradient, done.loss, step, rate)
-        return Advance(step + 1, done.loss, total, done.seconds, len(mine))
+        gradient, fits = self._shared.gradient, True
+        if self._loss_scale is not None:
+            fits = finite(gradient)
+            gradient *= np.float32(1.0 / self._scale)
+        return self._finish(gradient, fits, Advance(step + 1, done.loss, total, done.seconds, len(mine)), rate)
 
     def _lay_out(self, mine: Indices, total: int, step: int) -> Step:
         """Put this member's samples of a step where the child finds them. Who has none takes part with one that does
@@ -69,4 +74,4 @@ class ByTorch(Synchronous):
         for place, array in zip(self._shared.batch(shapes), (inputs, labels), strict=True):
             np.copyto(place, array)
         part = len(mine) / total
-        return Step(*shapes, scale=part * self._crew.size, part=part, draw=self._course.draw(step))
+        return Step(*shapes, scale=part * self._crew.size * self._scale, part=part, draw=self._course.draw(step))

@@ -23,11 +23,13 @@ class Done:
     Attributes:
         losses: sum over the samples.
         seconds: of learning.
+        skipped: steps whose gradient did not fit float16.
     """
 
     losses: float = 0.0
     samples: int = 0
     seconds: float = 0.0
+    skipped: int = 0
 
 
 class Leg:
@@ -78,8 +80,13 @@ class Leg:
             self._group.heed()
             at = self._start + (self._stop - self._start) * turn // steps
             rate = learning_rate(self._spec, at, self._course.steps)
+            scale = self._learner.loss_scale
+            before = scale.value if scale is not None else 0.0
             loss = self._learner.learn(*self._course.take(batch), rate, self._course.draw(self._start, turn))
             self._course.check(loss, at, rate)
+            if scale is not None:
+                done.skipped += int(scale.value < before)
+                self._course.check_scale(scale, at)
             done.losses += loss * len(batch)
         done.seconds += time.monotonic() - began
         done.samples += len(mine)

@@ -76,8 +76,8 @@ class LocalSteps:
         self._unheard = list[Leg]()
         """Legs of which nothing has been said yet."""
         self._done = Done()
-        self._taken, self._learned = 0.0, 0
-        """Seconds and samples of learning, in this advance."""
+        self._taken, self._learned, self._skipped = 0.0, 0, 0
+        """Seconds and samples of learning, and steps without effect, in this advance."""
         self._width = max(1, spec.batch_size // len(group.planned))
         self._notes = dict[str, str]()
         if self._streams:
@@ -111,7 +111,7 @@ class LocalSteps:
         due, fragment = self._timetable.following(step)
         due = min(max(due, step), stop)
         until = min(due + self._spec.overlap, stop)
-        self._taken, self._learned = 0.0, 0
+        self._taken, self._learned, self._skipped = 0.0, 0, 0
         self._unheard.append(self._leg(step, due))
         total, told = self._unheard[-1].total, list[tuple[float, float]]()
         if due < until:
@@ -129,14 +129,18 @@ class LocalSteps:
             self._own[:] = self._learner.weights
             self._learner.adopt(self._base)
             self._note()
-        return Advance(until, _mean(told), total, self._taken, self._learned)
+        scale = self._learner.loss_scale
+        return Advance(
+            until, _mean(told), total, self._taken, self._learned, self._skipped, None if scale is None else scale.value
+        )
 
     def _leg(self, start: int, stop: int) -> Leg:
         return Leg(self._spec, self._group, self._course, self._learner, start, stop, self._width)
 
     def _learn(self, leg: Leg) -> None:
-        before = self._done.seconds
+        before, skipped = self._done.seconds, self._done.skipped
         count = leg.learn(self._done)
+        self._skipped += self._done.skipped - skipped
         self._unsaid = [unsaid + count for unsaid in self._unsaid]
         self._taken += self._done.seconds - before
         self._learned += count

@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 from hivenode.net.local import FromWorker
 from hivenode.spec.training import TrainingSpec
+from hivenode.spec.values import Precision
 from hivenode.training.frameworks.learner import GradientLearner, Learner
 from hivenode.training.frameworks.model import Model, Vector
+from hivenode.training.loss_scale import loss_scale
 from hivenode.training.optimizers import Optimizer, Outer
 from hivenode.training.strategies.every_step import EveryStep
 from hivenode.training.strategies.fragments import Fragment, fragments_of, size_of
@@ -28,19 +30,21 @@ def way_of(
     model: Model,
     vector: Vector,
     report: Callable[[FromWorker], None],
+    precision: Precision = "fp32",
 ) -> Way:
     """The way of a model with a gradient.
 
     Args:
         vector: (parameters + 1,) float32, the beginning of which `model` writes its gradient to.
+        precision: that it computes in.
     """
     size = len(model.weights)
-    optimizer = Optimizer(spec, size)
+    optimizer, scale = Optimizer(spec, size), loss_scale(precision)
     if spec.sync == "local":
-        learner = GradientLearner(spec, model, optimizer, vector[:size])
+        learner = GradientLearner(spec, model, optimizer, vector[:size], scale)
         return local_way(spec, group, course, learner, report, fragments_of(model.layout.parameters, spec.fragments))
     wire = Wire(group, spec.codec, (size,), EVERY_STEP, report)
-    return EveryStep(spec, group, wire, course, model, optimizer, vector)
+    return EveryStep(spec, group, wire, course, model, optimizer, vector, scale)
 
 
 def local_way(

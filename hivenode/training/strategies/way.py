@@ -17,6 +17,7 @@ from hivenode.errors import HiveError, JobFailed
 from hivenode.spec.split import member_range
 from hivenode.spec.training import TrainingSpec
 from hivenode.training.frameworks.model import Inputs, Labels, Vector
+from hivenode.training.loss_scale import LEAST, LossScale
 from hivenode.training.pooling import COMMON, Common, common, counts, scaled
 from hivenode.training.pooling import load as load_common
 from hivenode.training.strategies.balance import KEY, Cut, Line, load
@@ -40,6 +41,10 @@ class Advance:
     samples: int
     compute_seconds: float
     computed: int
+    skipped: int = 0
+    """Of these steps, those whose gradient did not fit float16, and that changed nothing."""
+    loss_scale: float | None = None
+    """What the loss is multiplied by from here on, in float16."""
 
 
 class Way(Protocol):
@@ -240,6 +245,18 @@ class Course:
         """See `check_loss`."""
         check_loss(self._spec, loss, step, self.steps_per_epoch, learning_rate)
 
+    def check_scale(self, scale: LossScale, step: int) -> None:
+        """Raises JobFailed where a gradient did not fit float16 however little the loss was multiplied by, in the step
+        after `step` finished ones."""
+        if scale.value >= LEAST:
+            return
+        epoch, batch = divmod(step, self.steps_per_epoch)
+        raise JobFailed(
+            f"Training diverged: in step {step + 1} (batch {batch + 1} of epoch {epoch + 1}) the gradient does not fit "
+            "float16, as in all steps just before, though the loss is not multiplied by anything any more.",
+            fix='Set training.precision = "fp32" (or "bf16", which has its range), or a lower training.learning_rate.',
+        )
+
 
 def _bring(parts: Sequence[tuple[Samples, range]]) -> None:
     for samples, places in parts:
@@ -258,6 +275,8 @@ def check_loss(spec: TrainingSpec, loss: float, step: int, steps_per_epoch: int,
         hint = f"Lower training.learning_rate (it was {learning_rate:g} there), or set training.clip_norm = 1.0."
     else:
         hint = f"Lower training.learning_rate (it was {learning_rate:g} there) or training.clip_norm."
+    if spec.precision == "fp16":
+        hint += ' Or set training.precision = "fp32": in fp16 no value may be beyond 65504.'
     raise JobFailed(
         f"Training diverged: the loss of step {step + 1} (batch {batch + 1} of epoch {epoch + 1}) is {loss}.",
         fix=hint,

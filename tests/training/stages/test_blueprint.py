@@ -15,6 +15,7 @@ from torch import nn
 
 from hivenode.data.info import DataInfo
 from hivenode.data.sources import information
+from hivenode.errors import InvalidInput
 from hivenode.net.local import Resources
 from hivenode.spec.data import DataSpec
 from hivenode.spec.model import ModelSpec
@@ -106,6 +107,7 @@ LARGE = {"hidden_size": 1024, "num_hidden_layers": 8, "num_attention_heads": 4, 
 CHILD = """
 import sys, torch
 from hivenode.data.sources import information
+from hivenode.errors import InvalidInput
 from hivenode.net.local import Resources
 from hivenode.spec.data import DataSpec
 from hivenode.spec.model import ModelSpec
@@ -113,9 +115,11 @@ from hivenode.training.frameworks import hub_models
 from hivenode.training.stages.blueprint import blueprint
 from hivenode.training.stages.stage import Cutting, Stage
 
-def begun(sizes, cuts):
+def begun(sizes, cuts, directory=None):
     model = ModelSpec(source="hf:config", config={"model_type": "bert", **sizes})
-    made = blueprint(model, information(DataSpec(source="sklearn:digit_tokens")), 0, Resources())
+    lent = Resources(directories={"base": directory})
+    model = model if directory is None else ModelSpec(source="hf:base")
+    made = blueprint(model, information(DataSpec(source="sklearn:digit_tokens")), 0, lent)
     cutting = Cutting(made, lambda samples: torch.zeros(samples, 64, dtype=torch.int64), cuts)
     held, running = cutting.holdings(2)
     stage = Stage(cutting, 1, held, running)
@@ -126,26 +130,49 @@ def begun(sizes, cuts):
 def peak():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) << 10
 
-begun(SMALL, (1, 2))
+begun(SMALL, (1, 2), *sys.argv[1:2])
 before = peak()
-own, whole = begun(LARGE, (4, 5))
+own, whole = begun(LARGE, (4, 5), *sys.argv[2:])
 print(peak() - before, 4 * own, 4 * whole)
 """
+
+
+def memory_of_a_stage(large: dict[str, int], *directories: str) -> tuple[int, ...]:
+    """What beginning the fifth block took in a process of its own, what its tensors take, and those of all; bytes.
+
+    Args:
+        directories: of a small model, and of the large one; begun from their configurations if none.
+    """
+    code = CHILD.replace("SMALL", repr(SIZES)).replace("LARGE", repr(large))
+    command = [sys.executable, "-c", code, *directories]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=200)
+    return tuple(map(int, done.stdout.split()))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_stage_of_transformers_takes_its_own_part_of_the_memory() -> None:
     pytest.importorskip("transformers")
-    code = CHILD.replace("SMALL", repr(SIZES)).replace("LARGE", repr(LARGE))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=200)
-    taken, own, whole = map(int, done.stdout.split())
+    taken, own, whole = memory_of_a_stage(LARGE)
     assert own < whole / 7
     assert taken < own + whole / 5, "its own tensors, and what the tracer takes"
 
 
+def still(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    """Of which only the last layer is trained."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.Linear(4, outputs))
+    model[1].requires_grad_(False)
+    return model
+
+
+def test_what_stands_still_is_not_cut() -> None:
+    model = ModelSpec(source=f"python:{__name__}:still", parameters=300)
+    with pytest.raises(InvalidInput, match=r"not cut into stages: 1\.weight of it is not trained"):
+        blueprint.blueprint(model, PICTURES, 0, Resources(packages=("tests",)))
+
+
 def test_a_model_that_had_to_be_made_does_not_stay_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("transformers")
-    monkeypatch.setattr(blueprint, "_of_config", lambda *given: None)
+    monkeypatch.setattr(blueprint, "_of_hub", lambda *given: None)
     model, wholes = ModelSpec(source="hf:config", config=BERT), []
     make = blueprint.build
 

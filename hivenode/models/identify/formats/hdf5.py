@@ -18,7 +18,6 @@ from hivenode.models.identify.formats.windows import Window
 from hivenode.models.identify.report import check_name
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
-UNDEFINED = 0xFFFFFFFFFFFFFFFF
 MOST_OBJECTS = 200_000
 MOST_MESSAGES = 2_000_000
 DEEPEST = 64

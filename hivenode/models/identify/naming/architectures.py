@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from hivenode.models.identify.report import Confidence, Report
+
 NLP, VISION, AUDIO, TABULAR, AGENT, OTHER = (
     "nlp", "computer_vision", "audio", "tabular", "reinforcement_learning", "other",
 )  # fmt: skip
@@ -88,6 +90,16 @@ OWN: dict[str, Known] = {
     "AlexNet": Known(VISION, "image_classification", "cnn"),
 }
 _PREFIXES = ("Flax", "TF")
+
+
+def know_class(report: Report, name: str) -> None:
+    """Note what a class is for, if it is a known one."""
+    known = by_class(name)
+    if known is not None:
+        report.know(
+            Confidence.inferred, f"the class {name}", family=known.family, task=known.task,
+            architecture=known.architecture,
+        )  # fmt: skip
 
 
 def by_class(name: str) -> Known | None:

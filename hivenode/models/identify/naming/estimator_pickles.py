@@ -80,6 +80,4 @@ _VALUES = frozenset(
 _CLASSES = frozenset(f"{module}.{name}" for module, names in _PARTS for name in names.split())
 NEVER_GIVEN_ARGUMENTS: frozenset[str] = frozenset(ESTIMATORS) | _CLASSES
 """Classes whose instances are made bare and then given their state: `Booster("a file")` would open it."""
-WRAPPER = "joblib.numpy_pickle.NumpyArrayWrapper"
 ALLOWED: frozenset[str] = PLAIN | NUMPY | frozenset(ESTIMATORS) | _CLASSES | _FUNCTIONS | _VALUES
-ALLOWED_IN_JOBLIB: frozenset[str] = ALLOWED | {WRAPPER}

@@ -9,7 +9,7 @@ import msgspec
 from hivenode.errors import NotFound
 from hivenode.models.identify.folder import Folder
 from hivenode.models.identify.formats import jsons
-from hivenode.models.identify.naming.architectures import by_class, by_pipeline
+from hivenode.models.identify.naming.architectures import by_pipeline, know_class
 from hivenode.models.identify.readers.transformers_directory import remote_code
 from hivenode.models.identify.readers.weight_files import take
 from hivenode.models.identify.report import Confidence, Report, Tensor, Trouble
@@ -104,13 +104,8 @@ def read_part(path: Path) -> Report:
     report.know(Confidence.read, "config.json: _class_name", format="diffusers_directory", framework="diffusers")
     config = folder.json("config.json")
     kind = jsons.text(config, "_class_name") or ""
-    known = by_class(kind)
     report.know(Confidence.read, "config.json: _class_name", model=kind)
-    if known is not None:
-        report.know(
-            Confidence.inferred, f"the class {kind}", family=known.family, task=known.task,
-            architecture=known.architecture,
-        )  # fmt: skip
+    know_class(report, kind)
     if take(report, folder) is None:
         error = NotFound(f"{path} has a config.json and no weights.", fix="Fetch diffusion_pytorch_model.safetensors.")
         report.error = Trouble(error.code, error.sentence, error.fix)

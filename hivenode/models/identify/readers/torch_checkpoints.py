@@ -158,18 +158,13 @@ def rows(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def name_network(report: Report, network: Network) -> None:
     """Model, architecture and layers by the classes of a pickled module."""
-    from hivenode.models.identify.naming.architectures import by_class, by_layers
+    from hivenode.models.identify.naming.architectures import by_layers, know_class
 
     whole = network.classes.get("", "")
     short = whole.rpartition(".")[2]
     if short:
         report.know(Confidence.read, f"the class {whole}", model=short)
-        known = by_class(short)
-        if known is not None:
-            report.know(
-                Confidence.inferred, f"the class {short}", family=known.family, task=known.task,
-                architecture=known.architecture,
-            )  # fmt: skip
+        know_class(report, short)
     if report.architecture is None:
         layers = by_layers(name.rpartition(".")[2] for name in network.classes.values())
         report.know(Confidence.inferred, "the classes of its layers", architecture=layers)

@@ -6,7 +6,7 @@ from hivenode.errors import Corrupted
 from hivenode.models.identify.formats import jsons
 from hivenode.models.identify.formats.archives import STORED, Archive
 from hivenode.models.identify.formats.jsons import Json
-from hivenode.models.identify.naming.architectures import by_class
+from hivenode.models.identify.naming.architectures import know_class
 from hivenode.models.identify.naming.state_dicts import recognise
 from hivenode.models.identify.readers.torch_script import nested
 from hivenode.models.identify.report import FREE, Confidence, Port, Report, Tensor, count
@@ -144,12 +144,7 @@ def _operators(report: Report, graph: dict[str, Json], where: str) -> None:
         whole = whole or stack.split(";")[0].rpartition(",")[2]
     short = whole.rpartition(".")[2]
     report.know(Confidence.read, "nn_module_stack", model=short or None)
-    known = by_class(short)
-    if known is not None:
-        report.know(
-            Confidence.inferred, f"the class {short}", family=known.family, task=known.task,
-            architecture=known.architecture,
-        )  # fmt: skip
+    know_class(report, short)
     if report.architecture is None:
         kinds = [kind for kind, names in reversed(_MIX) if any(name in targets for name in names)]
         if kinds or "linear" in targets or "addmm" in targets:

@@ -9,7 +9,7 @@ from hivenode.models.identify.folder import Folder
 from hivenode.models.identify.formats import jsons
 from hivenode.models.identify.formats.jsons import Json
 from hivenode.models.identify.formats.templates import LONGEST, judge_template
-from hivenode.models.identify.naming.architectures import by_class
+from hivenode.models.identify.naming.architectures import know_class
 from hivenode.models.identify.naming.packed import unpack
 from hivenode.models.identify.readers.weight_files import INDEX, SINGLE, take
 from hivenode.models.identify.report import Confidence, Report, Trouble
@@ -68,12 +68,7 @@ def describe(report: Report, config: dict[str, Json], name: str = "config.json")
         )
     if classes:
         report.know(Confidence.read, f"{name}: architectures", model=classes[0])
-        known = by_class(classes[0])
-        if known is not None:
-            report.know(
-                Confidence.inferred, f"the class {classes[0]}", family=known.family, task=known.task,
-                architecture=known.architecture,
-            )  # fmt: skip
+        know_class(report, classes[0])
     elif kind:
         report.know(Confidence.read, f"{name}: model_type", model=kind)
     problem = jsons.text(config, "problem_type")

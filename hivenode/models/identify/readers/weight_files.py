@@ -93,16 +93,23 @@ def _others(report: Report, folder: Folder, read: set[str]) -> None:
             )
 
 
-def take_index(report: Report, folder: Folder, index: str) -> None:
-    """All shards of an index, each tensor where the index says it is.
+def shards(folder: Folder, index: str) -> dict[str, tuple[str, ...]]:
+    """The files that an index names, all of which are there, and the tensors it says are in each.
 
     Raises:
-        HiveError: a shard is damaged or lacks a tensor, or a name leads out of the folder.
+        Corrupted: it is none, or a name leads out of the folder.
+        NotFound: a file is not there.
     """
-    table = folder.json(index)
-    weights = jsons.inner(table, "weight_map")
+    named = _named(folder, index)
+    if gone := sorted(file for file in named if not folder.has(file)):
+        raise missing(folder, gone)
+    return {file: tuple(tensors) for file, tensors in named.items()}
+
+
+def _named(folder: Folder, index: str) -> dict[str, list[str]]:
+    """Raises Corrupted: an index names no files, too many, or one outside the folder."""
     named: dict[str, list[str]] = {}
-    for tensor, file in weights.items():
+    for tensor, file in jsons.inner(folder.json(index), "weight_map").items():
         if not isinstance(file, str):
             raise Corrupted(f"{index} does not say where {tensor[:80]} is.", fix="Fetch it from where it was made.")
         if "/" in file:
@@ -114,6 +121,16 @@ def take_index(report: Report, folder: Folder, index: str) -> None:
         named.setdefault(file, []).append(tensor)
     if not named or len(named) > MOST_SHARDS:
         raise Corrupted(f"{index} names {len(named)} files.", fix="Fetch it from where it was made.")
+    return named
+
+
+def take_index(report: Report, folder: Folder, index: str) -> None:
+    """All shards of an index, each tensor where the index says it is.
+
+    Raises:
+        HiveError: a shard is damaged or lacks a tensor, or a name leads out of the folder.
+    """
+    named = _named(folder, index)
     gone = sorted(file for file in named if not folder.has(file))
     tensors: list[Tensor] = []
     for file in sorted(named):

@@ -1,64 +1,21 @@
-"""The settings of a node: one TOML file, checked before anything starts.
-
-`python -m hivenode.config` prints the file with every setting, its reason and its default.
-"""
+"""Every setting, with its unit, default and reason."""
 
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
 import socket
-import textwrap
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Literal
 
-import annotated_types
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
-from pydantic.fields import FieldInfo
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from hivenode.errors import InvalidInput, NotFound
+from hivenode.config.addresses import full_address, ip_address
 from hivenode.spec.data import DataSpec
-from hivenode.validation import explain, read_toml
 
-FILE = "hivenode.toml"
 DEFAULT_PORT = 7447
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
-_WIDTH = 100
 
 Port = Annotated[int, Field(ge=0, le=65535)]
-
-
-def _ip_address(text: str) -> str:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        raise ValueError(f"'{text}' is not an IP address") from None
-    return text
-
-
-def full_address(text: str, port: int) -> str:
-    """HOST, HOST:PORT, IPv6 or [IPv6]:PORT, as HOST:PORT. Raises ValueError.
-
-    Args:
-        port: where none is given; 0 if one must be.
-    """
-    host, given = text, ""
-    if match := re.fullmatch(r"\[([^\]]+)\](?::(\d{1,5}))?", text):
-        host, given = _ip_address(match[1]), match[2] or ""
-    elif text.count(":") == 1:
-        host, _, given = text.partition(":")
-    elif ":" in text:
-        _ip_address(text)
-    if not host or re.search(r"[\s/@\[\]]", host):
-        raise ValueError(f"'{text}' is not an address; give HOST or HOST:PORT")
-    if given and not (given.isdecimal() and 1 <= int(given) <= 65535):
-        raise ValueError(f"'{text}' does not end in a port from 1 to 65535")
-    if not given and port == 0:
-        raise ValueError(f"'{text}' needs a port, since port is 0 (any)")
-    joined = f"[{host}]" if ":" in host else host
-    return f"{joined}:{given or port}"
 
 
 class _Section(BaseModel):
@@ -139,12 +96,12 @@ class NetworkSettings(_Section):
     @field_validator("listen", mode="after")
     @classmethod
     def _ip(cls, listen: str) -> str:
-        return _ip_address(listen)
+        return ip_address(listen)
 
     @field_validator("interfaces", mode="after")
     @classmethod
     def _ips(cls, interfaces: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(_ip_address(address) for address in interfaces)
+        return tuple(ip_address(address) for address in interfaces)
 
     @field_validator("advertise", "seeds", mode="after")
     @classmethod
@@ -412,7 +369,7 @@ class AdminSettings(_Section):
     @field_validator("host", mode="after")
     @classmethod
     def _loopback(cls, host: str) -> str:
-        if host != "localhost" and not ipaddress.ip_address(_ip_address(host)).is_loopback:
+        if host != "localhost" and not ipaddress.ip_address(ip_address(host)).is_loopback:
             raise ValueError(f"{host} is not a loopback address; give 127.0.0.1 or ::1")
         return host
 
@@ -457,103 +414,3 @@ class Settings(_Section):
         if self.network.port == self.admin.port != 0:
             raise ValueError(f"network.port and admin.port are both {self.network.port}; give each its own")
         return self
-
-
-def default_home(environment: Mapping[str, str] = os.environ) -> Path:
-    """Where a node lives: $HIVENODE_HOME, else the state directory of the systemd service, else ~/.hivenode."""
-    if chosen := environment.get("HIVENODE_HOME"):
-        return Path(chosen).expanduser().absolute()
-    # A shell inside some other service inherits that one's state directory: only our own counts.
-    state = environment.get("STATE_DIRECTORY", "").split(":")[0]
-    if state and Path(state).name == "hivenode":
-        return Path(state)
-    return Path.home() / ".hivenode"
-
-
-def load_settings(
-    home: Path, config_file: Path | None = None, overrides: Mapping[str, Mapping[str, object]] | None = None
-) -> Settings:
-    """Read and check the settings.
-
-    Args:
-        config_file: read this one; without it `home/hivenode.toml` is read if it is there, else all is default.
-        overrides: from the command line, by section; they beat the file.
-
-    Raises:
-        InvalidInput: a file that is missing, unreadable or not TOML, or a wrong or unknown field, with the file, the
-            field and, for an unknown one, the nearest valid name.
-    """
-    path = config_file or home / FILE
-    data: dict[str, Any] = {}
-    if config_file is not None or path.exists():
-        try:
-            data = read_toml(path, "configuration file", missing_fix="")
-        except NotFound as error:
-            raise InvalidInput(error.sentence, fix="Check --config, or leave it out for the defaults.") from None
-    settings = _checked(data, str(path))
-    if not overrides:
-        return settings
-    merged = {**data}
-    for section, values in overrides.items():
-        merged[section] = {**merged.get(section, {}), **values}
-    return _checked(merged, "the command line")
-
-
-def _checked(data: Mapping[str, Any], where: str) -> Settings:
-    try:
-        return Settings.model_validate(data)
-    except ValidationError as error:
-        raise InvalidInput(
-            f"The configuration in {where} is not valid: {explain(error, Settings)}",
-            fix="Correct the fields named; `python -m hivenode.config` prints every valid one.",
-        ) from error
-
-
-def render() -> str:
-    """The configuration file with every setting at its default, and what each is for."""
-    lines = [
-        "# Settings of a hivenode daemon. Every setting is here with its default: as it is, this file changes nothing.",
-        "# Put it into the node's home as hivenode.toml and keep the lines you change.",
-    ]
-    for name, section in Settings.model_fields.items():
-        kind: Any = section.annotation
-        lines += ["", *_comment(kind.__doc__ or ""), f"[{name}]"]
-        for key, field in kind.model_fields.items():
-            lines += ["", *_comment(" ".join(filter(None, (field.description, _allowed(field)))))]
-            lines.append(f"{key} = {_toml(field.default)}")
-    return "\n".join(lines) + "\n"
-
-
-def _comment(text: str) -> Iterator[str]:
-    return (f"# {line}" for line in textwrap.wrap(" ".join(text.split()), _WIDTH))
-
-
-def _allowed(field: FieldInfo) -> str:
-    """What values are accepted, where the type alone says it."""
-    annotation: Any = field.annotation
-    if get_origin(annotation) is tuple and get_origin(get_args(annotation)[0]) is Literal:
-        annotation = get_args(annotation)[0]
-    if get_origin(annotation) is Literal:
-        return f"One of: {', '.join(_toml(value) for value in get_args(annotation))}."
-    low = [limit.ge for limit in field.metadata if isinstance(limit, annotated_types.Ge)]
-    high = [limit.le for limit in field.metadata if isinstance(limit, annotated_types.Le)]
-    if low and high:
-        return f"From {low[0]} to {high[0]}."
-    return ""
-
-
-def _toml(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    if isinstance(value, tuple):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + " }" if value else "{}"
-    assert isinstance(value, int | float)
-    return repr(value)
-
-
-if __name__ == "__main__":
-    print(render(), end="")

@@ -1,0 +1,5 @@
+"""Prints the configuration file."""
+
+from hivenode.config.rendering import render
+
+print(render(), end="")
