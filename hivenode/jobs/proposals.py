@@ -347,6 +347,7 @@ def _masked_by_framework(spec: JobSpec, model: ModelSpec, data: DataInfo) -> dic
     for given, what in (
         (spec.training.precision in ("bf16", "fp16"), f'training.precision = "{spec.training.precision}"'),
         (spec.training.sync != "every_step", f'training.sync = "{spec.training.sync}"'),
+        (spec.training.norm_limit is not None, "training.norm_limit"),
         (spec.model.lora is not None, "model.lora"),
     ):
         if given:
