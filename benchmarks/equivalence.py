@@ -1,4 +1,4 @@
-"""How far training together is from training alone: the largest difference between any two weights after 20 steps of SGD.
+"""How far training together is from training alone: the largest difference between weights after 20 steps of SGD.
 
     python benchmarks/equivalence.py [--models mlp cnn ...] [--steps 20] [--json]
 

@@ -47,7 +47,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "training": {"batch_size": 32},
     },
     "cnn": {
-        "model": {"source": "zoo:cnn", "params": {"channels": 512, "hidden": 2048}},
+        "model": {"source": "zoo:cnn", "params": {"channels": 512, "hidden": 2048, "blocks": 3}},
         "training": {"batch_size": 64},
     },
     "resnet18": {"model": {"source": "zoo:resnet18"}, "training": {"batch_size": 32}},
