@@ -20,14 +20,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from hivenode.cli.jobs import located
 from hivenode.spec.job import read_job
 from tests.cluster.machines import Machine, form_hive, free_port
 
-JOBS = {path.stem: path for path in sorted((ROOT / "configs" / "jobs").glob("*.toml"))}
+FOLDER = Path(__file__).resolve().parents[1] / "configs" / "jobs"
+JOBS = {path.stem: path for path in sorted(FOLDER.glob("*.toml"))}
 BAR_SECONDS = 60.0
 SETTINGS = """
 [node]

@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 from aiohttp import web
 
-from hivenode import __version__, dumpable
+from hivenode import __version__, dumpable, walls
 from hivenode.admin.api import AdminServer
 from hivenode.admin.notify import keep_watchdog, notify
 from hivenode.config import DEFAULT_PORT, Settings, full_address, load_settings
@@ -87,6 +87,14 @@ class Bench:
     def discovery(self) -> str:
         return self.discovering.state() if self.discovering is not None else ""
 
+    @property
+    def walls(self) -> str:
+        return walls.found()
+
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        return walls.lacking()
+
     async def probe(self, peer: str, address: str) -> Probe:
         return await self.transport.probe(peer, address, _wall)
 
@@ -144,6 +152,8 @@ class _Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
         credentials = await self._credentials()
+        if lacking := walls.lacking():
+            log.warning("workers of this machine are not fully walled in", reason=" ".join(lacking), fix=walls.REMEDY)
         self._measuring = asyncio.create_task(self._profile.measure(), name="profile")
         await self._lender.offers(0.0)  # begun now, so that the first job finds them
         watchdog = asyncio.create_task(keep_watchdog(), name="watchdog")

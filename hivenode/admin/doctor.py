@@ -21,6 +21,7 @@ from hivenode.net.probing import Probe
 from hivenode.net.transport import Transport
 from hivenode.spec.members import Check, Diagnosis, PeerExamined, ProbedAddress
 from hivenode.trust.certificates import day, gap
+from hivenode.walls import REMEDY
 
 MAX_PEERS = 64
 MAX_ADDRESSES = 8
@@ -41,6 +42,16 @@ class Instruments(Protocol):
     @property
     def discovery(self) -> str:
         """State of discovery; "" when the settings switch it off."""
+        ...
+
+    @property
+    def walls(self) -> str:
+        """Those around workers that this system has, in words."""
+        ...
+
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """Sentences on those that it lacks."""
         ...
 
     async def probe(self, peer: str, address: str) -> Probe: ...
@@ -81,6 +92,7 @@ class Doctor:
             _clock([one.skew_seconds for each in examined for one in each.addresses if one.skew_seconds is not None]),
             self._certificate(),
             self._membership(),
+            self._walls(),
         )
         healthy = all(check.ok for check in checks) and all(each.ok for each in examined)
         return Diagnosis(healthy=healthy, checks=checks, peers=tuple(examined))
@@ -156,6 +168,12 @@ class Doctor:
             fix = "Ask an admin of the hive to grant it roles again, or join another hive."
             return Check("membership", False, f"This node was revoked: {reason}.", fix)
         return Check("membership", True, f"Its roles are {', '.join(self.roles.of(self.me))}.")
+
+    def _walls(self) -> Check:
+        assert self.instruments is not None
+        if lacking := self.instruments.lacking:
+            return Check("walls", False, " ".join(lacking), REMEDY)
+        return Check("walls", True, f"Workers are kept apart by {self.instruments.walls}.")
 
     # --- a peer -----------------------------------------------------------------------------------------------
 

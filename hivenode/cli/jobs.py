@@ -187,7 +187,7 @@ def jobs(
 
 
 def _list(found: tuple[JobSummary, ...]) -> None:
-    from hivenode.cli.output import ago, console, fit, number, state, styled, table
+    from hivenode.cli.output import ago, brief, console, fit, number, state, styled, table
 
     out = console()
     if not found:
@@ -219,7 +219,7 @@ def _list(found: tuple[JobSummary, ...]) -> None:
             job.strategy or "-",
             styled(job.submitted_by),
             ago(job.submitted_at),
-            styled(job.model or job.reason),
+            styled(job.model or brief(job.reason)),
         )
     out.print(fit(out, listing, ("BY", "STRATEGY", "SUBMITTED", "ACCURACY")))
 

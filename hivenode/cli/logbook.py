@@ -36,6 +36,7 @@ def text(line: Mapping[str, Any]) -> str:
     """`14:03:22.120 info birch: started  pid=7`."""
     moment = float(line.get("time", 0.0))
     clock = time.strftime("%H:%M:%S", time.localtime(moment))
-    fields = " ".join(f"{key}={value}" for key, value in line.items() if key not in _SHOWN)
+    said = {key: value for key, value in line.items() if key not in _SHOWN and value is not None}
+    fields = " ".join(f"{key}={f'{v:.4g}' if isinstance(v, float) else v}" for key, v in said.items())
     head = f"{clock}.{int(moment % 1 * 1000):03d} {line.get('level', 'info'):7} {line.get('node')}: {line.get('event')}"
     return clean(f"{head}  {fields}" if fields else head)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from typing import Any
@@ -67,6 +68,20 @@ def fit(out: Console, listing: Table, spare: tuple[str, ...]) -> Table:
         listing.columns = [column for column in listing.columns if column.header != name]
     last.max_width = None
     return listing
+
+
+_FRAME = re.compile(
+    r"^(?:This job cannot run now|No strategy can run this job now): (?:\w+: )?|^(?:failed|cancelled): "
+)
+BRIEF_WIDTH = 47
+
+
+def brief(reason: str) -> str:
+    """What a sentence or two begin with, for a listing: without what goes without saying there, or is in brackets."""
+    heart = re.split(r"\. |; ", re.sub(r" \([^()]*\)", "", _FRAME.sub("", reason)), maxsplit=1)[0].rstrip(".")
+    if len(heart) <= BRIEF_WIDTH:
+        return heart
+    return heart[: BRIEF_WIDTH - 1].rpartition(" ")[0].rstrip(",:") + "…"
 
 
 def print_json(value: Any) -> None:

@@ -326,6 +326,13 @@ class JobSettings(_Section):
         le=1000,
         description="Attempts at a job before it is given up. Going on without a lost node is not a new attempt.",
     )
+    reading_seconds: float = Field(
+        300.0,
+        ge=0.0,
+        le=86400.0,
+        description="How long a job waits for a node that is still reading private data of its own for the first time,"
+        " seconds; then it begins without that node, which may join it later. The coordinator's setting counts.",
+    )
 
 
 class ModelSettings(_Section):

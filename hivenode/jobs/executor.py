@@ -18,6 +18,7 @@ from hivenode.jobs.fence import Fence
 from hivenode.jobs.host import OUT_OF_MEMORY
 from hivenode.jobs.launching import Launcher
 from hivenode.jobs.ledger import Ledger
+from hivenode.jobs.naming import Names
 from hivenode.jobs.reports import Reports
 from hivenode.jobs.results import Append, Results
 from hivenode.jobs.work import Work, Workspace
@@ -58,6 +59,7 @@ class Executor:
     """Runs workers for attempts.
 
     Args:
+        name: a node's name for people.
         gone: whether a node is known to be dead or to have left.
         refuse: why this node takes no work now, or "".
     """
@@ -67,6 +69,7 @@ class Executor:
         *,
         me: str,
         node_name: str,
+        name: Callable[[str], str],
         fence: Fence,
         launcher: Launcher,
         workspace: Workspace,
@@ -80,6 +83,7 @@ class Executor:
     ) -> None:
         self._me = me
         self._node_name = node_name
+        self._name = name
         self._fence = fence
         self._launcher = launcher
         self._workspace = workspace
@@ -200,14 +204,13 @@ class Executor:
                 self._reports.progress(work, message)
             case ViewChanged():
                 work.members, work.step = message.members, message.step
+                names = self._names(work, *message.lost)
                 if message.lost:
-                    self._reports.note(
-                        work, "warning", "going on without lost workers", step=message.step, lost=len(message.lost)
-                    )
+                    event = f"going on without lost workers: {names.listed(message.lost)}"
+                    self._reports.note(work, "warning", event, step=message.step, left=len(message.members))
                 if message.joined:
-                    self._reports.note(
-                        work, "info", "going on with new workers", step=message.step, new=len(message.joined)
-                    )
+                    event = f"going on with new workers: {names.listed(message.joined)}"
+                    self._reports.note(work, "info", event, step=message.step, workers=len(message.members))
                 if message.members[0] == self._me:
                     changed = MembersChanged(
                         work.job, work.name[0], work.name[1], message.step, message.members, message.lost
@@ -227,11 +230,15 @@ class Executor:
                 work.finished, work.step = message, message.step
                 self._tasks.spawn(self._conclude(work, message), "job: conclude")
             case Failed():
-                self._fail(work, message)
+                said = self._names(work).within(message.message)
+                self._fail(work, msgspec.structs.replace(message, message=said[:2000]))
             case Log():
-                self._reports.write(work, message.level, message.event, dict(message.fields))
+                self._reports.write(work, message.level, self._names(work).within(message.event), dict(message.fields))
             case _:
                 log.warning("a training worker said something it should not", job=work.job, said=type(message).__name__)
+
+    def _names(self, work: Work, *others: str) -> Names:
+        return Names({*(share.node for share in work.plan.shares), *work.members, *others}, self._name)
 
     async def _keep(self, work: Work, written: CheckpointWritten) -> None:
         try:

@@ -48,8 +48,10 @@ class Growing:
         """When last, and how often."""
 
     def begun(self, attempt: Attempt, alive: Sequence[str]) -> None:
-        """From now on, those who are not among these and not of the plan are new."""
-        self._passed_over.setdefault(attempt.name, frozenset(alive) - set(attempt.nodes))
+        """From now on, those who are not among these and not of the plan are new; and those who had not read yet what
+        they take part with."""
+        ready = frozenset(node for node in alive if not self._proposer.still_reads(node))
+        self._passed_over.setdefault(attempt.name, ready - set(attempt.nodes))
 
     def clear(self) -> None:
         self._passed_over.clear()

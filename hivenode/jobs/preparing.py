@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import stat
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,11 +13,13 @@ import msgspec
 
 from hivenode.catalog.holders import Keeper
 from hivenode.catalog.models import Catalogue, Holders, ModelVersion
-from hivenode.data.manifest import Manifest, read_manifest
+from hivenode.data import sources
+from hivenode.data.manifest import Manifest, Shard, read_manifest
 from hivenode.data.preparing import Preparation
-from hivenode.errors import HiveError, InvalidInput, NotFound, Unavailable
+from hivenode.errors import Corrupted, HiveError, InvalidInput, NotFound, Unavailable
 from hivenode.logs import get_logger
-from hivenode.models.card import read_card
+from hivenode.models.card import ModelCard, read_card
+from hivenode.models.going_on import fits, going_on
 from hivenode.models.keras_configs.files import embedded
 from hivenode.spec.data import FILES, DataSpec, SharedData
 from hivenode.spec.events import BlobHeld, Body
@@ -94,8 +97,9 @@ class Preparer:
             HiveError: a file, weights or a model cannot be used.
         """
         model, data = spec.model, spec.data
+        card = None
         if model.kind == "catalog":
-            model = await self._from_catalogue(model)
+            model, card = await self._from_catalogue(model)
         elif model.kind == "keras" and model.source != "keras:config":
             model = await asyncio.to_thread(embedded, model)
         if model.weights.startswith("catalog:"):
@@ -107,21 +111,21 @@ class Preparer:
             data = await self._shared(data, keep=keep)
         if model is spec.model and data is spec.data:
             return spec
+        if card is not None and model.kind == "sklearn" and data.kind != "private":
+            fits(card, model, sources.information(data))
         changes: dict[str, Any] = {"model": model, "data": data}
-        if model.kind == "keras" and "framework" not in spec.model_fields_set:
-            changes["framework"] = "keras"  # of the catalogue's models only the file says it
+        if model.kind in ("keras", "sklearn") and "framework" not in spec.model_fields_set:
+            changes["framework"] = model.kind  # of the catalogue's models only the file says it
         return parse_job(spec.model_copy(update=changes).model_dump(mode="json"))
 
-    async def _from_catalogue(self, model: ModelSpec) -> ModelSpec:
+    async def _from_catalogue(self, model: ModelSpec) -> tuple[ModelSpec, ModelCard]:
         version = self._catalogue.find(_reference(model.source))
         card = await asyncio.to_thread(read_card, await self._file(version))
-        if card.model.kind == "sklearn":
-            raise InvalidInput(
-                f"{version.reference} is {card.model.source}, and estimators are not gone on with.",
-                fix=f"Name {card.model.source} itself: it is fitted anew.",
-            )
-        changes = {"weights": _blob(version.blob), "lora": model.lora or card.model.lora}
-        return card.model.model_copy(update=changes)  # checked with the rest of the job
+        found = card.model
+        if found.kind == "sklearn":
+            found = going_on(version.reference, found, model.params)
+        changes = {"weights": _blob(version.blob), "lora": model.lora or found.lora}
+        return found.model_copy(update=changes), card  # checked with the rest of the job
 
     async def _file(self, version: ModelVersion) -> Path:
         await self._keeper.obtain(version.blob, self._holders.of(version.blob.digest))
@@ -154,13 +158,24 @@ class Preparer:
             manifest = await prepare(data, directory, self._memory_bytes())
             listed = msgspec.json.encode(manifest)
             self._keeper.touch(hashlib.sha256(listed).hexdigest())  # an ended job may have had the same data
-            for shard in manifest.shards:
-                await self._blobs.put_file(Path(directory, shard.digest), move=True)
+            for shard in {shard.digest: shard for shard in manifest.shards}.values():  # some may be equal
+                await self._take_in(Path(directory, shard.digest), shard)
         finally:
             self._rooms.remove(directory)
         ref = await self._blobs.put_bytes(listed)
         await self._append(BlobHeld(digest=ref.digest, size=ref.size))
         return shared(data, manifest, ref)
+
+    async def _take_in(self, path: Path, shard: Shard) -> None:
+        """A piece. The process that made it read a file that nobody vouches for: it may have left anything there."""
+        if await asyncio.to_thread(_is_whole, path, shard):
+            ref = await self._blobs.put_file(path, move=True)
+            if ref.digest == shard.digest:
+                return
+        raise Corrupted(
+            f"A piece of the data ({shard.digest[:12]}) is not what its list says.",
+            fix="Look at the file; submit again.",
+        )
 
     async def spread(self, spec: JobSpec) -> None:
         """Have other nodes keep the data and weights of a job that was just submitted."""
@@ -197,6 +212,12 @@ class Preparer:
             if not await self._keeper.copy_out(ref, (candidate,), 1, announce=ref in named):
                 return False
         return True
+
+
+def _is_whole(path: Path, shard: Shard) -> bool:
+    """A plain file of that size, and no link to another."""
+    found = path.lstat() if path.exists() else None
+    return found is not None and stat.S_ISREG(found.st_mode) and found.st_size == shard.size
 
 
 def shared(data: DataSpec, manifest: Manifest, ref: BlobRef) -> DataSpec:

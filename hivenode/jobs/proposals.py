@@ -30,6 +30,7 @@ from hivenode.spec.model import ModelSpec
 from hivenode.spec.values import Plan, Strategy
 
 PROFILE_SECONDS = 3.0
+MAX_REASON = 1900
 EVERYWHERE = frozenset({Strategy.single_node, Strategy.data_parallel})
 RUNNABLE = {
     "torch": EVERYWHERE | {Strategy.model_parallel, Strategy.pipeline_parallel},
@@ -48,6 +49,7 @@ class Proposer:
         workers: ids of alive members with the worker role.
         name: a node's name for people.
         latency: smoothed round trip between this node and another, seconds, or None.
+        reading_seconds: that a job waits at most for a node which still reads data of its own.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Proposer:
         name: Callable[[str], str],
         latency: Callable[[str], float | None],
         experience: Experience,
+        reading_seconds: float,
     ) -> None:
         self._me = me
         self._call = call
@@ -66,6 +69,9 @@ class Proposer:
         self._name = name
         self._latency = latency
         self._experience = experience
+        self._reading_seconds = reading_seconds
+        self._reading: dict[tuple[str, str], float] = {}
+        """Since when a node has been heard to read something, by node and name of that."""
 
     async def propose(self, spec: JobSpec, *, salt: str, memory_factor: float = 1.0) -> Plan:
         """Choose a strategy and shares. `salt` seeds exploration, so a plan can be replayed; `memory_factor` is what
@@ -78,8 +84,8 @@ class Proposer:
         if not self.only_nodes_know(spec):
             describe(spec)  # what is wrong with it is told whoever is there
         heard = await self._heard(spec.needs)
-        self._known_of(spec, heard)
-        workload, heard = _priced(spec, heard, self._name)
+        late = self._late(spec, heard)
+        workload, heard = _priced(spec, heard, self._name, late)
         if memory_factor != 1.0:
             workload = workload.taking(memory_factor)
         profiles = tuple(self._profile(node, reply) for node, reply in heard.items())
@@ -87,32 +93,56 @@ class Proposer:
             raise Unavailable(
                 "No member that may work answers.", fix="Start a node with the worker role; see `hivenode status`."
             )
-        return plan(
-            workload,
-            spec.placement,
-            self._view(profiles),
-            self._experience,
-            rng=random.Random(zlib.crc32(salt.encode())),
-            runnable=_runnable(spec),
-        )
-
-    def _known_of(self, spec: JobSpec, heard: dict[str, ProfileReply]) -> None:
-        """Raises Unavailable while a node reads data of its own that it may take part with: all of them are meant."""
-        reading = [
-            self._name(node)
-            for node, reply in heard.items()
-            if set(spec.needs) & set(reply.looking) and _meant(spec, node, self._name)
-        ]
-        if reading:
-            raise Unavailable(
-                f"What is {spec.data.source} on {', '.join(reading)} is still being read there.",
-                fix="Ask again in a moment; a job that was submitted waits by itself.",
+        try:
+            found = plan(
+                workload,
+                spec.placement,
+                self._view(profiles),
+                self._experience,
+                rng=random.Random(zlib.crc32(salt.encode())),
+                runnable=_runnable(spec),
             )
+        except Unavailable as error:
+            raise Unavailable(f"{error.sentence} {late}".strip()[:MAX_REASON], fix=error.fix) from error
+        return msgspec.structs.replace(found, reason=f"{found.reason} {late}".strip()[:MAX_REASON])
+
+    def _late(self, spec: JobSpec, heard: dict[str, ProfileReply]) -> str:
+        """A sentence on those that are no longer waited for, "" if there are none.
+
+        Raises:
+            Unavailable: a node reads data of its own that it may take part with, and has not taken too long yet: all of
+                them are meant.
+        """
+        now = asyncio.get_running_loop().time()
+        reading = [
+            (node, self._reading.get((node, name), now))
+            for node, reply in heard.items()
+            for name in set(spec.needs) & set(reply.looking)
+            if _meant(spec, node, self._name)
+        ]
+        if awaited := [self._name(node) for node, since in reading if now - since < self._reading_seconds]:
+            raise Unavailable(
+                f"What is {spec.data.source} on {', '.join(awaited)} is still being read there.",
+                fix="Ask again in a moment; a job that was submitted waits by itself, at most "
+                f"{self._reading_seconds:.0f} s (jobs.reading_seconds).",
+            )
+        if not reading:
+            return ""
+        names = ", ".join(sorted(self._name(node) for node, _ in reading))
+        return f"It goes without {names}, still reading {spec.data.source} after {self._reading_seconds:.0f} s."
+
+    def still_reads(self, node: str) -> bool:
+        """Whether it did when it was last asked."""
+        return any(reader == node for reader, _ in self._reading)
 
     async def _heard(self, about: tuple[str, ...] = ()) -> dict[str, ProfileReply]:
         workers = self._workers()
         replies = await asyncio.gather(*(self._ask(node, about) for node in workers))
-        return {node: reply for node, reply in zip(workers, replies, strict=True) if reply is not None}
+        heard = {node: reply for node, reply in zip(workers, replies, strict=True) if reply is not None}
+        now = asyncio.get_running_loop().time()
+        reading = [(node, name) for node, reply in heard.items() for name in reply.looking]
+        self._reading = {each: self._reading.get(each, now) for each in reading}
+        return heard
 
     async def profiles(self) -> tuple[tuple[NodeProfile, ...], tuple[str, ...]]:
         """What each member that may work has measured of itself, and the names of those that do not answer."""
@@ -157,7 +187,7 @@ class Proposer:
             and set(spec.libraries) <= reply.versions.keys()
             and not reply.paused
             and not reply.running
-            and set(spec.needs) <= {offer.name for offer in reply.offers}
+            and _offers_alike(spec, reply, member)
             and _meant(spec, node, self._name)
         ]
 
@@ -196,6 +226,13 @@ class Proposer:
         return ClusterView(profiles=profiles, latencies=measured)
 
 
+def _offers_alike(spec: JobSpec, reply: ProfileReply, member: ProfileReply | None) -> bool:
+    """Whether a node has all that a job needs, of the kind that one which takes part has."""
+    found = {offer.name: offer.same for offer in reply.offers}
+    usual = {offer.name: offer.same for offer in (member.offers if member is not None else ())}
+    return all(need in found and found[need] == usual.get(need, found[need]) for need in spec.needs)
+
+
 def describe(spec: JobSpec) -> Workload:
     """What a job costs, from its declaration alone. Raises InvalidInput for a model or data set that does not exist,
     or one that does not fit the other."""
@@ -204,16 +241,16 @@ def describe(spec: JobSpec) -> Workload:
 
 
 def _priced(
-    spec: JobSpec, heard: dict[str, ProfileReply], name: Callable[[str], str]
+    spec: JobSpec, heard: dict[str, ProfileReply], name: Callable[[str], str], late: str
 ) -> tuple[Workload, dict[str, ProfileReply]]:
     """What a job costs, also by what nodes offer; and the nodes without those whose own data are unlike those of most
-    others."""
+    others. `late`: what to add to that nobody has something."""
     offered: dict[str, Offer] = {}
     model = spec.model
     for need in spec.needs:
         found = {node: offer for node, reply in heard.items() for offer in reply.offers if offer.name == need}
         if not found:
-            raise _nowhere(need, heard, name)
+            raise _nowhere(need, heard, name, late)
         if need == model.source:
             found = {node: offer for node, offer in found.items() if _meant(spec, node, name)} or found
             _one_model(need, found, name)
@@ -253,13 +290,13 @@ def _meant(spec: JobSpec, node: str, name: Callable[[str], str]) -> bool:
     return not named or bool(named & {node, name(node)})
 
 
-def _nowhere(need: str, heard: Mapping[str, ProfileReply], name: Callable[[str], str]) -> Unavailable:
-    """Of something that no node has, or none in order."""
+def _nowhere(need: str, heard: Mapping[str, ProfileReply], name: Callable[[str], str], late: str) -> Unavailable:
+    """Of something that no node has, or none in order. `late`: what to add."""
     unfit = [(node, each) for node, reply in heard.items() for each in reply.unfit if each.name == need]
     if not unfit:
-        return Unavailable(f"No node that answers has {need}.", fix=_instead(need, heard))
+        return Unavailable(f"No node that answers has {need}. {late}".strip(), fix=_instead(need, heard))
     told = " ".join(f"{name(node)}: {each.reason}" for node, each in unfit)
-    return Unavailable(f"No node can use its {need}. {told}"[:1900], fix=unfit[0][1].fix)
+    return Unavailable(f"No node can use its {need}. {told}"[:MAX_REASON], fix=unfit[0][1].fix)
 
 
 def _workload(spec: JobSpec, model: ModelSpec, data: DataInfo) -> Workload:
@@ -301,6 +338,7 @@ def _masked_by_framework(spec: JobSpec, model: ModelSpec, data: DataInfo) -> dic
     for given, what in (
         (spec.training.precision in ("bf16", "fp16"), f'training.precision = "{spec.training.precision}"'),
         (spec.training.sync != "every_step", f'training.sync = "{spec.training.sync}"'),
+        (spec.training.norm_limit is not None, "training.norm_limit"),
         (spec.model.lora is not None, "model.lora"),
     ):
         if given:

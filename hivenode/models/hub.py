@@ -55,7 +55,7 @@ DEFAULTS: Mapping[str, Config] = {
 TASKS = ("classification", "regression", "language", "text_to_text")
 ENCODER_DECODERS = ("t5",)
 """Kinds that write a text upon another."""
-_LARGEST, _MOST_LAYERS = 2**31 - 1, 10_000
+_LARGEST, _MOST_LAYERS = 2**31 - 1, 1_000
 """Sizes that are taken for such: what says them may come from another node."""
 _PATCH = 16
 _STEPWISE = frozenset({"gelu_new", "gelu_fast", "gelu_accurate", "quick_gelu", "mish"})

@@ -6,12 +6,11 @@ It is the owner's own, but made elsewhere: names in it lead to files in it, noth
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import msgspec
 
 from hivenode.errors import Corrupted, InvalidInput, NotFound
 from hivenode.models.hub import no_code
@@ -55,7 +54,7 @@ class Pretrained:
 
     def told(self) -> bytes:
         """The configuration as JSON for nodes that have no such directory, without names of labels and the like."""
-        return msgspec.json.encode({key: value for key, value in self.config.items() if key not in UNTOLD})
+        return json.dumps({key: value for key, value in self.config.items() if key not in UNTOLD}).encode()
 
     def fingerprint(self) -> str:
         """Of the configuration, and of sizes, heads and ends of the weights: enough to tell one version from another.

@@ -165,6 +165,7 @@ def build_work(node: Services, reactions: Reactions) -> None:
     node.executor = Executor(
         me=node.me,
         node_name=node.name,
+        name=node.roles.name,
         fence=Fence(node.name, ports.journal, lambda: node.leadership.highest),
         launcher=Launcher(
             me=node.me,
@@ -222,6 +223,7 @@ def build_coordination(node: Services, reactions: Reactions) -> None:
         name=node.roles.name,
         latency=lambda member: node.membership.latency(member),
         experience=node.experience,
+        reading_seconds=node.settings.jobs.reading_seconds,
     )
     node.coordinator = Coordinator(
         ledger=node.ledger,

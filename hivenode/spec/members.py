@@ -77,7 +77,7 @@ class Check(msgspec.Struct, frozen=True):
     """Something that was looked at."""
 
     about: str
-    """interfaces, addresses, discovery, port, clock, certificate, membership."""
+    """interfaces, addresses, discovery, port, clock, certificate, membership, walls."""
     ok: bool
     found: str
     """A sentence."""

@@ -19,10 +19,11 @@ from hivenode.models.compositions import entry_of, fits
 from hivenode.net.local import FromWorker
 from hivenode.spec.job import JobSpec
 from hivenode.training.checkpoints import State
+from hivenode.training.earlier import Earlier
 from hivenode.training.forest import Fitting
-from hivenode.training.frameworks.estimator_model import EstimatorModel
-from hivenode.training.frameworks.model import Layout
-from hivenode.training.frameworks.sklearn_learners import learner
+from hivenode.training.frameworks.estimator_model import KEPT, EstimatorModel
+from hivenode.training.frameworks.model import Floats, Layout
+from hivenode.training.frameworks.sklearn_learners import EstimatorLearner, learner
 from hivenode.training.loop import Training
 from hivenode.training.runs import Prepared
 from hivenode.training.strategies.collective import Collective
@@ -40,11 +41,13 @@ def estimating(
     save: Callable[[State], None],
     saved: Callable[[Layout], State | None],
     threads: int,
+    earlier: Callable[[Dataset], Earlier | None],
 ) -> Prepared:
     """The run of a job's estimator.
 
     Args:
         saved: reads the checkpoint to go on from, if there is one.
+        earlier: the model to go on with, if there is one.
 
     Raises:
         InvalidInput: it does not fit the data.
@@ -54,11 +57,18 @@ def estimating(
     fits(model, info)
     if entry.task == "clustering":  # whatever else the data could be for
         data = replace(data, info=msgspec.structs.replace(info, task="clustering"))
+    before = earlier(data)
+    if before is not None:
+        data = before.scaled(data)
     if entry.kind in ("trees", "members", "whole"):
-        fitting = Fitting(spec, group, data, collective, report, threads, entry.kind != "whole")
+        kept = before.tensors if before is not None else {}
+        fitting = Fitting(spec, group, data, collective, report, threads, entry.kind != "whole", earlier=kept)
         return Prepared(fitting, Layout({}), lambda: EstimatorModel(model, info, fitting.tensors))
     inputs, _ = data.train.take(np.arange(len(data.train)))
     learns = learner(model.source, model.params, inputs, info.outputs, spec.training.seed)
+    parts = len(group.planned)  # of sums each member has its own, and what is left is their mean
+    if before is not None:
+        learns.go_on(before.tensors, before.kept, parts)
     layout = Layout({"weights": (len(learns.weights),)})
     state = saved(layout)
     if state is not None:
@@ -77,4 +87,9 @@ def estimating(
     )
     if state is not None:
         training.resume(state)
-    return Prepared(training, layout, lambda: EstimatorModel(model, info, learns.tensors()))
+    return Prepared(training, layout, lambda: EstimatorModel(model, info, _all_of(learns, parts)))
+
+
+def _all_of(learns: EstimatorLearner, parts: int) -> dict[str, Floats]:
+    """The arrays of its file."""
+    return learns.tensors() | {KEPT + name: array for name, array in learns.kept(parts).items()}

@@ -54,6 +54,8 @@ class Fitting:
     report: Callable[[FromWorker], None]
     threads: int
     divided: bool
+    earlier: Mapping[str, Floats] = field(default_factory=dict)
+    """Arrays of the forest that it grows on top of."""
     step: int = 0
     tensors: dict[str, Floats] = field(default_factory=dict)
 
@@ -93,7 +95,9 @@ class Fitting:
         spec, data = self.spec, self.data
         rows, labels = _all(data.train)
         given = spec.model, rows, labels, data.info.outputs, spec.training.seed, self.threads
-        self.tensors = self._grown(composing.growing(*given), began) if self.divided else composing.fit(*given)
+        self.tensors = (
+            self._grown(composing.growing(*given, self.earlier), began) if self.divided else composing.fit(*given)
+        )
         self.step = 1
         seconds = max(time.monotonic() - began, 1e-9)
         loss = self._judge(rows[:SCORED], labels[:SCORED])[1]

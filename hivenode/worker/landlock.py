@@ -10,8 +10,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from hivenode import walls
+
 _CREATE, _ADD, _RESTRICT = 444, 445, 446  # the same on every architecture
-_VERSION = 1 << 0
 _PATH_BENEATH = 1
 _EXECUTE, _WRITE, _READ, _READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 _REFER, _TRUNCATE, _IOCTL = 1 << 13, 1 << 14, 1 << 15
@@ -31,12 +32,6 @@ class _Beneath(ctypes.Structure):
     _fields_ = (("allowed", ctypes.c_uint64), ("parent", ctypes.c_int32))
 
 
-def version() -> int:
-    """The kernel's ABI; 0 without Landlock."""
-    found = _libc().syscall(ctypes.c_long(_CREATE), None, ctypes.c_size_t(0), ctypes.c_uint32(_VERSION))
-    return max(0, int(found))
-
-
 def restrict(reads: Iterable[Path], writes: Iterable[Path], *, network: bool = False) -> list[str]:
     """Leave this thread, and those it starts, `reads` to read and run, `writes` to read and write, and no TCP.
 
@@ -51,7 +46,7 @@ def restrict(reads: Iterable[Path], writes: Iterable[Path], *, network: bool = F
     Raises:
         OSError: the kernel refused.
     """
-    abi = version()
+    abi = walls.landlock()
     if abi < 1:
         return []
     handled = _OLDEST | (_REFER if abi >= 2 else 0) | (_TRUNCATE if abi >= 3 else 0) | (_IOCTL if abi >= 5 else 0)

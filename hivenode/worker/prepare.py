@@ -21,8 +21,8 @@ from hivenode.errors import Exhausted, HiveError, InvalidInput
 from hivenode.spec.data import DataSpec
 from hivenode.worker import reach, sandbox
 
-FILE_BYTES = 4 << 30
-"""Of one piece, far more than it should have."""
+FILE_BYTES = 256 << 20
+"""Of one piece, far more than it should have; what all of them take is looked at from without."""
 CORES = 8
 """That may compute for as long as reading may take."""
 _FULL = (errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -12,6 +12,8 @@ import os
 import platform
 from typing import NamedTuple
 
+from hivenode import walls
+
 _PR_SET_SECCOMP, _MODE_FILTER = 22, 2
 _ALLOW, _ERRNO, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
@@ -97,14 +99,14 @@ def restrict(*, network: bool = False) -> list[str]:
         network: leave it the sockets of the network.
 
     Returns:
-        what now holds, in words; empty on an architecture whose numbers are not known.
+        what now holds, in words; empty on a kernel without, or an architecture whose numbers are not known.
 
     Raises:
         OSError: the kernel refused.
     """
-    table = _TABLES.get(platform.machine())
-    if table is None:
+    if not walls.seccomp():
         return []
+    table = _TABLES[platform.machine()]
     code = _program(table, os.getpid(), network=network)
     program = _Program(len(code), (_Instruction * len(code))(*code))
     libc = ctypes.CDLL(None, use_errno=True)

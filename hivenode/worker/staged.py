@@ -58,7 +58,7 @@ class StagedAssignment:
     """One stage's part of an attempt.
 
     Raises (here and in `run`):
-        Cancelled: by order; a checkpoint of the last finished step is written if all stages are there to give it.
+        Cancelled: by order; what came after the last checkpoint is lost.
         HiveError: a sentence for whoever submitted the job.
     """
 
@@ -163,8 +163,9 @@ class StagedAssignment:
             for holdings, vector in self._owned():
                 for name, part in holdings.parts(number).items():
                     self._blueprint.start(name, vector[part])
-            if self._spec.model.weights:
-                self._take_given()
+            afresh = self._take_given() if self._spec.model.weights else self._blueprint.afresh
+            if number == self._mine[0].replica == 0 and (told := told_afresh(afresh)):
+                self._channel.send(Log(level="info", event=told))
             return checkpoints.Head(0, {})
         path = Path(self._begin.resume)
         parts = tensorfiles.Parts(path)
@@ -183,16 +184,16 @@ class StagedAssignment:
     def _owned(self) -> tuple[tuple[Holdings, Vector], ...]:
         return (self._held, self._stage.weights), (self._running, self._stage.buffers)
 
-    def _take_given(self) -> None:
-        """This stage's tensors of those that training is to begin with. Raises as `given_weights.overlay`."""
+    def _take_given(self) -> tuple[str, ...]:
+        """This stage's tensors of those that training is to begin with; returns which it lacks of all. Raises as
+        `given_weights.overlay`."""
         with given(self._spec.model, self._begin.resources, "pt") as file:
             afresh = file.lacking({**self._held.shapes, **self._running.shapes})
             for holdings, vector in self._owned():
                 for name, part in holdings.parts(self._number).items():
                     if name not in afresh:
                         file.fill(vector[part], name)
-        if self._number == self._mine[0].replica == 0 and (told := told_afresh(afresh)):
-            self._channel.send(Log(level="info", event=told))
+        return afresh
 
     def _trace_sizes(self, replicas: Replicas) -> None:
         """Trace the model for every size of small batch that will come, so that training never waits for it."""

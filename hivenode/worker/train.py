@@ -117,11 +117,14 @@ class TrainingAssignment:
         group = Group(begin.node, begin.plan.shares, collective, report, lambda: orders.cancelled)
         self._declared = spec.model
         if spec.framework == "sklearn":
+            from hivenode.training.earlier import earlier
             from hivenode.training.estimating import estimating
 
+            self._declared = spec.model.model_copy(update={"weights": ""})
             return estimating(
-                spec, group, self._data, collective, report, writer.submit, self._saved, self._limits.threads
-            )
+                spec, group, self._data, collective, report, writer.submit, self._saved, self._limits.threads,
+                lambda data: earlier(spec.model, data, begin.resources, self._limits.memory_bytes),
+            )  # fmt: skip
         seed, precision = spec.training.seed, begin.plan.precision
         made = make(spec.runtime, spec.model, self._data.info, seed, begin.resources, self._threads(), precision)
         self._declared, self._afresh, model = made.declared, made.afresh, made.model

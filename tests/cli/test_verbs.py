@@ -77,6 +77,18 @@ def test_jobs(busy: Endpoint, run: Run) -> None:
     assert "submit" in run("jobs").out, "what to do next"
 
 
+def test_why_a_job_waits_is_short_in_the_listing_and_whole_by_itself(busy: Endpoint, run: Run) -> None:
+    why = (
+        "This job cannot run now: data_parallel: needs 2 nodes (placement.min_nodes), and 1 can take part: oak has "
+        "torch 2.12.1 and ash 2.13 (one minor version has to be on all). Lower placement.min_nodes or add nodes."
+    )
+    busy.node.job_list[JOB] = summary(state="queued", reason=why)
+    (row,) = [line for line in run("jobs").out.splitlines() if JOB in line]
+    assert row.rstrip().endswith("needs 2 nodes, and 1 can take part: oak has…")
+    assert "Lower placement.min_nodes or add nodes." in " ".join(run("jobs", JOB).out.split())
+    assert run("jobs", "--json").json[0]["reason"] == why
+
+
 def test_plan_submits_nothing(busy: Endpoint, run: Run, job_file: Path) -> None:
     busy.node.job_list.clear()
     answer = run("plan", job_file)

@@ -127,6 +127,19 @@ async def test_files_private_data_packages_and_the_catalogue(hive: list[Machine]
     assert status == 404
     assert "There is no model row" in answer["error"]["message"]
 
+    def trees(name: str, source: str, **params: int) -> dict[str, Any]:
+        return {"name": name, "model": {"source": source, "params": params}, "data": shared}
+
+    few, many = (trees("trees", "sklearn:RandomForestClassifier", n_estimators=count) for count in (12, 30))
+    await finished(ash, few)
+    await finished(ash, trees("grown", "catalog:trees", n_estimators=30))
+    await finished(ash, many | {"name": "once"})
+    blobs = {each["name"]: each["blob"] for each in await ash.api("GET", "/v1/models")}
+    assert blobs["grown"] == blobs["once"], "the bytes of one grown at once"
+    status, answer = await ash.ask("POST", "/v1/jobs", {"spec": trees("no", "catalog:trees")})
+    assert status == 400
+    assert "trees:1 is a RandomForestClassifier of 12 trees" in answer["error"]["message"]
+
     (tmp_path / "rows.csv").write_text(ROWS + "1,x,far\n")
     status, answer = await ash.ask("POST", "/v1/jobs", {"spec": {"name": "bad", "model": model, "data": shared}})
     assert status == 400

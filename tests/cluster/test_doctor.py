@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from hivenode import walls
 from tests.cluster.machines import Machine, found_hive, free_port, settled
 from tests.cluster.test_bad_input import cli
 
@@ -65,13 +66,34 @@ def reconfigure(machine: Machine, before: str, after: str) -> None:
     settings.write_text(text.replace(before, after))
 
 
+@pytest.mark.skipif(bool(walls.lacking()), reason="this machine lacks walls, and the doctor says so")
 async def test_when_all_is_well_everything_is_said_to_be(two: list[Odd]) -> None:
     ash, _ = two
     code, said = await cli("doctor", home=ash.home)
     assert code == 0, said
     for words in ("All is well", "TLS identity right", "protocol 1-1", "clock", "Used: lo 127.0.0.1", "switched off",
-                  "certificate: Good until", "The authority's key is kept by ash", "--role admin"):  # fmt: skip
+                  "certificate: Good until", "The authority's key is kept by ash", "--role admin",
+                  "kept apart by Landlock"):  # fmt: skip
         assert words in said, words
+
+
+async def test_a_machine_without_walls_around_its_workers_says_so(tmp_path: Path) -> None:
+    machine = Odd(tmp_path, "ash")
+    machine.change = "import hivenode.walls as w\nw.landlock, w.seccomp = (lambda: 0), (lambda: False)"
+    await machine.start()
+    try:
+        code, said = await cli("doctor", "--json", home=machine.home)
+        assert code == 5
+        found = next(check for check in json.loads(said)["checks"] if check["about"] == "walls")
+        assert not found["ok"]
+        assert "no Landlock" in found["found"]
+        assert "can start programs" in found["found"]
+        assert "Linux 5.13" in found["fix"]
+        (warning,) = [line for line in machine.lines if "not fully walled in" in line["event"]]
+        assert warning["level"] == "warning"
+        assert "no Landlock" in warning["reason"]
+    finally:
+        await machine.stop()
 
 
 async def test_a_port_that_others_cannot_dial(two: list[Odd]) -> None:

@@ -95,6 +95,35 @@ async def test_every_daemon_is_killed_and_the_job_goes_on_from_its_checkpoint(hi
         await asyncio.sleep(0.05)  # they are removed beside the rest
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("placement", [
+    {"strategy": "data_parallel", "nodes": ["ash", "birch"], "min_nodes": 2},
+    {"strategy": "single_node", "nodes": ["birch"]},
+], ids=["every step", "one node"])  # fmt: skip
+async def test_what_goes_on_after_all_were_killed_is_the_uninterrupted_run_to_the_bit(
+    hive: list[Machine], placement: dict[str, object]
+) -> None:
+    wanted = job(40, **placement)
+    wanted["spec"]["training"] |= {"momentum": 0.9, "learning_rate": 0.01, "schedule": "cosine"}
+    straight = await hive[0].api("POST", "/v1/jobs", wanted)
+    path = f"/v1/jobs/{straight['summary']['job']}"
+    detail = await hive[0].until(path, lambda d: d["summary"]["state"] == "finished", 90)
+    assert len(detail["attempts"]) == 1
+
+    wanted["spec"]["name"] = "again"
+    path = f"/v1/jobs/{(await hive[0].api('POST', '/v1/jobs', wanted))['summary']['job']}"
+    await asyncio.gather(*(machine.until(path, lambda d: (d["checkpoint_step"] or 0) >= 40) for machine in hive))
+    for machine in hive:
+        await machine.kill()
+    await asyncio.gather(*(machine.start() for machine in hive))
+    detail = await hive[0].until(path, lambda d: d["summary"]["state"] == "finished", 90)
+    first, second = detail["attempts"]
+    assert first["nodes"] == second["nodes"]
+    assert 40 <= second["resume_step"] < detail["summary"]["steps"]
+    blobs = {model["name"]: model["blob"] for model in await hive[0].api("GET", "/v1/models")}
+    assert blobs["again"] == blobs["digits"]
+
+
 async def test_a_killed_worker_costs_nothing_but_its_share(hive: list[Machine]) -> None:
     submitted = await hive[0].api("POST", "/v1/jobs", job(14, strategy="data_parallel", min_nodes=3))
     path = f"/v1/jobs/{submitted['summary']['job']}"

@@ -10,6 +10,7 @@ import pytest
 
 from tests.cluster.machines import Machine, form_hive, free_port
 from tests.cluster.test_declared import finished, pieces
+from tests.cluster.test_doctor import Odd
 
 SECRET = {"birch": range(40), "cedar": range(30, 90)}
 """Values of the first column, by node: the sets overlap a little, and their means and deviations differ."""
@@ -120,8 +121,8 @@ async def test_a_node_with_data_of_its_own_is_lost_comes_back_and_all_go_on_afte
         detail = await ash.until(path, lambda d: d["checkpoint_step"] > at)
         assert len(detail["attempts"]) == 1, "it came back into the run"
         logs = (await ash.api("GET", f"{path}/logs"))["lines"]
-        assert any("going on without lost workers" in line["event"] for line in logs)
-        assert any("going on with new workers" in line["event"] for line in logs)
+        assert any(line["event"] == "going on without lost workers: cedar" for line in logs)
+        assert any(line["event"] == "going on with new workers: cedar" for line in logs)
 
         await asyncio.gather(*(machine.kill() for machine in machines))
         await asyncio.gather(*(machine.start() for machine in machines))
@@ -136,5 +137,52 @@ async def test_a_node_with_data_of_its_own_is_lost_comes_back_and_all_go_on_afte
             for file in (file for file in machine.home.rglob("*") if file.is_file()):
                 assert not any(part in file.read_bytes() for part in wanted), file
             assert not pieces(machine)
+    finally:
+        await asyncio.gather(*(machine.stop() for machine in machines))
+
+
+WAITS = """
+import asyncio, os
+import hivenode.jobs.lending as lending
+read = lending.prepare
+async def waits(*order):
+    while not os.path.exists({gate!r}):
+        await asyncio.sleep(0.1)
+    return await read(*order)
+lending.prepare = waits
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(150)
+async def test_a_node_that_does_not_get_to_its_data_is_left_out_and_joins_when_it_has_read_them(tmp_path: Path) -> None:
+    machines = [Odd(tmp_path, name) for name in ("ash", "birch", "cedar")]
+    for number, machine in enumerate(machines):
+        (tmp_path / f"{machine.name}.csv").write_text(rows(range(number * 10, number * 10 + 40)))
+        private = f'[data.private.visits]\nsource = "csv:{tmp_path}/{machine.name}.csv"\n'
+        machine.configure("127.0.0.1", free_port(), extra=private + "[jobs]\nreading_seconds = 4.0\n")
+    gate = tmp_path / "gate"
+    machines[2].change = WAITS.format(gate=str(gate))
+    await form_hive(machines)
+    ash = machines[0]
+    try:
+        spec = {
+            "name": "visits",
+            "model": {"source": "zoo:mlp", "params": {"hidden": 16}},
+            "data": {"source": "private:visits"},
+            "training": {"epochs": 100_000, "batch_size": 64, "learning_rate": 0.05},
+        }
+        path = f"/v1/jobs/{(await ash.api('POST', '/v1/jobs', {'spec': spec}))['summary']['job']}"
+        await ash.until(path, lambda d: "private:visits on cedar is still being read" in d["summary"]["reason"])
+        detail = await ash.until(path, lambda d: d["summary"]["step"] > 10)
+        assert sorted(detail["attempts"][0]["members"]) == ["ash", "birch"]
+        assert detail["plan"]["reason"].endswith("It goes without cedar, still reading private:visits after 4 s.")
+        gate.touch()
+        detail = await ash.until(path, lambda d: len(d["attempts"][0]["members"]) == 3, 90)
+        at = detail["summary"]["step"]
+        detail = await ash.until(path, lambda d: d["summary"]["step"] > at + 10)
+        assert len(detail["attempts"]) == 1
+        assert sorted(detail["attempts"][0]["members"]) == ["ash", "birch", "cedar"]
+        await ash.api("POST", f"{path}/cancel", {})
     finally:
         await asyncio.gather(*(machine.stop() for machine in machines))

@@ -9,9 +9,13 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.machines import Machine, found_hive
+from tests.cluster.machines import Machine, form_hive, found_hive, free_port
 
 JOBS = Path(__file__).parents[2] / "configs" / "jobs"
+BERT = {
+    "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 20,
+    "max_position_embeddings": 64,
+}  # fmt: skip
 ROOM = 700
 """MiB a worker may use: the framework takes 400 of them by the planner's account."""
 
@@ -89,6 +93,40 @@ async def test_four_nodes_make_two_lines_and_lose_one(tmp_path: Path) -> None:
         assert detail["attempts"][1]["resume_step"] >= 20
         assert lines_of(detail) == [0, 0]
         assert detail["summary"]["accuracy"] > 0.9
+    finally:
+        await stop(hive)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+async def test_a_pretrained_model_goes_on_in_stages_without_one_of_those_that_have_it(tmp_path: Path) -> None:
+    """ash, birch and cedar have copies of it, dogwood does not and submits; birch is lost."""
+    transformers = pytest.importorskip("transformers")
+    names = ("ash", "birch", "cedar", "dogwood")
+    model = transformers.BertModel(transformers.BertConfig(**BERT))
+    hive = [Machine(tmp_path, name) for name in names]
+    for machine in hive[:3]:
+        model.save_pretrained(machine.home / "base", max_shard_size="8KB")
+        lent = f'[models]\ndirectories = {{ base = "{machine.home}/base" }}\n'
+        machine.configure("127.0.0.1", free_port(), extra=lent)
+    await form_hive(hive)
+    try:
+        wanted = job(
+            10, {"source": "hf:base"}, {"checkpoint_every_steps": 10}, strategy="pipeline_parallel", min_nodes=3
+        )
+        wanted["spec"]["data"] = {"source": "sklearn:digit_tokens"}
+        submitted = await hive[3].api("POST", "/v1/jobs", wanted)
+        path = f"/v1/jobs/{submitted['summary']['job']}"
+        detail = await hive[3].until(path, lambda d: (d["checkpoint_step"] or 0) >= 10, 90)
+        dogwood = (await hive[3].api("GET", "/v1/status"))["node"]
+        assert len(detail["plan"]["shares"]) == 3
+        assert dogwood not in {share["node"] for share in detail["plan"]["shares"]}
+        await asyncio.gather(*(machine.until(path, lambda d: (d["checkpoint_step"] or 0) >= 10) for machine in hive))
+        await hive[1].kill()
+        detail = await hive[3].until(path, lambda d: d["summary"]["state"] in ("finished", "failed"), 200)
+        assert [attempt["outcome"] for attempt in detail["attempts"]] == ["lost", "finished"]
+        assert [len(attempt["members"]) for attempt in detail["attempts"]] == [3, 2]
+        assert detail["attempts"][1]["resume_step"] >= 10
     finally:
         await stop(hive)
 

@@ -133,6 +133,33 @@ def test_arrays_that_are_none_are_told_by_name_and_reason(tmp_path: Path) -> Non
             read(spec("npz", tmp_path / "a.npz"))
 
 
+def test_a_wrong_row_of_several_files_is_told_with_its_file(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    for name, values in (("a", [1.0, 2.0, 3.0]), ("b", [4.0, float("nan"), 6.0])):
+        parquet.write_table(pyarrow.table({"v": values, "y": [0, 1, 0]}), tmp_path / f"{name}.parquet")
+    with pytest.raises(InvalidInput, match=r", b\.parquet, row 2, column 'v': .*nan.* is not finite"):
+        read(spec("parquet", tmp_path))
+    for column, where, said in (
+        ({"v": [1.0, None]}, tmp_path, r", b\.parquet, row 2, column 'v': it is empty"),
+        ({"v": [1.0, None]}, tmp_path / "b.parquet", r"b\.parquet, row 2, column 'v': it is empty"),
+        ({"w": [1.0, 2.0]}, tmp_path, r"a\.parquet has a column 'v', and .*b\.parquet has none"),
+        ({"v": ["p", "q"]}, tmp_path, r"Column 'v' is double in .*a\.parquet and string in .*b\.parquet"),
+    ):
+        parquet.write_table(pyarrow.table({**column, "y": [0, 1]}), tmp_path / "b.parquet")
+        with pytest.raises(InvalidInput, match=said):
+            read(spec("parquet", where))
+
+
+def test_a_value_of_an_npy_is_told_by_its_column_there(tmp_path: Path) -> None:
+    for column in (1, 2):
+        values = np.random.default_rng(0).normal(size=(20, 3))
+        values[4, column] = np.nan
+        np.save(tmp_path / "a.npy", values)
+        with pytest.raises(InvalidInput, match=f"row 5, column {column + 1}: nan is not finite"):
+            read(spec("npy", tmp_path / "a.npy"))
+
+
 def test_a_column_that_is_not_there_is_answered_with_the_nearest(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text(CSV)
@@ -158,8 +185,12 @@ def test_jsonl_of_texts_and_of_numbers(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"line 2, lacks 'y'"):
         read(spec("jsonl", path))
     path.write_text('{"x": 1, "y": 2}\n{"x": {"z": 1}, "y": 3}\n')
-    with pytest.raises(InvalidInput, match=r"line 2, 'x': "):
+    with pytest.raises(InvalidInput, match=r"line 2, column 'x': it is no number, text or list of numbers"):
         read(spec("jsonl", path))
+    path.write_bytes(b'{"x": "a", "y": 2}\n{"x": "caf\xe9", "y": 3}\n')
+    with pytest.raises(InvalidInput, match=r"line 2, is not UTF-8") as raised:
+        read(spec("jsonl", path))
+    assert raised.value.fix == "Save it as UTF-8."
     path.write_text('{"x": 1, "y": 2}\n{"x": \n')
     with pytest.raises(InvalidInput, match=r"line 2: "):
         read(spec("jsonl", path))

@@ -41,6 +41,7 @@ async def planned(having: Mapping[str, Offer | Unfit | None], **placement: Any) 
     proposer = Proposer(
         me="ash", call=call, workers=lambda: tuple(having), name=str, latency=lambda node: 0.001,
         experience=Experience(),
+        reading_seconds=60.0,
     )  # fmt: skip
     job = {
         "name": "bert", "model": {"source": "hf:base"}, "data": {"source": "sklearn:digit_tokens"},

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
+from hivenode.data.info import DataInfo
 from hivenode.errors import Unavailable
 from hivenode.jobs.proposals import Proposer
-from hivenode.net.messages import ProfileReply, Request, Response
+from hivenode.net.messages import Offer, ProfileReply, Request, Response
 from hivenode.planning.qtable import Experience
 from hivenode.spec.job import parse_job
 
@@ -24,23 +27,68 @@ async def test_a_newcomer_has_what_the_job_takes_and_the_framework_in_the_same_v
 
     proposer = Proposer(
         me="member", call=call, workers=lambda: tuple(VERSIONS), name=str, latency=lambda node: None,
-        experience=Experience(),
+        experience=Experience(), reading_seconds=60.0,
     )  # fmt: skip
     job = parse_job({"name": "digits"})
     assert await proposer.newcomers(job, ["alike", "other", "lacking"], beside="member") == ["alike"]
 
 
-async def test_a_job_waits_for_a_node_that_still_reads_what_it_may_take_part_with() -> None:
-    async def call(node: str, request: Request, seconds: float) -> Response:
-        return ProfileReply(1e9, 1 << 33, 2, 1e8, ("torch",), 0, looking=("private:visits",) if node == "slow" else ())
+JOB = {"name": "x", "model": {"source": "zoo:mlp"}, "data": {"source": "private:visits"}}
+VISITS = DataInfo("private:visits", 100, (3,), 2, ("near", "far"), "classification")
 
-    proposer = Proposer(
-        me="quick", call=call, workers=lambda: ("quick", "slow"), name=str, latency=lambda node: None,
-        experience=Experience(),
+
+def hive(offers: dict[str, Offer], looking: str = "") -> Proposer:
+    """Nodes with what each offers; that named `looking` still reads its private:visits. A job waits a minute for it."""
+
+    async def call(node: str, request: Request, seconds: float) -> Response:
+        found = (offers[node],) if node in offers else ()
+        reads = ("private:visits",) if node == looking else ()
+        return ProfileReply(
+            1e9, 1 << 33, 2, 1e8, ("torch",), 0, offers=found, looking=reads, versions=VERSIONS["member"]
+        )
+
+    nodes = sorted({*offers, looking} - {""})
+    return Proposer(
+        me=nodes[0], call=call, workers=lambda: tuple(nodes), name=str, latency=lambda node: None,
+        experience=Experience(), reading_seconds=60.0,
     )  # fmt: skip
-    job = {"name": "x", "data": {"source": "private:visits"}}
-    with pytest.raises(Unavailable, match=r"private:visits on slow is still being read"):
-        await proposer.propose(parse_job(job), salt="")
-    for other in ({"placement": {"nodes": ["quick"]}}, {"data": {"source": "private:others"}}):
+
+
+async def test_a_job_waits_for_a_node_that_still_reads_what_it_may_take_part_with() -> None:
+    proposer = hive({"quick": Offer("private:others")}, looking="slow")
+    with pytest.raises(Unavailable, match=r"private:visits on slow is still being read") as raised:
+        await proposer.propose(parse_job(JOB), salt="")
+    assert "at most 60 s" in raised.value.fix
+    for other in ({"placement": {"nodes": ["quick"]}}, {"data": {"source": "private:visit"}}):
         with pytest.raises(Unavailable, match="No node that answers has private:"):
-            await proposer.propose(parse_job(job | other), salt="")
+            await proposer.propose(parse_job(JOB | other), salt="")
+
+
+async def test_it_waits_for_a_while_and_then_begins_without_that_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = asyncio.get_running_loop()
+    real, passed = loop.time, [0.0]
+    monkeypatch.setattr(loop, "time", lambda: real() + passed[0])
+    job = parse_job(JOB)
+    there = Offer("private:visits", VISITS, same="a")
+    proposer, alone = hive({"one": there, "two": there}, looking="slow"), hive({}, looking="slow")
+    for asked in (proposer, alone):
+        with pytest.raises(Unavailable, match="still being read"):
+            await asked.propose(job, salt="")
+    passed[0] = 61.0
+    plan = await proposer.propose(job, salt="")
+    assert sorted(share.node for share in plan.shares) == ["one", "two"]
+    assert plan.reason.endswith("It goes without slow, still reading private:visits after 60 s.")
+    assert [node for node in ("one", "slow") if proposer.still_reads(node)] == ["slow"]
+    with pytest.raises(Unavailable, match=r"No node that answers has private:visits\. It goes without slow"):
+        await alone.propose(job, salt="")
+    three = parse_job(JOB | {"placement": {"min_nodes": 3}})
+    with pytest.raises(Unavailable, match="still reading private:visits after 60 s"):
+        await proposer.propose(three, salt="")
+
+
+async def test_a_newcomer_has_the_same_kind_of_data() -> None:
+    proposer = hive({"member": Offer("private:visits", VISITS, same="a"),
+                     "alike": Offer("private:visits", VISITS, same="a"),
+                     "odd": Offer("private:visits", VISITS, same="b")})  # fmt: skip
+    job = parse_job(JOB)
+    assert await proposer.newcomers(job, ["alike", "odd"], beside="member") == ["alike"]

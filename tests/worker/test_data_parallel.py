@@ -79,6 +79,20 @@ async def test_the_others_finish_a_good_model_when_the_first_is_killed(host: For
     assert not survivors[1].all(CheckpointWritten)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+async def test_two_that_were_killed_go_on_to_the_bit(host: ForkWorkers, tmp_path: Path, optimizer: str) -> None:
+    job = spec(epochs=3, learning_rate=0.01, optimizer=optimizer, checkpoint_every_steps=30)
+    straight = await finish(await attempt(host, job, [0.6, 0.4], tmp_path / "straight"))
+    members = await attempt(host, job, [0.6, 0.4], tmp_path / "killed")
+    written = await members[0].expect(CheckpointWritten)
+    for member in members:
+        member.handle.kill()
+    assert [await member.exit() for member in members] == ["killed by SIGKILL"] * 2
+    assert written.step == 30
+    rest = await finish(await attempt(host, job, [0.6, 0.4], tmp_path / "rest", resume=written.path))
+    assert {digest(done.path) for done in rest} == {digest(done.path) for done in straight}
+
+
 async def test_a_checkpoint_of_three_goes_on_with_two(host: ForkWorkers, tmp_path: Path) -> None:
     job = spec(epochs=2, learning_rate=0.01, optimizer="adam", checkpoint_every_steps=30)
     members = await attempt(host, job, [0.4, 0.3, 0.3], tmp_path / "three")

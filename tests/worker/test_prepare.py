@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hivenode import walls
+from hivenode.data import preparing
 from hivenode.data.manifest import Manifest
 from hivenode.data.preparing import prepared
 from hivenode.data.reading import read
 from hivenode.data.shards import write
-from hivenode.errors import HiveError, InvalidInput
+from hivenode.errors import Exhausted, HiveError, InvalidInput
 from hivenode.spec.data import DataSpec
-from hivenode.worker import landlock
 
 MEMORY = 1 << 30
 
@@ -69,7 +70,7 @@ sys.exit(prepare.main(1 << 30, Path(pieces)))
 """
 
 
-@pytest.mark.skipif(landlock.version() < 1, reason="this kernel has no Landlock")
+@pytest.mark.skipif(walls.landlock() < 1, reason="this kernel has no Landlock")
 def test_a_reader_that_a_file_took_over_reaches_that_file_and_no_more(tmp_path: Path) -> None:
     (tmp_path / "pieces").mkdir()
     (tmp_path / "secret").write_text("there")
@@ -82,6 +83,44 @@ def test_a_reader_that_a_file_took_over_reaches_that_file_and_no_more(tmp_path: 
     assert len(said) == 16
     assert [line for line in said if line.startswith("WRONG")] == []
     assert not (tmp_path / "mark").exists()
+
+
+# It goes on writing, little by little, until it is stopped.
+HOARDING = """#!{python}
+import os, sys
+from pathlib import Path
+from hivenode.data.readers import csv_file
+from hivenode.worker import prepare
+
+memory, pieces = sys.argv[-2:]
+
+def hoard(path, spec):
+    number = 0
+    while True:
+        number += 1
+        with open(f"{{pieces}}/{{number}}", "wb") as file:
+            file.write(bytes({size}))
+            os.fsync(file.fileno())
+
+csv_file.read = hoard
+sys.exit(prepare.main(int(memory), Path(pieces)))
+"""
+
+
+@pytest.mark.parametrize(("size", "room"), [(1 << 20, 16 << 20), (0, 1 << 30)], ids=["bytes", "files"])
+def test_what_cuts_a_file_into_pieces_does_not_fill_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, room: int
+) -> None:
+    (tmp_path / "pieces").mkdir()
+    reader = tmp_path / "reader"
+    reader.write_text(HOARDING.format(python=sys.executable, size=size))
+    reader.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(reader))
+    monkeypatch.setattr(preparing, "MORE_BYTES", room - MEMORY)
+    monkeypatch.setattr(preparing, "MOST_FILES", 200)
+    with pytest.raises(Exhausted, match=f"{room >> 20} MiB of disk or the 200 files") as raised:
+        prepared(DataSpec(source=f"csv:{_rows(tmp_path / 'a.csv')}"), tmp_path / "pieces", MEMORY)
+    assert "Free some space" in raised.value.fix
 
 
 def _rows(path: Path) -> Path:

@@ -153,6 +153,29 @@ async def test_a_checkpoint_goes_on_under_any_strategy(host: ForkWorkers, tmp_pa
     assert digest(same[0].path) == digest(straight[0].path)
 
 
+@pytest.mark.parametrize("plan", [
+    pytest.param(staged((3,), 2), id="pipeline"),
+    pytest.param(staged((3,), 1, lines=(0.5, 0.5)), id="two lines", marks=pytest.mark.slow),
+])  # fmt: skip
+async def test_all_stages_end_early_after_the_epoch_after_which_one_node_does(
+    host: ForkWorkers, tmp_path: Path, plan: Plan
+) -> None:
+    job = spec(epochs=40, learning_rate=0.05, momentum=0.9, batch_size=128, patience=1, min_improvement=0.08)
+    (alone,) = await attempt(host, job, [1.0], tmp_path / "one")
+    (one,) = await finish([alone])
+    members = await start(host, job, plan, tmp_path / "cut")
+    together = await finish(members)
+    per_epoch = 12
+    assert {done.step for done in together} == {one.step}
+    assert 2 * per_epoch <= one.step < 40 * per_epoch
+    assert len({digest(done.path) for done in together}) == 1
+    assert together[0].metrics["test_loss"] == pytest.approx(one.metrics["test_loss"], rel=0.05)
+    for leader in (alone, members[0]):
+        (said,) = [log for log in leader.all(Log) if log.event.startswith("Training ends early: ")]
+        assert said.fields["step"] == one.step
+    assert not [log for log in members[-1].all(Log) if log.event.startswith("Training ends early")]
+
+
 @pytest.mark.parametrize("victim", [0, 1, 2])
 async def test_the_loss_of_a_stage_ends_the_attempt_for_all_to_be_planned_again(
     host: ForkWorkers, tmp_path: Path, victim: int
@@ -284,7 +307,7 @@ async def test_stages_begin_with_weights_given_and_tell_what_they_lack(host: For
     assert "output.weight" in told[0]
 
 
-@pytest.mark.parametrize("small", [1, 4])
+@pytest.mark.parametrize("small", [1, pytest.param(4, marks=pytest.mark.slow)])
 async def test_a_pretrained_model_is_cut_and_each_stage_reads_its_own_directory(
     host: ForkWorkers, tmp_path: Path, small: int
 ) -> None:
@@ -313,6 +336,9 @@ async def test_a_pretrained_model_is_cut_and_each_stage_reads_its_own_directory(
     assert difference(whole.path, cut[0].path) <= (0.0 if small == 1 else 1e-5)
     assert cut[0].metrics["loss"] == pytest.approx(whole.metrics["loss"], abs=1e-6)
     assert digest(cut[0].path) == digest(cut[1].path)
+    told = [[line.event for line in member.all(Log) if "afresh" in line.event] for member in (*alone, *together)]
+    assert told[0] == told[1] == ["not among the weights given, so begun afresh: classifier.weight, classifier.bias"]
+    assert not told[2], "one tells"
     card = read_card(Path(cut[0].path))
     assert card.model == read_card(Path(whole.path)).model, "whoever serves it needs no such directory"
 

@@ -10,14 +10,14 @@ import msgspec
 import pytest
 import pytest_asyncio
 
+from hivenode import walls
 from hivenode.jobs.workers import ForkWorkers
 from hivenode.net.local import Finished, Log, PeersReady, Ready, Resources
 from hivenode.spec.data import DataSpec
-from hivenode.worker import landlock
 from hivenode.worker.reach import to_train, with_targets
 from tests.worker.members import Member, begin, plan, spec
 
-walled = pytest.mark.skipif(landlock.version() < 1, reason="this kernel has no Landlock")
+walled = pytest.mark.skipif(walls.landlock() < 1, reason="this kernel has no Landlock")
 
 TRIES = """
 import os, resource, socket, sys

@@ -68,7 +68,7 @@ def read_array(file: IO[bytes], size: int, named: str) -> Array:
         return array.reshape(shape[::-1]).T if fortran else array.reshape(shape)
     except (ValueError, EOFError, zipfile.BadZipFile, OSError) as error:
         raise InvalidInput(
-            f"{named} is not an array of numbers: {error}.", fix="Save numbers; of classes, whole ones."
+            f"{named} is not an array of numbers: {error}.", fix="Save it again, with numbers; of classes, whole ones."
         ) from error
 
 
@@ -84,7 +84,8 @@ def read_npy(path: Path, spec: DataSpec) -> Raw:
             f"{path} is {array.shape}; a column of it should be the target.",
             fix='Save inputs and targets as an .npz, or set data.task = "reconstruction".',
         )
-    return _raw(path, array[:, :-1], array[:, -1], spec, f"column {array.shape[1]}")
+    named = f"column {array.shape[1]}"
+    return _raw(path, array[:, :-1], array[:, -1], spec, named, array.shape[1])
 
 
 def read_npz(path: Path, spec: DataSpec) -> Raw:
@@ -123,7 +124,8 @@ def _member(path: Path, members: dict[str, zipfile.ZipInfo], wanted: str, usual:
     return found
 
 
-def _raw(path: Path, inputs: Array, target: Array | None, spec: DataSpec, named: str = "target") -> Raw:
+def _raw(path: Path, inputs: Array, target: Array | None, spec: DataSpec, named: str = "target", first: int = 1) -> Raw:
+    """`named`: what the target is called; `first`: the number that its first column has in the file."""
     if inputs.ndim < 1 or len(inputs) < 2:
         raise InvalidInput(f"{path} has {len(inputs) if inputs.ndim else 0} samples.", fix="Give at least 2.")
     images = _images(inputs)
@@ -139,7 +141,7 @@ def _raw(path: Path, inputs: Array, target: Array | None, spec: DataSpec, named:
         return Raw(info, rows, rows if task == "reconstruction" else np.zeros(count, np.int64))
     if len(target) != count:
         raise InvalidInput(f"{path} has {count} inputs and {len(target)} targets.", fix="Save as many of each.")
-    found = _target(path, named, target, spec)
+    found = _target(path, named, first, target, spec)
     info = DataInfo(spec.source, count, shape, len(found.names), found.names, found.task)
     return Raw(info, rows, found.labels, notes=found.notes)
 
@@ -153,7 +155,7 @@ def _images(inputs: Array) -> Array:
     return inputs
 
 
-def _target(path: Path, named: str, target: Array, spec: DataSpec) -> Target:
+def _target(path: Path, named: str, first: int, target: Array, spec: DataSpec) -> Target:
     values = target.reshape(len(target), -1)
     whole = values.dtype.kind in "iub" or bool((values == np.round(values)).all())
     few = values.shape[1] == 1 and whole and len(np.unique(values)) <= FEW_CLASSES
@@ -163,7 +165,7 @@ def _target(path: Path, named: str, target: Array, spec: DataSpec) -> Target:
         labels, names = classes_of(Table(path, {}, _row), named, values[:, 0].tolist())
         return Target("classification", labels, names)
     numbers = values.astype(np.float64)
-    _finite(path, "targets", numbers)
+    _finite(path, "targets", numbers, first)
     alone = spec.task == "auto" and values.shape[1] == 1
     notes = taken_for_values(named, numbers[:, 0].tolist(), _row) if alone else ()
     return Target("regression", numbers, tuple(f"target{n + 1}" for n in range(numbers.shape[1])), notes)
@@ -173,11 +175,11 @@ def _row(number: int) -> str:
     return f"row {number + 1}"
 
 
-def _finite(path: Path, what: str, values: npt.NDArray[np.float64]) -> None:
+def _finite(path: Path, what: str, values: npt.NDArray[np.float64], first: int = 1) -> None:
     bad = np.argwhere(~np.isfinite(values))
     if len(bad):
         row, column = bad[0]
         raise InvalidInput(
-            f"{path}, {what}, row {row + 1}, column {column + 1}: {values[row, column]} is not finite.",
+            f"{path}, {what}, row {row + 1}, column {column + first}: {values[row, column]} is not finite.",
             fix="Replace it, or leave that sample out.",
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,11 @@ def read_parquet(path: Path, spec: DataSpec) -> Raw:
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not files:
         raise InvalidInput(f"{path} holds no .parquet file.", fix="Check data.source.")
-    tables = []
+    tables: dict[Path, Any] = {}
     for file in files:
         bounded(file)
         try:
-            tables.append(pyarrow.parquet.read_table(file))
+            tables[file] = pyarrow.parquet.read_table(file)
         except (pyarrow.ArrowException, OSError, ValueError) as error:
             raise _broken(file, error) from error
     return _tabulated(path, spec, tables, {})
@@ -58,13 +58,13 @@ def read_saved(path: Path, spec: DataSpec) -> Raw:
         raise InvalidInput(f"{folder / 'state.json'} names no data files.", fix="Save the dataset again.")
     if state.get("_indices_data_files"):
         raise InvalidInput(f"{folder} is a selection.", fix="Call flatten_indices() before save_to_disk().")
-    tables = []
+    tables: dict[Path, Any] = {}
     for name in names:
         file = folder / str(name)
         try:
             bounded(file)
             with pyarrow.memory_map(str(file)) as source:
-                tables.append(pyarrow.ipc.open_stream(source).read_all())
+                tables[file] = pyarrow.ipc.open_stream(source).read_all()
         except (pyarrow.ArrowException, OSError, ValueError) as error:
             raise _broken(file, error) from error
     features = _json(folder / "dataset_info.json").get("features", {})
@@ -76,24 +76,23 @@ def read_saved(path: Path, spec: DataSpec) -> Raw:
     return _tabulated(path, spec, tables, classes)
 
 
-def _tabulated(path: Path, spec: DataSpec, tables: Sequence[Any], classes: dict[str, list[str]]) -> Raw:
+def _tabulated(path: Path, spec: DataSpec, tables: dict[Path, Any], classes: dict[str, list[str]]) -> Raw:
     pyarrow = _pyarrow()
+    where = _places(path, tables)
     try:
-        whole = pyarrow.concat_tables(tables)
+        whole = pyarrow.concat_tables(tables.values())
     except pyarrow.ArrowException as error:
-        raise InvalidInput(f"The files of {path} have different columns: {error}.", fix="Save them again.") from error
+        raise _differing(tables, error) from error
     columns: dict[str, Any] = {}
+    table = Table(path, columns, where)
     for name in whole.column_names:
         column = whole.column(name)
         if column.null_count:
             row = column.is_null().to_pylist().index(True)
-            raise InvalidInput(
-                f"{path}, row {row + 1}, column '{name}': it is empty.",
-                fix="Fill it in, or leave the row out.",
-            )
+            raise table.wrong(row, name, "it is empty", "Fill it in, or leave the row out.")
         kind = column.type
         if pyarrow.types.is_integer(kind) or pyarrow.types.is_floating(kind) or pyarrow.types.is_boolean(kind):
-            columns[name] = column.to_numpy() if name not in classes else _named(path, name, column, classes[name])
+            columns[name] = column.to_numpy() if name not in classes else _named(table, name, column, classes[name])
         elif pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind) or pyarrow.types.is_list(kind):
             columns[name] = column.to_pylist()
         else:
@@ -102,18 +101,47 @@ def _tabulated(path: Path, spec: DataSpec, tables: Sequence[Any], classes: dict[
                     f"{path}, column '{name}', is of type {kind}.",
                     fix="Use numbers, text or lists, or name the columns to use in data.features.",
                 )
-    table = Table(path, columns, lambda row: f"row {row + 1}")
     return tabulate(table, spec)
 
 
-def _named(path: Path, name: str, column: Any, names: list[str]) -> list[str]:
+def _places(path: Path, tables: dict[Path, Any]) -> Callable[[int], str]:
+    """Where a row of them all, from 0, is found: also in which file, where `path` is a folder."""
+    ends = np.cumsum([table.num_rows for table in tables.values()])
+    files = list(tables)
+
+    def where(row: int) -> str:
+        number = int(np.searchsorted(ends, row, side="right"))
+        place = f"row {row - int(ends[number]) + tables[files[number]].num_rows + 1}"
+        return place if files[number] == path else f"{files[number].relative_to(path)}, {place}"
+
+    return where
+
+
+def _differing(tables: dict[Path, Any], error: Exception) -> InvalidInput:
+    """Which file has other columns than the first, and what is other about them."""
+    first, *others = tables
+    usual = tables[first].schema
+    for file in others:
+        schema = tables[file].schema
+        for name in dict.fromkeys([*usual.names, *schema.names]):
+            if name not in schema.names or name not in usual.names:
+                has, lacks = (first, file) if name in usual.names else (file, first)
+                what = f"{has} has a column '{name}', and {lacks} has none"
+            elif schema.field(name).type != usual.field(name).type:
+                what = f"column '{name}' is {usual.field(name).type} in {first} and {schema.field(name).type} in {file}"
+            else:
+                continue
+            return InvalidInput(f"{what[0].upper()}{what[1:]}.", fix="Save them with the same columns.")
+    said = " ".join(str(error).split())[:200].rstrip(".")
+    return InvalidInput(f"The files beside {first} have different columns: {said}.", fix="Save them again.")
+
+
+def _named(table: Table, name: str, column: Any, names: list[str]) -> list[str]:
     values = column.to_numpy()
     wrong = np.flatnonzero((values < 0) | (values >= len(names)))
     if len(wrong):
-        raise InvalidInput(
-            f"{path}, row {wrong[0] + 1}, column '{name}': class {values[wrong[0]]}, and there are {len(names)}.",
-            fix="Correct it.",
-        )
+        row = int(wrong[0])
+        raise table.wrong(row, name, f"class {values[row]}, and there are {len(names)}", "Correct it.")
     return [str(names[value]) for value in values]
 
 

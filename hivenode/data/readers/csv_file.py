@@ -39,7 +39,10 @@ def read(path: Path, spec: DataSpec) -> Raw:
         raise InvalidInput(f"{path}, line {_undecodable(path)}, is not UTF-8.", fix="Save it as UTF-8.") from error
     except csv.Error as error:
         last = lines[-1] + 1 if lines else 1  # an open quotation mark is noticed at the end of the file
-        raise InvalidInput(f"{path}, about line {last}: {error}.", fix="Save it with commas.") from error
+        fix = "Save it with commas."
+        if "unexpected end" in str(error):
+            fix = "Look there for a quotation mark that opens and does not close; within quotes it is written twice."
+        raise InvalidInput(f"{path}, about line {last}: {error}.", fix=fix) from error
     table = Table(path, dict(zip(names, columns, strict=True)), lambda row: f"line {lines[row]}")
     return tabulate(table, spec)
 

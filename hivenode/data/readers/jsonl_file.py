@@ -29,10 +29,12 @@ def read(path: Path, spec: DataSpec) -> Raw:
                 raise InvalidInput(f"{path}, line {number}: over {MAX_LINE >> 20} MiB.", fix="Shorten it.")
             try:
                 said = decode(line)
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-                raise InvalidInput(
-                    f"{path}, line {number}{_key(line)}: {error}.", fix="Give one flat JSON object a line."
-                ) from error
+            except UnicodeDecodeError as error:
+                raise InvalidInput(f"{path}, line {number}, is not UTF-8.", fix="Save it as UTF-8.") from error
+            except (msgspec.MsgspecError, RecursionError) as error:
+                name = _key(line)
+                what = f", column '{name}': it is no number, text or list of numbers" if name else f": {error}"
+                raise InvalidInput(f"{path}, line {number}{what}.", fix="Give one flat JSON object a line.") from error
             if not lines:
                 columns = {name: [] for name in said}
             if said.keys() != columns.keys():
@@ -50,7 +52,7 @@ def read(path: Path, spec: DataSpec) -> Raw:
 
 
 def _key(line: bytes) -> str:
-    """Which value of an object is neither a number nor text nor a list of numbers, as a clause."""
+    """Which value of an object is neither a number nor text nor a list of numbers; "" if the line is no object."""
     try:
         said = msgspec.json.decode(line, type=dict[str, msgspec.Raw])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -59,5 +61,5 @@ def _key(line: bytes) -> str:
         try:
             msgspec.json.decode(value, type=Value)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return f", '{name}'"
+            return name
     return ""

@@ -12,10 +12,13 @@ from hivenode.spec.model import ModelSpec
 from hivenode.training.frameworks.composed_predictors import predictor
 from hivenode.training.frameworks.model import Floats, Inputs, Layout, Vector, flatten
 
+KEPT = "kept."
+"""Prefix of arrays that only going on takes."""
+
 
 class EstimatorModel:
     """Args:
-    tensors: the arrays, as `predictors.predictor` takes them.
+    tensors: the arrays, as `predictors.predictor` takes them; and those that only going on takes.
 
     Raises:
         ValueError, KeyError: they are not those of the estimator.
@@ -26,7 +29,8 @@ class EstimatorModel:
         self.weights: Vector = flatten(tensors, self.layout.parameters)
         self.buffers: Vector = np.zeros(0, np.float32)
         self.constants: Mapping[str, Floats] = {}
-        self._predictor = predictor(model, tensors, info.features, info.outputs)
+        asked = {name: array for name, array in tensors.items() if not name.startswith(KEPT)}
+        self._predictor = predictor(model, asked, info.features, info.outputs)
 
     def predict(self, inputs: Inputs) -> Floats:
         """(samples, outputs): see `Predictor.outputs`."""

@@ -4,8 +4,8 @@ comes with a model is run."""
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -53,9 +53,24 @@ def from_hub(model: ModelSpec, info: DataInfo, seed: int, directory: Pretrained 
     config = _config(model, info, directory)
     module, fresh = _made(model, info, config, directory)
     _begin(module, config, seed, fresh)
+    afresh = begun_afresh(model, module, fresh or ())
     if model.lora is not None:
         module = _adapted(module, model.lora, info, seed)
-    return of_module(module, _forward(module, info)), config.to_diff_dict()
+    return replace(of_module(module, _forward(module, info)), afresh=afresh), config.to_diff_dict()
+
+
+def begun_afresh(model: ModelSpec, module: nn.Module, fresh: Collection[str]) -> tuple[str, ...]:
+    """The parameters of a module that are among these. Raises InvalidInput if all are."""
+    names = [name for name, _ in module.named_parameters()]
+    if found := tuple(name for name in names if name in fresh):
+        if len(found) < len(names):
+            return found
+        raise InvalidInput(
+            f"No tensor of {model.source} fits a {type(module).__name__} of its configuration, which has "
+            f"{', '.join(names[:3])}, ...",
+            fix="Give weights and config.json of the same model.",
+        )
+    return ()
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,11 @@ from hivenode.training.frameworks.sklearn_learners import Rows, Targets, build
 from hivenode.training.frameworks.sklearn_threads import with_threads
 
 
-def growing(model: ModelSpec, rows: Rows, labels: Targets, outputs: int, seed: int, threads: int) -> Growing:
-    """A forest's or an ensemble's."""
-    return (Ensemble if composed(model) else Forest)(model, rows, labels, outputs, seed, threads)
+def growing(
+    model: ModelSpec, rows: Rows, labels: Targets, outputs: int, seed: int, threads: int, earlier: Tensors | None = None
+) -> Growing:
+    """A forest's or an ensemble's; of a forest on top of an earlier one, if its arrays are given."""
+    return (Ensemble if composed(model) else Forest)(model, rows, labels, outputs, seed, threads, earlier or {})
 
 
 def fit(model: ModelSpec, rows: Rows, labels: Targets, outputs: int, seed: int, threads: int) -> dict[str, Floats]:

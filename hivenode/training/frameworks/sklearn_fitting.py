@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Protocol
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from hivenode.errors import Exhausted, InvalidInput
 from hivenode.models.estimators import arguments, estimator
 from hivenode.spec.model import ModelSpec
-from hivenode.training.frameworks.predictors import MAX_NODES, Floats
+from hivenode.training.frameworks.predictors import MAX_NODES, Floats, Tensors
 from hivenode.training.frameworks.sklearn_learners import Rows, Targets, build
 from hivenode.training.frameworks.sklearn_threads import with_threads
 
@@ -95,6 +95,7 @@ class Given:
 
     Args:
         threads: for joblib.
+        earlier: arrays of the forest that there is already; none where it begins.
     """
 
     model: ModelSpec
@@ -103,24 +104,31 @@ class Given:
     outputs: int
     seed: int
     threads: int
+    earlier: Tensors = field(default_factory=dict)
 
 
 class Forest(Given):
-    """`Growing` of trees: those that scikit-learn grows by itself from that seed."""
+    """`Growing` of trees: those that scikit-learn grows by itself from that seed; on top of an earlier forest, those
+    that it grows there with `warm_start`."""
 
     __slots__ = ()
 
     @property
     def units(self) -> int:
-        return -(-self._trees // UNIT)
+        return -(-(self._trees - self._grown) // UNIT)
 
     @property
     def _trees(self) -> int:
         return int(arguments(self.model.source, self.model.params)["n_estimators"])
 
+    @property
+    def _grown(self) -> int:
+        """Trees that there are already."""
+        return len(self.earlier.get("roots", ()))
+
     def grow(self, units: range) -> dict[int, Grown]:
         values = arguments(self.model.source, self.model.params)
-        first, stop = units.start * UNIT, min(units.stop * UNIT, self._trees)
+        first, stop = self._grown + units.start * UNIT, min(self._grown + units.stop * UNIT, self._trees)
         fitted = build(self.model.source, values, self.seed, n_estimators=stop - first)
         with with_threads(self.threads):
             fitted.set_params(random_state=stream(self.seed, first)).fit(self.rows, self.labels)
@@ -131,7 +139,7 @@ class Forest(Given):
         }
 
     def together(self, grown: Sequence[Grown]) -> dict[str, Floats]:
-        return together(grown, self.outputs)
+        return together([dict(self.earlier), *grown] if self._grown else grown, self.outputs)
 
 
 def stream(seed: int, drawn: int) -> np.random.RandomState:

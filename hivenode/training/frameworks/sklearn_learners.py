@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import prod
 from typing import Any
 
@@ -15,11 +15,13 @@ from hivenode.data.partition import permutation, uniform
 from hivenode.errors import InvalidInput
 from hivenode.models.estimators import arguments, estimator
 from hivenode.spec.section import Scalar
-from hivenode.training.frameworks.predictors import Floats, Predictor, nearest, predictor
+from hivenode.training.frameworks.predictors import Floats, Predictor, Tensors, nearest, predictor
 
 _CENTRES = 9
 """Purpose of the random numbers that choose the first centres."""
 _TINY = 1e-12
+_DIGITS = 2**20
+"""A count is kept in two numbers to this base, each of which float32 holds exactly."""
 
 Rows = npt.NDArray[np.float32]
 Targets = npt.NDArray[Any]
@@ -60,6 +62,20 @@ class EstimatorLearner(ABC):
 
     @abstractmethod
     def adopt(self, weights: Floats) -> None: ...
+
+    def kept(self, parts: int) -> dict[str, Floats]:
+        """What a model file holds besides `tensors`, for a later job to go on.
+
+        Args:
+            parts: members whose mean the weights are.
+        """
+        del parts
+        return {}
+
+    @abstractmethod
+    def go_on(self, tensors: Tensors, kept: Callable[[str], Floats], parts: int) -> None:
+        """From what an earlier one has left: its `tensors`, and by name what it has `kept`. Raises InvalidInput,
+        ValueError: they are not those of such an estimator."""
 
     def slots(self) -> Mapping[str, Floats]:
         return {}
@@ -166,6 +182,21 @@ class PartialFit(EstimatorLearner):
         coefficients, intercepts = arrays
         return {"coefficients": coefficients.reshape(-1, self._features), "intercepts": intercepts.ravel()}
 
+    def kept(self, parts: int) -> dict[str, Floats]:
+        if self._network:
+            return {}  # its optimizer begins anew, as that of other models
+        return {"seen": np.array(divmod(self._estimator.t_, _DIGITS), np.float32)}
+
+    def go_on(self, tensors: Tensors, kept: Callable[[str], Floats], parts: int) -> None:
+        if self._network:
+            layers = range(len(self._estimator.coefs_))
+            arrays = [tensors[f"{kind}{n}"] for n in layers for kind in ("weight", "bias")]
+        else:
+            high, low = kept("seen").tolist()
+            self._estimator.t_ = high * _DIGITS + low
+            arrays = [tensors["coefficients"], tensors["intercepts"]]
+        self.adopt(np.concatenate([np.ravel(array) for array in arrays]))
+
     def slots(self) -> Mapping[str, Floats]:
         return {
             name: np.concatenate([array.ravel() for array in arrays], dtype=np.float32)
@@ -188,7 +219,20 @@ class PartialFit(EstimatorLearner):
                 start += array.size
 
 
-class ClusterSums(EstimatorLearner):
+class SumsLearner(EstimatorLearner):
+    """Of those whose weights are sums over samples."""
+
+    def adopt(self, weights: Floats) -> None:
+        self._weights[:] = weights
+
+    def kept(self, parts: int) -> dict[str, Floats]:
+        return {"sums": self._weights * np.float32(parts)}
+
+    def go_on(self, tensors: Tensors, kept: Callable[[str], Floats], parts: int) -> None:
+        self.adopt(kept("sums") / np.float32(parts))
+
+
+class ClusterSums(SumsLearner):
     """MiniBatchKMeans (Sculley, WWW 2010): each centre is the mean of the samples that were nearest to it. The weights
     are sums and counts, so that members' weights may be averaged."""
 
@@ -216,15 +260,12 @@ class ClusterSums(EstimatorLearner):
         counts += np.bincount(closest, minlength=len(counts)).astype(np.float32)
         return float(distances.mean())
 
-    def adopt(self, weights: Floats) -> None:
-        self._weights[:] = weights
-
     def tensors(self) -> dict[str, Floats]:
         sums, counts = self._parts()
         return {"centres": sums / counts[:, None]}
 
 
-class ClassSums(EstimatorLearner):
+class ClassSums(SumsLearner):
     """GaussianNB: counts, sums and sums of squares of each class, which add up exactly over members."""
 
     def __init__(self, source: str, params: Mapping[str, Scalar], features: int, outputs: int) -> None:
@@ -244,9 +285,6 @@ class ClassSums(EstimatorLearner):
         np.add.at(sums, labels, rows)
         np.add.at(squares, labels, rows * rows)
         return self.evaluate(rows, labels)[1] / len(rows)
-
-    def adopt(self, weights: Floats) -> None:
-        self._weights[:] = weights
 
     def tensors(self) -> dict[str, Floats]:
         counts, sums, squares = (part.astype(np.float64) for part in self._parts())

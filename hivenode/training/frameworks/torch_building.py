@@ -29,7 +29,7 @@ def make(model: ModelSpec, info: DataInfo, seed: int, resources: Resources, thre
     built, declared = build(model, info, seed, resources)
     vector = np.zeros(built.layout.size + 1, np.float32)
     made = TorchModel(built, info.task, built.start, built.buffers, vector[:-1], threads, precision)
-    afresh: tuple[str, ...] = ()
+    afresh = built.afresh
     if model.weights:
         places = views(made.weights, built.layout.parameters) | views(made.buffers, built.layout.buffers)
         afresh = overlay(places | dict(built.constants), model, resources, "pt")

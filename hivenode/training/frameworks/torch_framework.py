@@ -33,6 +33,8 @@ class Built:
         start: first weights, (layout.size,).
         buffers: first running statistics, (layout.buffer_size,).
         forward: from inputs to logits or values; the module itself if None.
+        constants: what stands still, by name.
+        afresh: parameters of a model from a directory that nothing there began.
     """
 
     module: nn.Module
@@ -41,6 +43,7 @@ class Built:
     buffers: Vector
     forward: Callable[[torch.Tensor], torch.Tensor] | None = None
     constants: Mapping[str, Floats] = field(default_factory=dict)
+    afresh: tuple[str, ...] = ()
 
 
 def from_layers(layers: tuple[Layer, ...], seed: int) -> Built:

@@ -44,6 +44,7 @@ class Blueprint:
     place: of the first operation of the layer of that number, as the planner counts them.
     declared: what the model can be built from again on any node.
     forget: gives up what `start` needs, once every tensor has begun.
+    afresh: as `Built.afresh`.
     """
 
     module: nn.Module
@@ -52,6 +53,7 @@ class Blueprint:
     place: Callable[[int], Place]
     declared: ModelSpec
     forget: Callable[[], None] = lambda: None
+    afresh: tuple[str, ...] = ()
 
 
 def blueprint(model: ModelSpec, info: DataInfo, seed: int, resources: Resources) -> Blueprint:
@@ -72,7 +74,13 @@ def blueprint(model: ModelSpec, info: DataInfo, seed: int, resources: Resources)
     if layers is not None:
         return _of_layers(layers, seed, model)
     made = _of_hub(model, info, seed, resources) if model.kind == "hf" else None
-    return made or _of_module(model, info, seed, resources)
+    made = made or _of_module(model, info, seed, resources)
+    if still := [name for name, parameter in made.module.named_parameters() if not parameter.requires_grad]:
+        raise InvalidInput(
+            f"{model.source} is not cut into stages: {still[0].removeprefix(WHOLE)} of it is not trained.",
+            fix="Use single_node or data_parallel for it.",
+        )
+    return made
 
 
 def _of_layers(layers: tuple[Layer, ...], seed: int, model: ModelSpec) -> Blueprint:
@@ -109,6 +117,7 @@ def _of_hub(model: ModelSpec, info: DataInfo, seed: int, resources: Resources) -
         return None
     found = given.found if given is not None else {}
     begun = {name: starts.of(parameter) for name, parameter in module.named_parameters() if name not in found}
+    afresh = hub_models.begun_afresh(model, module, begun) if given is not None else ()
     if UNKNOWN in begun.values():
         return None
     if given is not None:
@@ -128,7 +137,8 @@ def _of_hub(model: ModelSpec, info: DataInfo, seed: int, resources: Resources) -
             fill_uniform(target, chance.variance, chance.seed, chance.number)
 
     declared = model.model_copy(update={"source": "hf:config", "config": made.config})
-    return Blueprint(_Whole(module, made.forward), layout, start, _places(model, module), declared)
+    whole = _Whole(module, made.forward)
+    return Blueprint(whole, layout, start, _places(model, module), declared, afresh=afresh)
 
 
 def _of_module(model: ModelSpec, info: DataInfo, seed: int, resources: Resources) -> Blueprint:
@@ -146,7 +156,8 @@ def _of_module(model: ModelSpec, info: DataInfo, seed: int, resources: Resources
         np.copyto(target, values[name].ravel())
 
     place = _places(model, built.module)
-    return Blueprint(_Whole(built.module, built.forward), built.layout, start, place, declared, values.clear)
+    whole = _Whole(built.module, built.forward)
+    return Blueprint(whole, built.layout, start, place, declared, values.clear, built.afresh)
 
 
 def _places(model: ModelSpec, module: nn.Module) -> Callable[[int], Place]:

@@ -13,16 +13,16 @@ from typing import Any
 
 import pytest
 
+from hivenode import walls
 from hivenode.errors import Conflict, Exhausted, JobFailed, Refused
 from hivenode.models import apart, conversion
 from hivenode.models.apart import Limits
 from hivenode.models.identify.report import Report
 from hivenode.models.loading import load
-from hivenode.worker import landlock
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 LIMITS = Limits(2 << 30, 60, 120, 256 << 20)
-pytestmark = pytest.mark.skipif(landlock.version() < 4, reason="this kernel has no Landlock that knows TCP")
+pytestmark = pytest.mark.skipif(walls.landlock() < 4, reason="this kernel has no Landlock that knows TCP")
 
 WALLED = """
 import sys

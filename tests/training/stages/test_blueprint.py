@@ -15,6 +15,7 @@ from torch import nn
 
 from hivenode.data.info import DataInfo
 from hivenode.data.sources import information
+from hivenode.errors import InvalidInput
 from hivenode.net.local import Resources
 from hivenode.spec.data import DataSpec
 from hivenode.spec.model import ModelSpec
@@ -106,6 +107,7 @@ LARGE = {"hidden_size": 1024, "num_hidden_layers": 8, "num_attention_heads": 4, 
 CHILD = """
 import sys, torch
 from hivenode.data.sources import information
+from hivenode.errors import InvalidInput
 from hivenode.net.local import Resources
 from hivenode.spec.data import DataSpec
 from hivenode.spec.model import ModelSpec
@@ -153,6 +155,19 @@ def test_a_stage_of_transformers_takes_its_own_part_of_the_memory() -> None:
     taken, own, whole = memory_of_a_stage(LARGE)
     assert own < whole / 7
     assert taken < own + whole / 5, "its own tensors, and what the tracer takes"
+
+
+def still(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    """Of which only the last layer is trained."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.Linear(4, outputs))
+    model[1].requires_grad_(False)
+    return model
+
+
+def test_what_stands_still_is_not_cut() -> None:
+    model = ModelSpec(source=f"python:{__name__}:still", parameters=300)
+    with pytest.raises(InvalidInput, match=r"not cut into stages: 1\.weight of it is not trained"):
+        blueprint.blueprint(model, PICTURES, 0, Resources(packages=("tests",)))
 
 
 def test_a_model_that_had_to_be_made_does_not_stay_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:

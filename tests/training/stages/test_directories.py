@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from hivenode.data.info import DataInfo
+from hivenode.errors import InvalidInput
 from hivenode.net.local import Resources
 from hivenode.spec.model import ModelSpec
 from hivenode.training.frameworks.model import views
@@ -131,6 +132,7 @@ def compare(path: Path, info: DataInfo, monkeypatch: pytest.MonkeyPatch) -> list
     plan = blueprints.blueprint(MODEL, info, 3, resources)
     assert {parameter.device.type for parameter in plan.module.parameters()} == {"meta"}
     assert plan.declared == declared
+    assert plan.afresh == whole.afresh
     assert list(plan.layout.parameters.items()) == list(whole.layout.parameters.items())
     assert plan.layout.buffers == whole.layout.buffers
     shapes = {**whole.layout.parameters, **whole.layout.buffers}
@@ -157,6 +159,16 @@ def test_a_stage_reads_its_own_part_of_a_directory(tmp_path: Path) -> None:
     taken, own, whole = memory_of_a_stage(large, str(small), str(other))
     assert own < whole / 7
     assert taken < own + whole / 5, "its own tensors and their pages, and what the tracer takes"
+
+
+def test_a_head_that_begins_by_chance_is_told_and_nothing_else_may(tmp_path: Path) -> None:
+    lent = Resources(directories={"base": str(bert(tmp_path, "BertModel"))})
+    assert build(MODEL, TOKENS, 3, lent)[0].afresh == ("classifier.weight", "classifier.bias")
+    tensors = {f"other.{name}": tensor for name, tensor in load_file(tmp_path / "model.safetensors").items()}
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    for begin in (build, blueprints.blueprint):
+        with pytest.raises(InvalidInput, match="No tensor of hf:base fits a BertForSequenceClassification"):
+            begin(MODEL, TOKENS, 3, lent)
 
 
 def test_what_is_more_than_renamed_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
