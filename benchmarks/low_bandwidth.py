@@ -120,7 +120,7 @@ def ours(
     if way.get("engine") == "torch":
         from hivenode.worker.nursery import Nursery
 
-        births = Nursery(lambda: None)  # while there is one thread
+        births = Nursery(lambda: None, 1 << 30)  # while there is one thread
     from hivenode.training.exchange import Seat
     from hivenode.training.frameworks.making import make
     from hivenode.training.strategies.data_parallel import Together

@@ -151,11 +151,11 @@ class World:
         """What a run truly takes, without noise. `small`: small batches in a step of a pipeline."""
         nodes = [share.node for share in sorted(shares, key=lambda s: s.rank)]
         if strategy in (Strategy.single_node, Strategy.data_parallel):
-            return self._steady(lambda steps: self._parallel(workload, kind, shares, nodes, steps), workload.steps)
+            return self._steady(lambda steps: self._averaged(workload, kind, shares, nodes, steps, 1), workload.steps)
         if strategy is Strategy.federated:
             local = min(16, workload.steps)
             rounds = math.ceil(self.local_loss * workload.steps / local)
-            return self._steady(lambda r: self._federated(workload, kind, shares, nodes, r, local), rounds)
+            return self._steady(lambda r: self._averaged(workload, kind, shares, nodes, r, local), rounds)
         m = 1 if strategy is Strategy.model_parallel else small
         return self._steady(lambda steps: self._staged(workload, kind, shares, steps, m), workload.steps)
 
@@ -166,34 +166,10 @@ class World:
         shorter, longer = simulate(few - 1), simulate(few)
         return longer + (wanted - few) * (longer - shorter)
 
-    def _parallel(
-        self, workload: Workload, kind: str, shares: tuple[Share, ...], nodes: list[str], steps: int
-    ) -> float:
-        sim = Simulation()
-        parts = counts(workload.batch, [s.weight for s in sorted(shares, key=lambda s: s.rank)])
-        ready: list[list[int]] = [[] for _ in nodes]
-        for _ in range(steps):
-            done = [
-                sim.task(
-                    (f"cpu {node}",),
-                    self.compute(
-                        node,
-                        kind,
-                        part * workload.flops_per_sample + self.update[workload.optimizer] * workload.parameters,
-                        part,
-                    ),
-                    ready[i],
-                )
-                for i, (node, part) in enumerate(zip(nodes, parts, strict=True))
-            ]
-            if len(nodes) > 1:
-                done = self.exchange(sim, nodes, 4.0 * workload.parameters, done)
-            ready = [[each] for each in done]
-        return sim.run()
-
-    def _federated(
+    def _averaged(
         self, workload: Workload, kind: str, shares: tuple[Share, ...], nodes: list[str], rounds: int, local: int
     ) -> float:
+        """So many rounds of `local` steps each, what came of them averaged after each."""
         sim = Simulation()
         parts = counts(workload.batch, [s.weight for s in sorted(shares, key=lambda s: s.rank)])
         ready: list[list[int]] = [[] for _ in nodes]
@@ -212,7 +188,9 @@ class World:
                 )
                 for i, (node, part) in enumerate(zip(nodes, parts, strict=True))
             ]
-            ready = [[each] for each in self.exchange(sim, nodes, 4.0 * workload.parameters, done)]
+            if len(nodes) > 1:
+                done = self.exchange(sim, nodes, 4.0 * workload.parameters, done)
+            ready = [[each] for each in done]
         return sim.run()
 
     def _staged(self, workload: Workload, kind: str, shares: tuple[Share, ...], steps: int, small: int) -> float:

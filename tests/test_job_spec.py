@@ -40,6 +40,14 @@ def test_a_job_file_is_read_or_named(tmp_path: Path) -> None:
         read_job(path)
 
 
+def test_patience_needs_samples_held_out() -> None:
+    training = {"patience": 3}
+    with pytest.raises(InvalidInput, match="patience goes by samples held out"):
+        parse_job({"name": "x", "training": training, "data": {"test_fraction": 0.0}})
+    parse_job({"name": "x", "training": training})
+    parse_job({"name": "x", "training": training, "data": {"source": "private:visits", "test_fraction": 0.0}})
+
+
 @pytest.mark.parametrize(
     ("training", "words"),
     [

@@ -19,7 +19,7 @@ from hivenode.models import compositions, hub
 from hivenode.models.declared import describe as describe_model
 from hivenode.models.declared import layers_of
 from hivenode.models.layers import buffers
-from hivenode.net.messages import Offer, ProfileReply, ProfileRequest, Request, Response
+from hivenode.net.messages import OFFERED_CHARACTERS, Offer, ProfileReply, ProfileRequest, Request, Response
 from hivenode.planning.engines import distrust
 from hivenode.planning.planner import plan, versions_of
 from hivenode.planning.profile import ClusterView, NodeProfile
@@ -83,7 +83,7 @@ class Proposer:
         """
         if not self.only_nodes_know(spec):
             describe(spec)  # what is wrong with it is told whoever is there
-        heard = await self._heard(spec.needs)
+        heard = await self._heard(tuple(need for need in spec.needs if len(need) <= OFFERED_CHARACTERS))
         late = self._late(spec, heard)
         workload, heard = _priced(spec, heard, self._name, late)
         if memory_factor != 1.0:
@@ -341,6 +341,7 @@ def _masked_by_framework(spec: JobSpec, model: ModelSpec, data: DataInfo) -> dic
     for given, what in (
         (spec.training.precision in ("bf16", "fp16"), f'training.precision = "{spec.training.precision}"'),
         (spec.training.sync != "every_step", f'training.sync = "{spec.training.sync}"'),
+        (spec.training.norm_limit is not None, "training.norm_limit"),
         (spec.model.lora is not None, "model.lora"),
     ):
         if given:

@@ -55,6 +55,8 @@ class JobSpec(Section):
     @model_validator(mode="after")
     def _together(self) -> JobSpec:
         estimator = self.model.kind == "sklearn"
+        if self.training.patience is not None and self.data.kind != "private" and self.data.test_fraction == 0:
+            raise ValueError("training.patience goes by samples held out, and data.test_fraction is 0")
         if self.model.kind != "catalog" and estimator != (self.framework == "sklearn"):
             raise ValueError(f"framework is {self.framework}, and {self.model.source} is not a model of it")
         if self.framework == "keras" and self.model.kind not in ("zoo", "layers", "keras", "catalog"):

@@ -58,7 +58,7 @@ class StagedAssignment:
     """One stage's part of an attempt.
 
     Raises (here and in `run`):
-        Cancelled: by order; a checkpoint of the last finished step is written if all stages are there to give it.
+        Cancelled: by order; what came after the last checkpoint is lost.
         HiveError: a sentence for whoever submitted the job.
     """
 

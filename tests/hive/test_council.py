@@ -12,7 +12,7 @@ from hivenode.hive.election import MAX_STEP, Election, ElectionSettings, Leader
 from hivenode.net.messages import Heartbeat, Message, VoteRequest
 from hivenode.spec.values import Epoch
 from tests.hive.arena import Arena
-from tests.hive.test_election import ABC, single
+from tests.hive.voters import ABC, single
 
 LARGE = 100
 SEEDS = range(2)

@@ -11,7 +11,7 @@ from hivenode.hive.standing import ORDINARY, UNABLE, compose
 from hivenode.net.messages import Heartbeat, VoteRequest
 from hivenode.spec.values import Epoch
 from tests.hive.arena import Arena
-from tests.hive.test_election import ABC, elected, granted, sent, single
+from tests.hive.voters import ABC, elected, granted, sent, single
 
 SEEDS = range(6)
 LAPTOP = compose(5, mains=False, reaches=True, well=True, settled=True)

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from hivenode.jobs.breakdowns import break_down
+from hivenode.jobs.proposals import describe
 from hivenode.spec.job import JobSpec, parse_job
 from hivenode.spec.values import Plan, Share, Strategy
 
@@ -60,3 +61,21 @@ def test_members_of_an_ensemble_are_no_stages() -> None:
 def test_stages_follow_each_other() -> None:
     made = break_down(plan(Strategy.pipeline_parallel, layers=True), job())
     assert [(task.stage, task.line, task.sends_to) for task in made.subtasks] == [(0, 0, (NODES[1],)), (1, 0, ())]
+
+
+@pytest.mark.parametrize(("sections", "why"), [
+    ({"training": {"norm_limit": 10.0}}, "training.norm_limit is for workers that hold the whole model"),
+    ({"training": {"sync": "local"}}, 'training.sync = "local" is for workers that hold the whole model'),
+    ({"training": {"precision": "bf16"}}, 'training.precision = "bf16" is for workers that hold the whole model'),
+    ({"model": {"source": "hf:config", "config": {"model_type": "bert"}, "lora": {}},
+      "data": {"source": "sklearn:digit_tokens"}}, "model.lora is for workers that hold the whole model"),
+])  # fmt: skip
+def test_what_stages_cannot_do_is_said_and_not_left_out(sections: dict[str, object], why: str) -> None:
+    masked = describe(job(**sections)).masked
+    assert masked == {Strategy.model_parallel: why, Strategy.pipeline_parallel: why}
+
+
+def test_batch_normalisation_is_given_whole_batches() -> None:
+    masked = describe(job(model={"source": "zoo:resnet18"})).masked
+    assert masked.keys() == {Strategy.pipeline_parallel}
+    assert "batch normalisation would see small batches" in masked[Strategy.pipeline_parallel]

@@ -77,6 +77,29 @@ async def test_keras_trains_by_local_steps_and_goes_on_from_a_checkpoint(host: F
     assert rest[0].metrics["accuracy"] > 0.9
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["keras", "transformers"])
+async def test_two_nodes_go_on_from_a_checkpoint_to_the_bit(host: ForkWorkers, tmp_path: Path, kind: str) -> None:
+    """With all that has a state of its own: running statistics, dropout, moments, a schedule, patience."""
+    layers = ({"type": "conv", "outputs": 4}, {"type": "batch_norm"}, {"type": "dropout"}, {"type": "dense"})
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    life = {"schedule": "cosine", "clip_norm": 1.0, "patience": 3, "checkpoint_every_steps": 15}
+    training = TrainingSpec(epochs=2, max_steps=40, optimizer="adam", learning_rate=0.002, **life)
+    if kind == "keras":
+        job = JobSpec(
+            name="test", framework="keras", model=ModelSpec(source="layers:", layers=layers), training=training
+        )
+    else:
+        model = ModelSpec(source="hf:config", config={"model_type": "bert", **sizes})
+        job = JobSpec(name="test", model=model, data=DataSpec(source="sklearn:digit_tokens"), training=training)
+    members = await attempt(host, job, [0.6, 0.4], tmp_path / "whole")
+    whole = await finish(members)
+    checkpoint = members[0].all(CheckpointWritten)[0]
+    assert 0 < checkpoint.step < 40
+    rest = await finish(await attempt(host, job, [0.6, 0.4], tmp_path / "rest", resume=checkpoint.path))
+    assert digest(rest[0].path) == digest(whole[0].path)
+
+
 async def test_a_forest_of_two_nodes_is_that_of_one(host: ForkWorkers, tmp_path: Path) -> None:
     job = spec("sklearn:RandomForestClassifier", params={"n_estimators": 45})
     alone = await finish(await attempt(host, job, [1.0], tmp_path / "one"))
@@ -161,6 +184,13 @@ async def test_what_learns_by_batches_goes_on_to_the_bit(
     assert 0 < checkpoint.step < straight[0].step
     rest = await finish(await attempt(host, job, [1.0], tmp_path / "rest", resume=checkpoint.path))
     assert digest(rest[0].path) == digest(straight[0].path)
+
+
+async def test_sums_over_uneven_parts_are_those_of_one_node(host: ForkWorkers, tmp_path: Path) -> None:
+    job = spec("sklearn:GaussianNB", params={"var_smoothing": 0.01}, epochs=1, sync="local", sync_every=6)
+    alone = await finish(await attempt(host, job, [1.0], tmp_path / "one"))
+    together = await finish(await attempt(host, job, [0.8, 0.2], tmp_path / "two"))
+    assert difference(alone[0].path, together[0].path) < 1e-4
 
 
 async def test_clusters_are_found_together(host: ForkWorkers, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+from hivenode.models.identify import identify
 from tests.models.identify.zips import write_zip
 
 
@@ -178,3 +179,11 @@ CONTAINERS: dict[str, Container] = {
         beside_safetensors, renamed,
     )
 }  # fmt: skip
+
+
+def refused(path: Path) -> bool:
+    """Whether a file is called unsafe with a finding, or cannot be read."""
+    report = identify(path)
+    if report.error is not None:
+        return report.safe is not True
+    return report.safe is False and bool(report.findings)

@@ -10,19 +10,11 @@ from pathlib import Path
 import pytest
 
 from hivenode.models.identify import identify
-from tests.models.identify.pickle_payloads import CONTAINERS, armed, inert, short, torch_zip
+from tests.models.identify.pickle_payloads import CONTAINERS, armed, inert, refused, short, torch_zip
 from tests.models.identify.zips import patched, write_zip
 
 ARMED = sorted(armed(Path("mark")))
 INERT = sorted(inert())
-
-
-def refused(path: Path) -> bool:
-    """Whether a file is called unsafe with a finding, or cannot be read."""
-    report = identify(path)
-    if report.error is not None:
-        return report.safe is not True
-    return report.safe is False and bool(report.findings)
 
 
 @pytest.mark.parametrize("name", ARMED)

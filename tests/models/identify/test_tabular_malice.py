@@ -23,20 +23,12 @@ import pytest
 from sklearn.linear_model import LinearRegression
 
 from hivenode.models.identify import identify
-from tests.models.identify.pickle_payloads import armed, inert, short
+from tests.models.identify.pickle_payloads import armed, inert, refused, short
 from tests.models.identify.zips import write_zip
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 ARMED = sorted(armed(Path("mark")))
 INERT = sorted(inert())
-
-
-def refused(path: Path) -> bool:
-    """Whether a file is called unsafe with a finding, or cannot be read."""
-    report = identify(path)
-    if report.error is not None:
-        return report.safe is not True
-    return report.safe is False and bool(report.findings)
 
 
 def written(path: Path, data: bytes) -> Path:
