@@ -19,7 +19,7 @@ from hivenode.models import compositions, hub
 from hivenode.models.declared import describe as describe_model
 from hivenode.models.declared import layers_of
 from hivenode.models.layers import buffers
-from hivenode.net.messages import Offer, ProfileReply, ProfileRequest, Request, Response
+from hivenode.net.messages import OFFERED_CHARACTERS, Offer, ProfileReply, ProfileRequest, Request, Response
 from hivenode.planning.engines import distrust
 from hivenode.planning.planner import plan, versions_of
 from hivenode.planning.profile import ClusterView, NodeProfile
@@ -83,7 +83,7 @@ class Proposer:
         """
         if not self.only_nodes_know(spec):
             describe(spec)  # what is wrong with it is told whoever is there
-        heard = await self._heard(spec.needs)
+        heard = await self._heard(tuple(need for need in spec.needs if len(need) <= OFFERED_CHARACTERS))
         without = " ".join(filter(None, (self._late(spec, heard), self._unread(spec, heard))))
         workload, heard = _priced(spec, heard, self._name, without)
         if memory_factor != 1.0:
@@ -343,6 +343,10 @@ def _masked_by_framework(spec: JobSpec, model: ModelSpec, data: DataInfo) -> dic
         why = "keras models are not cut into stages; torch builds the same model and cuts it"
         if spec.model.kind == "keras":
             why = "keras builds this model, and its models are not cut into stages"
+        return {Strategy.model_parallel: why, Strategy.pipeline_parallel: why}
+    if spec.model.kind == "python" or (spec.model.kind == "hf" and spec.model.source != "hf:config"):
+        made = "a package makes it" if spec.model.kind == "python" else "it comes from a directory"
+        why = f"{spec.model.source} is not cut into stages: {made} whole, and only nodes know its layers"
         return {Strategy.model_parallel: why, Strategy.pipeline_parallel: why}
     for given, what in (
         (spec.training.precision in ("bf16", "fp16"), f'training.precision = "{spec.training.precision}"'),
