@@ -344,9 +344,8 @@ def _masked_by_framework(spec: JobSpec, model: ModelSpec, data: DataInfo) -> dic
         if spec.model.kind == "keras":
             why = "keras builds this model, and its models are not cut into stages"
         return {Strategy.model_parallel: why, Strategy.pipeline_parallel: why}
-    if spec.model.kind == "python" or (spec.model.kind == "hf" and spec.model.source != "hf:config"):
-        made = "a package makes it" if spec.model.kind == "python" else "it comes from a directory"
-        why = f"{spec.model.source} is not cut into stages: {made} whole, and only nodes know its layers"
+    if spec.model.kind == "python":
+        why = f"{spec.model.source} is not cut into stages: a package makes it whole, and only nodes know its layers"
         return {Strategy.model_parallel: why, Strategy.pipeline_parallel: why}
     for given, what in (
         (spec.training.precision in ("bf16", "fp16"), f'training.precision = "{spec.training.precision}"'),

@@ -441,11 +441,11 @@ def _lstm_flops(layer: Layer) -> int:
 
 
 def _lstm_passing(layer: Layer) -> int:
-    """oneDNN takes a copy of both matrices of a layer in an order of its own, and makes their gradients in that and in
-    ours."""
+    """oneDNN copies both matrices of a layer to an order of its own, forward and back, and makes their gradients in
+    that and in ours: four times the largest layer."""
     width = layer.whole("width")
     inputs = layer.input[1] if layer.whole("layers") == 1 else max(width, layer.input[1])
-    return 3 * 4 * width * (inputs + width)
+    return 4 * 4 * width * (inputs + width)
 
 
 def _transformer_flops(layer: Layer) -> int:
