@@ -23,7 +23,7 @@ from hivenode.training.earlier import Earlier
 from hivenode.training.forest import Fitting
 from hivenode.training.frameworks.estimator_model import KEPT, EstimatorModel
 from hivenode.training.frameworks.model import Floats, Layout
-from hivenode.training.frameworks.sklearn_learners import EstimatorLearner, learner
+from hivenode.training.frameworks.sklearn_learners import learner
 from hivenode.training.loop import Training
 from hivenode.training.runs import Prepared
 from hivenode.training.strategies.collective import Collective
@@ -90,9 +90,9 @@ def estimating(
     )
     if state is not None:
         training.resume(state)
-    return Prepared(training, layout, lambda: EstimatorModel(model, info, _all_of(learns, parts)))
 
+    def tensors() -> dict[str, Floats]:
+        kept = learns.kept(parts, training.step * spec.training.batch_size)
+        return learns.tensors() | {KEPT + name: array for name, array in kept.items()}
 
-def _all_of(learns: EstimatorLearner, parts: int) -> dict[str, Floats]:
-    """The arrays of its file."""
-    return learns.tensors() | {KEPT + name: array for name, array in learns.kept(parts).items()}
+    return Prepared(training, layout, lambda: EstimatorModel(model, info, tensors()))

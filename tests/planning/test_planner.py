@@ -461,5 +461,6 @@ def test_a_node_without_the_framework_takes_no_part() -> None:
     job = replace(workload(), framework="keras")
     made = planned(job, cluster(node(0), node(1, frameworks=("torch", "keras"))))
     assert [share.node for share in made.shares] == [node(1).node]
-    with pytest.raises(Unavailable, match="node0 does not have keras"):
+    with pytest.raises(Unavailable, match="No node can take part in this job now: node0 does not have keras") as caught:
         planned(job, cluster(node(0)))
+    assert caught.value.fix == "Install keras there: pip install 'hivenode[tensorflow]'."
