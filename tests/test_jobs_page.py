@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hivenode.cli.jobs import located
+from hivenode.config import FILE, load_settings
 from hivenode.data.sources import information
 from hivenode.models.declared import describe
 from hivenode.models.keras_configs.files import embedded
@@ -20,13 +21,21 @@ from hivenode.spec.job import parse_job, read_job
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "jobs.md").read_text()
 EXAMPLES = re.findall(r"```toml\n(.*?)```", PAGE, flags=re.DOTALL)
+SETTINGS = [example for example in EXAMPLES if example.startswith("# hivenode.toml")]
+JOBS = [example for example in EXAMPLES if example not in SETTINGS]
 
 
-@pytest.mark.parametrize("example", EXAMPLES)
+@pytest.mark.parametrize("example", JOBS)
 def test_an_example_is_a_job(example: str) -> None:
     job = parse_job({"name": "example", **tomllib.loads(example)})
     if job.data.kind == "sklearn":
         assert describe(job.model, information(job.data)).parameters > 0
+
+
+@pytest.mark.parametrize("example", SETTINGS)
+def test_an_example_of_settings_is_taken(example: str, tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text(example)
+    assert load_settings(tmp_path) != load_settings(tmp_path / "none")
 
 
 def test_every_declaration_is_on_the_page() -> None:

@@ -23,7 +23,7 @@ from hivenode.hive.leadership import Leadership
 from hivenode.hive.membership import Membership
 from hivenode.hive.roles import Roles
 from hivenode.hive.swim import MemberState
-from hivenode.jobs.breakdowns import break_down
+from hivenode.jobs.breakdowns import break_down, unused
 from hivenode.jobs.capacities import capacity_of
 from hivenode.jobs.ledger import Attempt, Job, Ledger
 from hivenode.jobs.live import Live
@@ -218,14 +218,16 @@ class Service:
                 fix="Submit on a node with the submitter role, or have an admin grant it.",
             )
         spec = parse_job(data)
+        given = spec.training.model_fields_set
         self._resolve_nodes(spec)
         spec = await p.preparer.resolve(spec)
         if not p.proposer.only_nodes_know(spec):
             describe(spec)
+        without_effect = unused(spec, given)
         job = "j-" + "".join(p.rng.choice(_ALPHABET) for _ in range(10))
         await p.append(JobSubmitted(job=job, name=spec.name, spec=encoded(spec)))
         p.spawn(p.preparer.spread(spec), "job: copies of its data")
-        return self.job(job)
+        return msgspec.structs.replace(self.job(job), unused=without_effect)
 
     async def cancel(self, ref: str, reason: str) -> JobDetail:
         job, p = self._find(ref), self._p
@@ -238,9 +240,11 @@ class Service:
 
     async def plan(self, data: dict[str, Any]) -> Breakdown:
         spec = parse_job(data)
+        given = spec.training.model_fields_set
         self._resolve_nodes(spec)
         spec = await self._p.preparer.resolve(spec, keep=False)
-        return break_down(await self._p.proposer.propose(spec, salt="dry run"), spec)
+        found = break_down(await self._p.proposer.propose(spec, salt="dry run"), spec)
+        return msgspec.structs.replace(found, unused=unused(spec, given))
 
     async def capacity(self) -> HiveCapacity:
         profiles, missing = await self._p.proposer.profiles()

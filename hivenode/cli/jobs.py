@@ -32,7 +32,7 @@ def submit(
 ) -> None:
     """Hand a job to the hive. It is on disk when this returns, and survives the loss of any machine."""
     from hivenode.cli.client import AdminClient
-    from hivenode.cli.output import clean, console, print_json
+    from hivenode.cli.output import clean, console, print_json, styled
     from hivenode.spec.status import JobDetail
 
     spec = _read(file)
@@ -44,11 +44,15 @@ def submit(
             print_json(detail)
         else:
             typer.echo(f"{clean(detail.summary.name)} is accepted as {job}. Next: `hivenode jobs {job}`.")
+            if detail.unused:
+                typer.echo(clean(detail.unused))
         return
     from hivenode.cli import watching
 
     out = console(stderr=as_json)
     out.print(f"{clean(detail.summary.name)} is accepted as {job}.")
+    if detail.unused:
+        out.print(styled(clean(detail.unused)))
     try:
         detail = watching.watch(client, job, out)
     except KeyboardInterrupt:

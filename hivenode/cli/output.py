@@ -71,7 +71,8 @@ def fit(out: Console, listing: Table, spare: tuple[str, ...]) -> Table:
 
 
 _FRAME = re.compile(
-    r"^(?:This job cannot run now|No strategy can run this job now): (?:\w+: )?|^(?:failed|cancelled): "
+    r"^(?:This job cannot run now|No strategy can run this job now|No node can take part in this job now): (?:\w+: )?"
+    r"|^(?:failed|cancelled): "
 )
 BRIEF_WIDTH = 47
 

@@ -55,7 +55,7 @@ def picture(plan: Breakdown, names: Mapping[str, str]) -> RenderableType:
             str(one.visits),
             styled(one.reason.removeprefix(f"{one.strategy.value}: "), style),
         )
-    why = filter(None, [plan.reason, plan.coordination, plan.engine_reason])
+    why = filter(None, [plan.reason, plan.coordination, plan.engine_reason, plan.unused])
     return Group(heading, *(styled(f"  {clean(line)}") for line in why), shares, others)
 
 

@@ -310,8 +310,10 @@ class ForkServer:
         # The BLAS library would start a second thread at import, and so would Arrow's allocator, which scikit-learn
         # imports where pandas is installed; forking is only safe with one.
         # Threads that spin while they wait make a busy machine many times slower, and its owner with it.
-        environment |= {"OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
+        environment |= {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
         environment |= {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1"}
+        # One heap for all threads: each would keep what it once needed, while another has room to spare.
+        environment |= {"MALLOC_ARENA_MAX": "1"}
         # Not through asyncio: its child watcher needs a thread, a pidfd needs none.
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "hivenode.worker.forkserver", self._framework],

@@ -93,7 +93,7 @@ class Lender:
             self._unfit.pop(name, None)
         except HiveError as error:
             self._offers.pop(name, None)
-            self._unfit[name] = Unfit(name, error.sentence[:2000], error.fix[:2000])
+            self._unfit[name] = _told(name, error)
             log.error("something lent cannot be used", what=name, reason=error.sentence, fix=error.fix)
         self._seen[name] = stamp
 
@@ -101,6 +101,13 @@ class Lender:
         manifest = await prepare(spec, None, self._memory_bytes())
         info = msgspec.structs.replace(manifest.info, source=f"private:{name}", labels=())
         return Offer(f"private:{name}", info, _kind(manifest))
+
+
+def _told(name: str, error: HiveError) -> Unfit:
+    """What others are told. Of private data no more than that: the reason may quote a value, and names a file."""
+    if name.startswith("private:"):
+        return Unfit(name, "It cannot be read; the daemon's log there says why.", "Have its owner look there.")
+    return Unfit(name, error.sentence[:2000], error.fix[:2000])
 
 
 def _model(name: str, path: Path) -> Offer:

@@ -20,6 +20,7 @@ from hivenode.errors import Corrupted, HiveError, InvalidInput, NotFound, Unavai
 from hivenode.logs import get_logger
 from hivenode.models.card import ModelCard, read_card
 from hivenode.models.going_on import fits, going_on
+from hivenode.models.identify import identify
 from hivenode.models.keras_configs.files import embedded
 from hivenode.spec.data import FILES, DataSpec, SharedData
 from hivenode.spec.events import BlobHeld, Body
@@ -143,6 +144,9 @@ class Preparer:
                 f"{path} is no .safetensors file; other kinds may hold code.",
                 fix="Save the weights with safetensors.torch.save_file.",
             )
+        report = await asyncio.to_thread(identify, path)
+        if report.error is not None:
+            raise InvalidInput(f"{path} holds no usable weights: {report.error.message}", fix=report.error.fix)
         if not keep:
             return model.model_copy(update={"weights": ""})
         ref = await self._blobs.put_file(path)

@@ -19,7 +19,7 @@ from hivenode.models import compositions, hub
 from hivenode.models.declared import describe as describe_model
 from hivenode.models.declared import layers_of
 from hivenode.models.layers import buffers
-from hivenode.net.messages import Offer, ProfileReply, ProfileRequest, Request, Response
+from hivenode.net.messages import OFFERED_CHARACTERS, Offer, ProfileReply, ProfileRequest, Request, Response
 from hivenode.net.widths import believable
 from hivenode.planning.engines import distrust
 from hivenode.planning.planner import plan, versions_of
@@ -84,9 +84,9 @@ class Proposer:
         """
         if not self.only_nodes_know(spec):
             describe(spec)  # what is wrong with it is told whoever is there
-        heard = await self._heard(spec.needs)
-        late = self._late(spec, heard)
-        workload, heard = _priced(spec, heard, self._name, late)
+        heard = await self._heard(tuple(need for need in spec.needs if len(need) <= OFFERED_CHARACTERS))
+        without = " ".join(filter(None, (self._late(spec, heard), self._unread(spec, heard))))
+        workload, heard = _priced(spec, heard, self._name, without)
         if memory_factor != 1.0:
             workload = workload.taking(memory_factor)
         profiles = tuple(self._profile(node, reply) for node, reply in heard.items())
@@ -104,8 +104,17 @@ class Proposer:
                 runnable=_runnable(spec),
             )
         except Unavailable as error:
-            raise Unavailable(f"{error.sentence} {late}".strip()[:MAX_REASON], fix=error.fix) from error
-        return msgspec.structs.replace(found, reason=f"{found.reason} {late}".strip()[:MAX_REASON])
+            raise Unavailable(f"{error.sentence} {without}".strip()[:MAX_REASON], fix=error.fix) from error
+        return msgspec.structs.replace(found, reason=f"{found.reason} {without}".strip()[:MAX_REASON])
+
+    def _unread(self, spec: JobSpec, heard: dict[str, ProfileReply]) -> str:
+        """A sentence on those who cannot read private data that the job is for, "" if there are none: all are meant."""
+        if spec.data.kind != "private":
+            return ""
+        wrong = [self._name(n) for n, reply in heard.items() if any(u.name == spec.data.source for u in reply.unfit)]
+        if not wrong:
+            return ""
+        return f"{spec.data.source} of {', '.join(sorted(wrong))} cannot be read; the daemon's log there says why."
 
     def _late(self, spec: JobSpec, heard: dict[str, ProfileReply]) -> str:
         """A sentence on those that are no longer waited for, "" if there are none.
@@ -243,16 +252,16 @@ def describe(spec: JobSpec) -> Workload:
 
 
 def _priced(
-    spec: JobSpec, heard: dict[str, ProfileReply], name: Callable[[str], str], late: str
+    spec: JobSpec, heard: dict[str, ProfileReply], name: Callable[[str], str], without: str
 ) -> tuple[Workload, dict[str, ProfileReply]]:
     """What a job costs, also by what nodes offer; and the nodes without those whose own data are unlike those of most
-    others. `late`: what to add to that nobody has something."""
+    others. `without`: what to add to that nobody has something."""
     offered: dict[str, Offer] = {}
     model = spec.model
     for need in spec.needs:
         found = {node: offer for node, reply in heard.items() for offer in reply.offers if offer.name == need}
         if not found:
-            raise _nowhere(need, heard, name, late)
+            raise _nowhere(need, heard, name, without)
         if need == model.source:
             found = {node: offer for node, offer in found.items() if _meant(spec, node, name)} or found
             _one_model(need, found, name)
@@ -292,11 +301,11 @@ def _meant(spec: JobSpec, node: str, name: Callable[[str], str]) -> bool:
     return not named or bool(named & {node, name(node)})
 
 
-def _nowhere(need: str, heard: Mapping[str, ProfileReply], name: Callable[[str], str], late: str) -> Unavailable:
-    """Of something that no node has, or none in order. `late`: what to add."""
+def _nowhere(need: str, heard: Mapping[str, ProfileReply], name: Callable[[str], str], without: str) -> Unavailable:
+    """Of something that no node has, or none in order. `without`: what to add."""
     unfit = [(node, each) for node, reply in heard.items() for each in reply.unfit if each.name == need]
     if not unfit:
-        return Unavailable(f"No node that answers has {need}. {late}".strip(), fix=_instead(need, heard))
+        return Unavailable(f"No node that answers has {need}. {without}".strip(), fix=_instead(need, heard))
     told = " ".join(f"{name(node)}: {each.reason}" for node, each in unfit)
     return Unavailable(f"No node can use its {need}. {told}"[:MAX_REASON], fix=unfit[0][1].fix)
 
@@ -336,6 +345,9 @@ def _masked_by_framework(spec: JobSpec, model: ModelSpec, data: DataInfo) -> dic
         why = "keras models are not cut into stages; torch builds the same model and cuts it"
         if spec.model.kind == "keras":
             why = "keras builds this model, and its models are not cut into stages"
+        return {Strategy.model_parallel: why, Strategy.pipeline_parallel: why}
+    if spec.model.kind == "python":
+        why = f"{spec.model.source} is not cut into stages: a package makes it whole, and only nodes know its layers"
         return {Strategy.model_parallel: why, Strategy.pipeline_parallel: why}
     for given, what in (
         (spec.training.precision in ("bf16", "fp16"), f'training.precision = "{spec.training.precision}"'),

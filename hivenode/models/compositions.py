@@ -121,7 +121,7 @@ def parts(model: ModelSpec) -> tuple[Part, ...]:
     if not count or (bagging and count != 1):
         wanted = "exactly one" if bagging else "a table for each of its parts, in their order"
         raise InvalidInput(
-            f"{model.source} is made of the {count} in model.estimators.",
+            f"{model.source} is made of others, and model.estimators lists {count or 'none'}.",
             fix=f'Give {wanted}, such as estimators = [{{ estimator = "DecisionTreeClassifier", max_depth = 5 }}].',
         )
     return tuple(

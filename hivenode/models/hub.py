@@ -22,19 +22,23 @@ from hivenode.spec.model import ModelSpec
 Config = Mapping[str, Any]
 
 _ENCODER = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
+_DROPOUT = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
 _LLAMA = {
     "vocab_size": 32_000, "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
     "intermediate_size": 11_008, "max_position_embeddings": 2048,
 }  # fmt: skip
 
 DEFAULTS: Mapping[str, Config] = {
-    "bert": {**_ENCODER, "vocab_size": 30_522, "max_position_embeddings": 512, "type_vocab_size": 2},
-    "roberta": {**_ENCODER, "vocab_size": 50_265, "max_position_embeddings": 512, "type_vocab_size": 2},
+    "bert": {**_ENCODER, **_DROPOUT, "vocab_size": 30_522, "max_position_embeddings": 512, "type_vocab_size": 2},
+    "roberta": {**_ENCODER, **_DROPOUT, "vocab_size": 50_265, "max_position_embeddings": 512, "type_vocab_size": 2},
     "distilbert": {
         "vocab_size": 30_522, "dim": 768, "n_layers": 6, "n_heads": 12, "hidden_dim": 3072,
         "max_position_embeddings": 512,
     },
-    "gpt2": {"vocab_size": 50_257, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12},
+    "gpt2": {
+        "vocab_size": 50_257, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12,
+        "activation_function": "gelu_new", "resid_pdrop": 0.1, "attn_pdrop": 0.1,
+    },
     "llama": _LLAMA,
     "mistral": {**_LLAMA, "intermediate_size": 14_336, "num_key_value_heads": 8, "max_position_embeddings": 131_072},
     "qwen2": {
@@ -47,13 +51,17 @@ DEFAULTS: Mapping[str, Config] = {
     },
     "vit": {**_ENCODER, "image_size": 224, "patch_size": 16, "num_channels": 3},
 }  # fmt: skip
-"""What transformers assumes where a configuration is silent, as far as sizes go."""
+"""What transformers assumes where a configuration is silent, as far as costs go."""
 TASKS = ("classification", "regression", "language", "text_to_text")
 ENCODER_DECODERS = ("t5",)
 """Kinds that write a text upon another."""
 _LARGEST, _MOST_LAYERS = 2**31 - 1, 1_000
 """Sizes that are taken for such: what says them may come from another node."""
 _PATCH = 16
+_STEPWISE = frozenset({"gelu_new", "gelu_fast", "gelu_accurate", "quick_gelu", "mish"})
+"""Activations that transformers composes of several operations, each of which keeps its input."""
+_GATED = frozenset({"llama", "mistral", "qwen2"})
+"""Kinds with three wide products, and normalisation in several steps."""
 _MODEL_TYPE = re.compile(r"[a-z0-9_.-]{1,64}")
 
 
@@ -180,7 +188,8 @@ def describe(model: ModelSpec, info: DataInfo) -> ModelCost:
     kept = length * sizes.width * FLOAT_BYTES
     shape = (length, sizes.width)
     lines = [LayerCost("embeddings", sizes.embedding, length * sizes.width, kept, 0, shape)]
-    lines += [LayerCost(f"layer{n}", sizes.layer, layer_flops, kept, 15 * kept, shape) for n in range(sizes.layers)]
+    inside = round(_inside(kind, full) * kept)
+    lines += [LayerCost(f"layer{n}", sizes.layer, layer_flops, kept, inside, shape) for n in range(sizes.layers)]
     head_flops = 2 * length * sizes.width * info.outputs if info.task == "language" else 2 * sizes.rest
     outputs = (length if info.task == "language" else 1) * info.outputs * FLOAT_BYTES
     put_out = (length, info.outputs) if info.task == "language" else (info.outputs,)
@@ -192,6 +201,23 @@ def describe(model: ModelSpec, info: DataInfo) -> ModelCost:
         activation_bytes_per_sample=sum(line.activation_bytes + line.inner_bytes for line in lines),
         layers=tuple(lines),
     )
+
+
+def _inside(kind: str, c: Config) -> float:
+    """What an encoder's layer keeps for the backward pass besides its output, in outputs; as counted where the inner
+    width is four times the outer."""
+    times = 15.0
+    if _setting(c, "activation_function", "hidden_act", "activation") in _STEPWISE:
+        times += 12  # the cube, the tangent, both factors
+    if _setting(c, "resid_pdrop", "hidden_dropout_prob", "dropout"):
+        times += 2.5  # two masks of bytes, and what they left
+    if _setting(c, "attn_pdrop", "attention_probs_dropout_prob", "attention_dropout"):
+        times += 2.5  # probabilities before and after, and a mask
+    return times + (10 if kind in _GATED else 0)
+
+
+def _setting(c: Config, *names: str) -> Any:
+    return next((c[name] for name in names if name in c), None)
 
 
 def _t5(source: str, c: Config, info: DataInfo) -> ModelCost:

@@ -71,6 +71,7 @@ class Kind:
         buffers: running statistics by name within the layer.
         flops: forward, of one sample.
         kept: values kept for the backward pass besides the output.
+        passing: values that a library holds beside for a moment, whatever the samples: weights in another order.
     """
 
     params: Mapping[str, Param]
@@ -79,6 +80,7 @@ class Kind:
     flops: Callable[[Layer], int]
     buffers: Callable[[Layer], dict[str, Tensor]] = lambda layer: {}
     kept: Callable[[Layer], int] = lambda layer: 0
+    passing: Callable[[Layer], int] = lambda layer: 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,7 @@ class LayerCost:
     Attributes:
         activation_bytes: its output, of shape `output` (empty where that is not known).
         inner_bytes: what is kept inside it for the backward pass besides.
+        passing_bytes: what it takes besides for a moment, however many samples there are.
     """
 
     name: str
@@ -96,6 +99,7 @@ class LayerCost:
     activation_bytes: int
     inner_bytes: int = 0
     output: Shape = ()
+    passing_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +190,7 @@ def cost(source: str, layers: Sequence[Layer]) -> ModelCost:
             prod(layer.output) * FLOAT_BYTES,
             KINDS[layer.kind].kept(layer) * FLOAT_BYTES,
             layer.output,
+            KINDS[layer.kind].passing(layer) * FLOAT_BYTES,
         )
         for layer in layers
     )
@@ -435,6 +440,14 @@ def _lstm_flops(layer: Layer) -> int:
     return flops
 
 
+def _lstm_passing(layer: Layer) -> int:
+    """oneDNN copies both matrices of a layer to an order of its own, forward and back, and makes their gradients in
+    that and in ours: four times the largest layer."""
+    width = layer.whole("width")
+    inputs = layer.input[1] if layer.whole("layers") == 1 else max(width, layer.input[1])
+    return 4 * 4 * width * (inputs + width)
+
+
 def _transformer_flops(layer: Layer) -> int:
     length, width = layer.input
     inner = width * layer.whole("expansion")
@@ -461,7 +474,8 @@ KINDS: Mapping[str, Kind] = {
         _conv_output, _conv_tensors, _conv_flops,
     ),
     "pool": Kind({"size": Param(2, 1, 64)}, _pool_output, _nothing,
-                 lambda layer: layer.whole("size") ** 2 * prod(layer.output)),
+                 lambda layer: layer.whole("size") ** 2 * prod(layer.output),
+                 kept=lambda layer: 2 * prod(layer.output)),  # int64: where in the input each was
     "residual": Kind(
         {"outputs": Param(None), "stride": Param(1, 1, 16)},
         _conv_output, _residual_tensors, _residual_flops, _residual_buffers,
@@ -493,6 +507,7 @@ KINDS: Mapping[str, Kind] = {
     "lstm": Kind(
         {"width": Param(None), "layers": Param(1, 1, 16)}, lambda shape, o: (_sequence(shape)[0], int(o["width"])),
         _lstm_tensors, _lstm_flops, kept=lambda layer: 6 * layer.whole("layers") * prod(layer.output),
+        passing=_lstm_passing,
     ),
     "transformer": Kind(
         {"heads": Param(4, 1, 256), "expansion": Param(4, 1, 16), "causal": Param(False)},

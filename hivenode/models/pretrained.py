@@ -22,6 +22,7 @@ from hivenode.models.identify.source import Source
 
 CONFIG = "config.json"
 SINGLE = "model.safetensors"
+ADAPTERS = "adapter_config.json"
 INDEX = "model.safetensors.index.json"
 UNTOLD = frozenset(
     ("id2label", "label2id", "architectures", "_name_or_path", "transformers_version", "task_specific_params",
@@ -74,7 +75,7 @@ class Pretrained:
 def look(path: Path) -> Pretrained:
     """Raises:
     NotFound: the directory, its configuration, its weights or one of their shards is not there.
-    InvalidInput: it holds code, pickles alone, or quantised numbers.
+    InvalidInput: it holds code, pickles alone, adapters or quantised numbers.
     Corrupted: a file is damaged, or leads out of the directory.
     """
     if not path.is_dir():
@@ -90,6 +91,11 @@ def look(path: Path) -> Pretrained:
         raise InvalidInput(
             f"{path} holds quantised numbers ({CONFIG}: quantization_config), which are not trained.",
             fix="Give the model that it was made from.",
+        )
+    if ADAPTERS in folder:
+        raise InvalidInput(
+            f"{path} holds adapters of another model ({ADAPTERS}).",
+            fix="Merge them into it with merge_and_unload of peft, and save the whole.",
         )
     if SINGLE in folder:
         files: Mapping[str, tuple[str, ...]] = {SINGLE: ()}

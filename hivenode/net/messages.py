@@ -392,15 +392,18 @@ class LogsReply(_Message, frozen=True, tag="logs"):
 
 CONFIG_BYTES = 16_384
 """Of the largest configuration of a model that is told to others."""
+OFFERED_CHARACTERS = 128
+Offered = Annotated[str, msgspec.Meta(max_length=OFFERED_CHARACTERS)]
+"""`private:NAME`, `hf:NAME` or `python:PACKAGE`."""
 
 
 class ProfileRequest(_Message, frozen=True, tag="profile_req"):
-    about: Annotated[tuple[Annotated[str, msgspec.Meta(max_length=256)], ...], msgspec.Meta(max_length=8)] = ()
+    about: Annotated[tuple[Offered, ...], msgspec.Meta(max_length=8)] = ()
     """What of the node's own a job needs, to be told all that there is to say about it."""
 
 
 class Offer(msgspec.Struct, frozen=True):
-    """Something that only some nodes have: `private:NAME`, `hf:NAME` or `python:PACKAGE`.
+    """Something that only some nodes have.
 
     Attributes:
         info: of data, without the names of the outputs.
@@ -409,7 +412,7 @@ class Offer(msgspec.Struct, frozen=True):
         config: of a model, as JSON, if the request was about it; empty where it is too large.
     """
 
-    name: Annotated[str, msgspec.Meta(max_length=128)]
+    name: Offered
     info: DataInfo | None = None
     same: Annotated[str, msgspec.Meta(max_length=64)] = ""
     parameters: Count = 0
@@ -419,7 +422,7 @@ class Offer(msgspec.Struct, frozen=True):
 class Unfit(msgspec.Struct, frozen=True):
     """Something that its owner would offer, was it not for what is wrong with it."""
 
-    name: Annotated[str, msgspec.Meta(max_length=128)]
+    name: Offered
     reason: Sentence
     fix: Sentence
 
@@ -454,7 +457,7 @@ class ProfileReply(_Message, frozen=True, tag="profile"):
     """Where its workers listen for others'."""
     trusted: Annotated[tuple[Name, ...], msgspec.Meta(max_length=64)] = ()
     """Subnets on which its owner lets workers speak in plaintext."""
-    looking: Annotated[tuple[Annotated[str, msgspec.Meta(max_length=128)], ...], msgspec.Meta(max_length=128)] = ()
+    looking: Annotated[tuple[Offered, ...], msgspec.Meta(max_length=128)] = ()
     """What it may soon offer, once it has been read."""
     unfit: Annotated[tuple[Unfit, ...], msgspec.Meta(max_length=8)] = ()
     """Of what the request was about."""

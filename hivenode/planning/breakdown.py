@@ -25,8 +25,8 @@ def fractions(weights: Sequence[float]) -> tuple[float, ...]:
     return tuple((count + 1) / UNIT for count in given)
 
 
-Divided = Literal["samples", "layers", "members", "trees"]
-"""What the nodes of a plan have each a part of."""
+Divided = Literal["samples", "layers", "members", "trees", "nothing"]
+"""What the nodes of a plan have each a part of; nothing is divided of what one node fits in one piece."""
 
 
 def subtasks(plan: Plan, *, samples: int | None, batch_size: int, divided: Divided) -> tuple[Subtask, ...]:
@@ -82,11 +82,13 @@ def coordination(plan: Plan, divided: Divided, training: TrainingSpec) -> str:
     """How the nodes of a plan work together, in a sentence."""
     n = len(plan.shares)
     lines = len(plan.lines()) if divided == "layers" else 1
+    if divided == "nothing":
+        return "One node fits it alone, in one piece: nothing of it is kept before it is done."
     if n == 1:
         return "One node trains alone; its checkpoints are kept on another."
     if divided in ("members", "trees"):
         what = "members of the ensemble" if divided == "members" else "trees"
-        return f"{n} nodes each fit their part of the {what} to all samples, and put them together once."
+        return f"{n} nodes each fit their part of the {what} to all samples, and hand round what they have."
     if lines > 1:
         return (
             f"{n} nodes form {lines} lines of {n // lines} stages that each hold the whole model between them; every "

@@ -15,7 +15,7 @@ import msgspec
 from hivenode.planning import engines
 from hivenode.planning.breakdown import fractions
 from hivenode.planning.profile import ClusterView, NodeProfile
-from hivenode.planning.workload import Workload
+from hivenode.planning.workload import Workload, passing
 from hivenode.spec.split import split
 from hivenode.spec.values import Engine, Share, Strategy
 
@@ -109,7 +109,7 @@ def fixed_memory(workload: Workload, costs: Costs, *, exchanging: bool) -> int:
     """Bytes a worker that holds the whole model needs besides activations: framework, data, weights, gradients,
     optimizer state, a copy of it to write as a checkpoint and, where it exchanges, what that takes."""
     model = workload.parameters * replace(workload, exchanging=exchanging).bytes_per_parameter
-    return costs.base_memory_bytes + workload.data_bytes + model + workload.copy_bytes
+    return costs.base_memory_bytes + workload.data_bytes + model + workload.copy_bytes + passing(workload.layers)
 
 
 def single_node(workload: Workload, nodes: Sequence[NodeProfile], costs: Costs) -> Estimate | Masked:

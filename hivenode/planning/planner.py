@@ -109,7 +109,7 @@ def plan(
     candidates = tuple(_candidate(option, table, state, reference) for option in options)
     chosen, explored = _choose(options, table, state, forced, rng, epsilon)
     if chosen is None:
-        raise _nothing(options, forced, left_out)
+        raise _nothing(options, forced, left_out, workload.framework, anybody=bool(nodes))
     precision = _precision(workload, chosen, nodes)
     return Plan(
         strategy=chosen.strategy,
@@ -395,10 +395,23 @@ def _listed(clauses: Sequence[str]) -> str:
     return ", ".join(clauses[:LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _nothing(options: Sequence[Estimate | Masked], forced: Strategy | None, left_out: Sequence[str]) -> HiveError:
+EXTRAS: Mapping[str, str] = {"keras": "tensorflow"}
+"""What pip calls a framework, where that is not its name."""
+
+
+def _nothing(
+    options: Sequence[Estimate | Masked],
+    forced: Strategy | None,
+    left_out: Sequence[str],
+    framework: str,
+    *,
+    anybody: bool,
+) -> HiveError:
     masked = [option for option in options if isinstance(option, Masked) and forced in (None, option.strategy)]
     why = "; ".join(f"{option.strategy.value}: {option.reason}" for option in masked)
     text = f"No strategy can run this job now: {why}." if forced is None else f"This job cannot run now: {why}."
+    if not anybody:
+        text = f"No node can take part in this job now: {_listed(left_out)}."
     fixes = []
     if any("memory" in option.reason for option in masked):
         fixes.append("free memory, add a node with more, or use a smaller batch, model or optimizer")
@@ -410,6 +423,8 @@ def _nothing(options: Sequence[Estimate | Masked], forced: Strategy | None, left
         fixes.append("set placement.strategy to single_node or data_parallel, or use a model of more layers")
     if any(ONE_VERSION in clause for clause in left_out):
         fixes.append("install the same version on all nodes")
+    elif any(clause.endswith(f" does not have {framework}") for clause in left_out):
+        fixes.append(f"install {framework} there: pip install 'hivenode[{EXTRAS.get(framework, framework)}]'")
     elif left_out:
         fixes.append("see `hivenode status` for why nodes take no part")
     if not fixes:

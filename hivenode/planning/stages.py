@@ -19,7 +19,7 @@ from hivenode.planning.cost import Costs, Estimate, Masked, gib, human
 from hivenode.planning.layers import Cut, Problem, cut, measure
 from hivenode.planning.lines import Lines, several
 from hivenode.planning.profile import ClusterView, NodeProfile
-from hivenode.planning.workload import Layer, Workload
+from hivenode.planning.workload import Layer, Workload, passing
 from hivenode.spec.split import counts
 from hivenode.spec.values import Share, Strategy
 
@@ -217,7 +217,9 @@ def _problem(
         seconds=tuple(tuple(work / (node.speed * costs.efficiency) for work in flops) for node in nodes),
         # A small batch is dispatched forward and back, and comes and goes as a message both times.
         fixed_seconds=(_small_batch_seconds(costs),) * len(nodes),
-        state_bytes=tuple(workload.bytes_per_parameter * count for count in parameters),
+        state_bytes=tuple(
+            workload.bytes_per_parameter * count + passing(part) for part, count in zip(parts, parameters, strict=True)
+        ),
         kept_bytes=tuple(math.ceil(size * sum(layer.kept_bytes for layer in part)) for part in parts),
         output_bytes=tuple(math.ceil(size * part[-1].activation_bytes) for part in parts),
         memory_bytes=tuple(max(0, node.memory_bytes - own) for node in nodes),
@@ -304,7 +306,7 @@ def _line(
                 rank=number * stages + stage,
                 weight=part * weight,
                 step_seconds=m * _small_batch_seconds(costs) + flops / (node.speed * costs.efficiency),
-                memory_bytes=own + made.workload.bytes_per_parameter * parameters + kept,
+                memory_bytes=own + made.workload.bytes_per_parameter * parameters + passing(layers) + kept,
                 layer_range=span,
                 replica=number,
                 input_shape=coming,

@@ -45,6 +45,8 @@ class LayerNumbers(Protocol):
     def inner_bytes(self) -> int: ...
     @property
     def output(self) -> tuple[int, ...]: ...
+    @property
+    def passing_bytes(self) -> int: ...
 
 
 class ModelNumbers(Protocol):
@@ -84,6 +86,8 @@ class Layer:
     """Kept inside it besides, per sample."""
     output: tuple[int, ...] = ()
     """Shape of the output of one sample; empty where it is not known."""
+    passing_bytes: int = 0
+    """Taken for a moment, however many samples there are; by one layer at a time."""
 
     @property
     def kept_bytes(self) -> int:
@@ -168,6 +172,7 @@ class Workload:
                     layer.activation_bytes,
                     layer.inner_bytes,
                     tuple(layer.output),
+                    layer.passing_bytes,
                 )
                 for layer in model.layers
             ),
@@ -196,7 +201,11 @@ class Workload:
     def taking(self, factor: float) -> Workload:
         """The same job, whose workers were seen to take so many times the memory that its numbers say."""
         layers = tuple(
-            replace(layer, inner_bytes=math.ceil(factor * layer.kept_bytes) - layer.activation_bytes)
+            replace(
+                layer,
+                inner_bytes=math.ceil(factor * layer.kept_bytes) - layer.activation_bytes,
+                passing_bytes=math.ceil(factor * layer.passing_bytes),
+            )
             for layer in self.layers
         )
         activations = math.ceil(factor * self.activation_bytes_per_sample)
@@ -247,6 +256,11 @@ class Workload:
     def data_bytes(self) -> int:
         """The training set in memory; each worker holds all of it."""
         return math.ceil(self.memory_factor * self.samples * self.sample_bytes)
+
+
+def passing(layers: Sequence[Layer]) -> int:
+    """Bytes that these layers, one after another, take for a moment."""
+    return max((layer.passing_bytes for layer in layers), default=0)
 
 
 def state_of(workload: Workload, nodes: Sequence[NodeProfile], cluster: ClusterView) -> State:

@@ -43,3 +43,5 @@ class Breakdown(Plan, frozen=True):
     """By rank."""
     coordination: str = ""
     """How the nodes work together, in a sentence."""
+    unused: str = ""
+    """What was given and has no effect, in a sentence."""

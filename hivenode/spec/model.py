@@ -78,7 +78,9 @@ class ModelSpec(Section):
 
     @model_validator(mode="after")
     def _fitting(self) -> ModelSpec:
-        if (self.kind == "layers") != bool(self.layers):
+        if self.kind == "layers" and not self.layers:
+            raise ValueError('source = "layers:" takes its layers from model.layers, and that lists none')
+        if self.layers and self.kind != "layers":
             raise ValueError('a list of layers belongs to source = "layers:", and only to it')
         if self.estimators and self.kind not in ("sklearn", "catalog"):
             raise ValueError(f"estimators belong to sklearn: models, and {self.source} is none")

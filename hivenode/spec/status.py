@@ -132,6 +132,8 @@ class JobDetail(msgspec.Struct, frozen=True):
     workers: tuple[WorkerStatus, ...]
     checkpoint_step: int | None
     checkpoint_holders: tuple[str, ...]
+    unused: str = ""
+    """What was given and has no effect, in a sentence: told to who submits it, once."""
 
 
 class ModelSummary(msgspec.Struct, frozen=True):

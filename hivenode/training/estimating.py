@@ -23,7 +23,7 @@ from hivenode.training.earlier import Earlier
 from hivenode.training.forest import Fitting
 from hivenode.training.frameworks.estimator_model import KEPT, EstimatorModel
 from hivenode.training.frameworks.model import Floats, Layout
-from hivenode.training.frameworks.sklearn_learners import EstimatorLearner, learner
+from hivenode.training.frameworks.sklearn_learners import learner
 from hivenode.training.loop import Training
 from hivenode.training.runs import Prepared
 from hivenode.training.strategies.collective import Collective
@@ -62,7 +62,10 @@ def estimating(
         data = before.scaled(data)
     if entry.kind in ("trees", "members", "whole"):
         kept = before.tensors if before is not None else {}
-        fitting = Fitting(spec, group, data, collective, report, threads, entry.kind != "whole", earlier=kept)
+        fitting = Fitting(spec, group, data, collective, report, threads, entry.kind != "whole", save, earlier=kept)
+        units = saved(Layout({})) if fitting.keeps else None
+        if units is not None:
+            fitting.resume(units)
         return Prepared(fitting, Layout({}), lambda: EstimatorModel(model, info, fitting.tensors))
     inputs, _ = data.train.take(np.arange(len(data.train)))
     learns = learner(model.source, model.params, inputs, info.outputs, spec.training.seed)
@@ -87,9 +90,9 @@ def estimating(
     )
     if state is not None:
         training.resume(state)
-    return Prepared(training, layout, lambda: EstimatorModel(model, info, _all_of(learns, parts)))
 
+    def tensors() -> dict[str, Floats]:
+        kept = learns.kept(parts, training.step * spec.training.batch_size)
+        return learns.tensors() | {KEPT + name: array for name, array in kept.items()}
 
-def _all_of(learns: EstimatorLearner, parts: int) -> dict[str, Floats]:
-    """The arrays of its file."""
-    return learns.tensors() | {KEPT + name: array for name, array in learns.kept(parts).items()}
+    return Prepared(training, layout, lambda: EstimatorModel(model, info, tensors()))

@@ -1,17 +1,23 @@
 """Runs that are not made of steps: forests and other ensembles, which are grown on all members and put together, and
-estimators that one node fits in one piece."""
+estimators that one node fits in one piece.
+
+What is grown is handed round now and then, so that all members have it: then it is divided again what is missing, and
+the lowest rank keeps a checkpoint. Each unit is the same wherever and whenever it is grown, so who grows on from a
+checkpoint, and how many they are, changes nothing.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 from hivenode.data.dataset import Dataset, Samples
-from hivenode.errors import InvalidInput
-from hivenode.net.local import FromWorker, Peer, WorkerProgress
+from hivenode.errors import Corrupted, InvalidInput
+from hivenode.net.local import FromWorker, Log, Peer, WorkerProgress
 from hivenode.spec.job import JobSpec
 from hivenode.training.checkpoints import State
 from hivenode.training.frameworks import composed_predictors as composed
@@ -20,7 +26,7 @@ from hivenode.training.frameworks import sklearn_fitting as fitting
 from hivenode.training.frameworks.model import views
 from hivenode.training.frameworks.predictors import Floats, nearest
 from hivenode.training.frameworks.sklearn_learners import Rows, Targets, flat, narrow, score
-from hivenode.training.loop import Result
+from hivenode.training.loop import CHECKPOINT_SECONDS, Result
 from hivenode.training.strategies.collective import Collective
 from hivenode.training.strategies.group import Group
 
@@ -45,6 +51,7 @@ class Fitting:
         report: takes messages for the daemon.
         threads: for joblib, within this node.
         divided: it is grown by units, on all members.
+        save: called with the units that there are, whenever these are to be kept, on the lowest rank only.
     """
 
     spec: JobSpec
@@ -54,10 +61,27 @@ class Fitting:
     report: Callable[[FromWorker], None]
     threads: int
     divided: bool
+    save: Callable[[State], None]
     earlier: Mapping[str, Floats] = field(default_factory=dict)
     """Arrays of the forest that it grows on top of."""
-    step: int = 0
     tensors: dict[str, Floats] = field(default_factory=dict)
+    _known: dict[int, Floats] = field(init=False, default_factory=dict)
+    """Units that all members have, each as `fitting.pack` gives it."""
+    _own: dict[int, fitting.Grown] = field(init=False, default_factory=dict)
+    """Those that the others have not been given yet."""
+    _made: int = field(init=False, default=0)
+    """Units grown by this member."""
+
+    @property
+    def keeps(self) -> bool:
+        """Whether there are checkpoints: of what is fitted in one piece there is nothing to keep before the end, and
+        what was grown from one node's private samples is not gone on with from another's."""
+        return self.divided and not self.data.private
+
+    @property
+    def step(self) -> int:
+        """Units that a checkpoint would hold."""
+        return len({*self._known, *self._own}) if self.keeps else 0
 
     @property
     def leads(self) -> bool:
@@ -65,9 +89,21 @@ class Fitting:
         return self.group.leads
 
     def state(self) -> State:
-        """There is nothing to keep before the end."""
+        """The units that there are, each as `fitting.pack` gives it."""
         nothing = np.zeros(0, np.float32)
-        return State(self.step, nothing, nothing, {}, {})
+        units = sorted((_packed(self._own) | self._known).items())
+        return State(self.step, nothing, nothing, {f"unit{number}": packed for number, packed in units}, {})
+
+    def resume(self, state: State) -> None:
+        """Grow only what is missing there. Raises Corrupted: it holds something else than units."""
+        try:
+            for vector in state.slots.values():
+                (number,) = fitting.unpack(vector)
+                self._known[number] = vector
+        except ValueError as error:
+            raise Corrupted(
+                f"The checkpoint of step {state.step} is incomplete: {error}.", fix="Use another copy of it."
+            ) from error
 
     def begin(self, peers: tuple[Peer, ...]) -> None:
         """Meet the other members. Raises as `run` does."""
@@ -90,7 +126,7 @@ class Fitting:
             Cancelled: by order.
             HiveError: this member cannot go on.
         """
-        self.group.look_around(0)
+        self.group.look_around(self.step)
         began = time.monotonic()
         spec, data = self.spec, self.data
         rows, labels = _all(data.train)
@@ -98,14 +134,14 @@ class Fitting:
         self.tensors = (
             self._grown(composing.growing(*given, self.earlier), began) if self.divided else composing.fit(*given)
         )
-        self.step = 1
         seconds = max(time.monotonic() - began, 1e-9)
         loss = self._judge(rows[:SCORED], labels[:SCORED])[1]
         found = self._judge(*_all(data.test))
         self.group.finish()
         assert loss is not None
-        self._progress(1, 1, loss, len(rows) / seconds * self.group.fraction)
-        return Result(1, loss, *found, 1.0, len(rows) / seconds, None)
+        steps = max(len(self._known), 1)
+        self._progress(steps, steps, loss, len(rows) / seconds * self.group.fraction)
+        return Result(steps, loss, *found, 1.0, len(rows) / seconds, None)
 
     def _judge(self, rows: Rows, labels: Targets) -> tuple[float | None, float | None]:
         """Accuracy, and the mean loss; None without samples. Each member looks at a part of them."""
@@ -125,7 +161,7 @@ class Fitting:
             vector[:] /= max(len(part), 1)
             return float(len(part))
 
-        self.group.agree(vector, look, 0)
+        self.group.agree(vector, look, self.step)
         accuracy = round(float(vector[0]) * len(rows)) / len(rows) if info.task == "classification" else None
         return accuracy, float(vector[1])
 
@@ -133,33 +169,52 @@ class Fitting:
 
     def _grown(self, growing: fitting.Growing, began: float) -> dict[str, Floats]:
         total = growing.units
-        grown: dict[int, fitting.Grown] = {}
-
-        def grow() -> dict[int, fitting.Grown]:
-            """This member's units for the members there are; those of lost ones are grown by the others."""
-            mine, width = self.group.part(total), 1
-            left = [unit for unit in mine if unit not in grown]
-            while left:
-                self.group.heed()
-                units = _run(left, width)
-                started = time.monotonic()
-                grown.update(growing.grow(units))
-                now = time.monotonic()
-                width = max(1, int(GROW_SECONDS * len(units) / max(now - started, 1e-9)))
-                left = left[len(units) :]
-                done = min(len(grown), len(mine))
-                speed = len(self.data.train) * done / len(mine) * self.group.fraction / max(now - began, 1e-9)
-                self._progress(done, len(mine), 0.0, speed)
-            return {unit: grown[unit] for unit in mine}
-
-        while True:
+        if unknown := self._known.keys() - set(range(total)):
+            raise Corrupted(
+                f"The checkpoint has unit {min(unknown)}, and there are {total}.", fix="Use another copy of it."
+            )
+        if self._known and self.leads:
+            self._log(f"{len(self._known)} of {total} units come from a checkpoint; the others are grown.")
+        started = time.monotonic()
+        while len(self._known) < total:
             try:
-                found = self._gather(grow)
+                found = self._gather(partial(self._grow, growing, started, began))
             except _Again:
-                self.group.look_around(0)
+                self.group.look_around(self.step)
                 continue
-            if len(found) == total:  # else somebody was late, and will be there the next time
-                return self._alike(growing.together([found[unit] for unit in range(total)]))
+            self._known |= _packed(found)  # less than was grown where somebody was late: who will tell the next time
+            self._own = {unit: made for unit, made in self._own.items() if unit not in self._known}
+            if self.keeps and self.leads and len(self._known) < total:
+                self.save(self.state())
+            started = time.monotonic()
+        self._log(f"{self._made} of {total} units were grown here.", grown=self._made)
+        return self._alike(growing.together([fitting.unpack(self._known[unit])[unit] for unit in range(total)]))
+
+    def _grow(self, growing: fitting.Growing, started: float, began: float) -> dict[int, fitting.Grown]:
+        """Of what is missing, this member's units for the members there are; those of lost ones are grown by the
+        others. It ends when a checkpoint is due, or all are there.
+
+        Args:
+            started: when the last units were handed round.
+            began: when the run did.
+        """
+        total = growing.units
+        missing = [unit for unit in range(total) if unit not in self._known]
+        left = [missing[at] for at in self.group.part(len(missing)) if missing[at] not in self._own]
+        due = growing.due(self.spec.training.checkpoint_every_steps) * self.group.fraction if self.keeps else total
+        width = 1
+        while left and not (self._own and len(self._own) >= due and time.monotonic() - started >= CHECKPOINT_SECONDS):
+            self.group.heed()
+            units = _run(left, width)
+            before = time.monotonic()
+            self._own.update(growing.grow(units))
+            now = time.monotonic()
+            width = max(1, int(GROW_SECONDS * len(units) / max(now - before, 1e-9)))
+            left = left[len(units) :]
+            self._made += len(units)
+            speed = len(self.data.train) * self._made / total / max(now - began, 1e-9)
+            self._progress(len(self._known) + len(self._own), total, 0.0, speed)
+        return self._own
 
     def _alike(self, found: dict[str, Floats]) -> dict[str, Floats]:
         """What was fitted to the members' answers was so on every node by itself, whose rounding may differ: the mean
@@ -173,7 +228,7 @@ class Fitting:
             vector[:] = np.concatenate([found[name].ravel() for name in last])
             return 1.0
 
-        self.group.agree(vector, tell, 0)
+        self.group.agree(vector, tell, self.step)
         places = views(vector, {name: found[name].shape for name in last})
         return found | {name: place.copy() for name, place in places.items()}
 
@@ -196,7 +251,7 @@ class Fitting:
             lengths[place], lengths[planned + place] = 1.0, -(-len(words) // _LENGTHS)
             return 1.0
 
-        in_time = group.agree(lengths, tell, 0).late is None
+        in_time = group.agree(lengths, tell, self.step).late is None
         blocks = _restored(lengths, planned).astype(np.int64)
         ends = np.cumsum(blocks) * _LENGTHS
         start = planned + int(ends[place]) - int(blocks[place]) * _LENGTHS
@@ -211,7 +266,7 @@ class Fitting:
         def void() -> None:
             raise _Again
 
-        group.agree(vector, give, 0, void=void)
+        group.agree(vector, give, self.step, void=void)
         whole = _restored(vector, planned).astype(np.uint16)
         found: dict[int, fitting.Grown] = {}
         for end, blocked in zip(ends.tolist(), blocks.tolist(), strict=True):
@@ -219,6 +274,9 @@ class Fitting:
             if own.size and own[0] > 0:
                 found |= fitting.unpack(own)
         return found
+
+    def _log(self, event: str, **fields: int) -> None:
+        self.report(Log(level="info", event=event, fields={"step": self.step, **fields}))
 
     def _progress(self, step: int, steps: int, loss: float, speed: float) -> None:
         self.report(
@@ -239,6 +297,10 @@ class Fitting:
 def _all(part: Samples) -> tuple[Rows, Targets]:
     inputs, labels = part.take(np.arange(len(part)))
     return flat(inputs), narrow(labels)
+
+
+def _packed(units: Mapping[int, fitting.Grown]) -> dict[int, Floats]:
+    return {number: fitting.pack({number: unit}) for number, unit in units.items()}
 
 
 def _run(units: list[int], most: int) -> range:

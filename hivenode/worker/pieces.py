@@ -10,7 +10,7 @@ from pathlib import Path
 from hivenode.data import reading, shards
 from hivenode.data.dataset import Dataset
 from hivenode.data.manifest import Shard, read_manifest
-from hivenode.errors import Corrupted, Refused, Unavailable
+from hivenode.errors import Corrupted, HiveError, Refused, Unavailable
 from hivenode.net.framing import Channel
 from hivenode.net.local import Need, Resources
 from hivenode.spec.data import DataSpec
@@ -62,7 +62,14 @@ def open_data(spec: DataSpec, resources: Resources, find: PieceFinder) -> Datase
             raise Unavailable(
                 f"This node has no {spec.source}.", fix=f"Say what {spec.name!r} is in its section data.private."
             )
-        return replace(reading.read(merged(DataSpec.model_validate_json(own), spec)), private=True)
+        try:
+            return replace(reading.read(merged(DataSpec.model_validate_json(own), spec)), private=True)
+        except HiveError:
+            # Not why: all nodes hear of a worker's failure, and the reason may quote a value. The daemon logs it when
+            # it looks at the data again, which it does when the job is planned again.
+            raise Unavailable(
+                f"What is {spec.source} on this node cannot be read.", fix="The daemon's log there says why."
+            ) from None
     if spec.kind == "sklearn":
         return reading.read(spec)
     raise Refused(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from sklearn.cluster import MiniBatchKMeans
 from sklearn.decomposition import PCA
-from sklearn.ensemble import BaggingClassifier, ExtraTreesClassifier, VotingClassifier
+from sklearn.ensemble import BaggingClassifier, ExtraTreesClassifier, RandomForestClassifier, VotingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
@@ -42,6 +43,16 @@ name = "bagged"
 source = "sklearn:BaggingClassifier"
 params = { n_estimators = 40 }
 estimators = [{ estimator = "DecisionTreeClassifier", max_depth = 8 }]
+"""
+
+
+FOREST = """
+name = "forest"
+[model]
+source = "sklearn:RandomForestClassifier"
+params = { n_estimators = 4000 }
+[training]
+learning_rate = 0.05
 """
 
 
@@ -135,5 +146,29 @@ async def test_clusters_that_two_nodes_find_are_as_close_as_those_of_one_process
             return float(np.mean([np.sum((row - middles[n]) ** 2) for row, n in zip(test, found, strict=True)]))
 
         assert spread(cluster) <= 1.1 * spread(whole.predict(test))
+    finally:
+        await asyncio.gather(*(machine.stop() for machine in hive))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+async def test_a_forest_grows_on_after_all_were_killed(tmp_path: Path) -> None:
+    hive = await found_hive(tmp_path, ("ash", "birch"))
+    try:
+        spec = tomllib.loads(FOREST + OVER_TWO.format(strategy="data_parallel"))
+        job = await hive[0].api("POST", "/v1/jobs", {"spec": spec})
+        assert job["unused"].startswith("RandomForestClassifier takes no notice of training.learning_rate;")
+        path = f"/v1/jobs/{job['summary']['job']}"
+        for machine in hive:
+            await machine.until(path, lambda d: (d["checkpoint_step"] or 0) > 0, 90)
+        await asyncio.gather(*(machine.kill() for machine in hive))
+        await asyncio.gather(*(machine.start() for machine in hive))
+        detail = await hive[0].until(path, lambda d: d["summary"]["state"] == "finished", 120)
+        assert 0 < detail["attempts"][1]["resume_step"] < 400
+        whole = RandomForestClassifier(n_estimators=400, random_state=0).fit(*rows_of("train"))
+        assert detail["summary"]["accuracy"] == pytest.approx(whole.score(*rows_of("test")), abs=0.02)
+        lines = (await hive[0].api("GET", path + "/logs"))["lines"]
+        resumed = detail["attempts"][1]["resume_step"]
+        assert any(line["event"].startswith(f"{resumed} of 400 units come from a checkpoint") for line in lines)
     finally:
         await asyncio.gather(*(machine.stop() for machine in hive))

@@ -151,6 +151,16 @@ def test_a_wrong_row_of_several_files_is_told_with_its_file(tmp_path: Path) -> N
             read(spec("parquet", where))
 
 
+def test_a_saved_set_without_a_part_to_train_on_names_its_parts(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    (tmp_path / "whole").mkdir()
+    for name in ("dataset_dict.json", "whole/state.json"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(InvalidInput, match="has no part called train; it has whole") as raised:
+        read(spec("arrow", tmp_path))
+    assert "arrow:PATH/PART" in raised.value.fix
+
+
 def test_a_value_of_an_npy_is_told_by_its_column_there(tmp_path: Path) -> None:
     for column in (1, 2):
         values = np.random.default_rng(0).normal(size=(20, 3))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from hivenode.jobs.breakdowns import break_down
+from hivenode.jobs.breakdowns import break_down, unused
 from hivenode.jobs.proposals import describe
 from hivenode.spec.job import JobSpec, parse_job
 from hivenode.spec.values import Plan, Share, Strategy
@@ -56,6 +56,31 @@ def test_members_of_an_ensemble_are_no_stages() -> None:
         ((0, 1), None, (0, 1438)), ((1, 2), None, (0, 1438)),
     ]  # fmt: skip
     assert "members of the ensemble" in made.coordination
+
+
+@pytest.mark.parametrize("spec", [
+    job(model={"source": "sklearn:Ridge"}),
+    job(model={"source": "sklearn:RandomForestClassifier"}, data={"source": "private:visits"}),
+])  # fmt: skip
+def test_what_keeps_no_checkpoint_is_told(spec: JobSpec) -> None:
+    alone = msgspec.structs.replace(plan(Strategy.single_node), shares=(Share(NODES[0], 0, 1.0, 0.01, 1 << 28),))
+    assert "nothing of it is kept before it is done" in break_down(alone, spec).coordination
+    assert "its checkpoints are kept on another" in break_down(alone, job()).coordination
+
+
+@pytest.mark.parametrize(("source", "training", "named"), [
+    ("sklearn:SGDClassifier", {"epochs": 3, "sync": "local", "sync_every": 5, "patience": 2}, ""),
+    ("sklearn:SGDClassifier", {"learning_rate": 0.05, "clip_norm": 1.0}, "training.clip_norm, training.learning_rate;"),
+    ("sklearn:RandomForestClassifier", {"seed": 3, "checkpoint_every_steps": 20}, ""),
+    ("sklearn:RandomForestClassifier", {"epochs": 3, "seed": 3}, "training.epochs;"),
+    ("sklearn:Ridge", {"seed": 3, "checkpoint_every_steps": 20}, "training.checkpoint_every_steps;"),
+    ("zoo:cnn", {"optimizer": "adam", "epochs": 3}, ""),
+])  # fmt: skip
+def test_what_is_given_without_effect_is_named(source: str, training: dict[str, object], named: str) -> None:
+    spec = job(model={"source": source}, training=training)
+    told = unused(spec, spec.training.model_fields_set)
+    assert bool(told) == bool(named)
+    assert named in told
 
 
 def test_stages_follow_each_other() -> None:

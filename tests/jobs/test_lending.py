@@ -44,6 +44,8 @@ async def test_models_packages_and_private_data(tmp_path: Path) -> None:
     (unfit,) = lender.unfit(("hf:bert", "hf:gone"))
     assert unfit.name == "hf:gone"
     assert "There is no directory" in unfit.reason
+    (unfit,) = lender.unfit(("private:bad",))
+    assert unfit.reason == "It cannot be read; the daemon's log there says why.", "no value, column or path of it"
     info = found["private:good"].info
     assert info is not None
     assert (info.samples, info.input_shape, info.outputs, info.labels) == (4, (2,), 2, ()), "labels are not told"
@@ -55,4 +57,5 @@ async def test_models_packages_and_private_data(tmp_path: Path) -> None:
     found = await offers(lender)
     assert found["private:good"].same != before, "another class: no longer the same kind of data"
     assert found["private:bad"].same == before
+    assert lender.unfit(("private:bad",)) == ()
     await lender.close()

@@ -96,6 +96,25 @@ async def test_a_configuration_that_makes_no_sense_is_refused(config: dict[str, 
         await planned({"ash": offer(config)})
 
 
+async def test_a_name_that_nobody_could_offer_is_asked_of_nobody() -> None:
+    async def call(node: str, request: Request, seconds: float) -> Response:
+        msgspec.msgpack.decode(msgspec.msgpack.encode(request), type=ProfileRequest)
+        return ProfileReply(1e11, 1 << 33, 2, 1e9, ("torch",), 0)
+
+    proposer = Proposer(
+        me="ash",
+        call=call,
+        workers=lambda: ("ash",),
+        name=str,
+        latency=lambda node: 0.001,
+        experience=Experience(),
+        reading_seconds=0.0,
+    )
+    job = {"name": "bert", "model": {"source": "hf:" + "b" * 190}, "data": {"source": "sklearn:digit_tokens"}}
+    with pytest.raises(Unavailable, match="No node that answers has hf:bbb"):
+        await proposer.propose(parse_job(job), salt="")
+
+
 def test_a_configuration_that_is_too_large_is_not_decoded() -> None:
     reply = ProfileReply(1.0, 1, 1, 1.0, (), 0, offers=(offer(b" " * (CONFIG_BYTES + 1)),))
     with pytest.raises(msgspec.ValidationError):

@@ -11,7 +11,7 @@ import pytest
 from hivenode.data.info import DataInfo
 from hivenode.errors import Unavailable
 from hivenode.jobs.proposals import Proposer
-from hivenode.net.messages import Offer, ProfileReply, Request, Response
+from hivenode.net.messages import Offer, ProfileReply, Request, Response, Unfit
 from hivenode.planning.qtable import Experience
 from hivenode.spec.job import parse_job
 
@@ -118,3 +118,22 @@ async def test_a_bandwidth_that_makes_no_sense_does_not_spoil_a_plan(told: float
 
 MEMBERS = ("a" * 32, "b" * 32)
 OTHER = dict(zip(MEMBERS, reversed(MEMBERS), strict=True))
+
+
+async def test_who_cannot_read_what_it_would_lend_is_named_and_no_more_of_it_is_told() -> None:
+    async def call(node: str, request: Request, seconds: float) -> Response:
+        offers = (Offer("private:visits", VISITS, same="a"),) if node in there else ()
+        wrong = () if offers else (Unfit("private:visits", "It cannot be read.", "Look there."),)
+        usual = VERSIONS["member"]
+        return ProfileReply(1e9, 1 << 33, 2, 1e8, ("torch",), 0, offers=offers, unfit=wrong, versions=usual)
+
+    there = {"one", "two"}
+    proposer = Proposer(
+        me="one", call=call, workers=lambda: ("one", "two", "wrong"), name=str, latency=lambda node: None,
+        experience=Experience(), reading_seconds=60.0,
+    )  # fmt: skip
+    said = "private:visits of wrong cannot be read; the daemon's log there says why."
+    assert (await proposer.propose(parse_job(JOB), salt="")).reason.endswith(said)
+    there.clear()
+    with pytest.raises(Unavailable, match=r"No node can use its private:visits\. one: It cannot be read"):
+        await proposer.propose(parse_job(JOB), salt="")

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from hivenode.data.preparing import prepared
-from hivenode.errors import Corrupted
+from hivenode.errors import Corrupted, InvalidInput
 from hivenode.jobs import preparing
 from hivenode.jobs.workspace import WorkDirectories
 from hivenode.spec.job import parse_job
@@ -73,4 +75,18 @@ async def test_pieces_that_are_equal_are_one(tmp_path: Path) -> None:
     spec = await preparer.resolve(parse_job({"name": "x", "model": {"source": "zoo:gpt"}, "data": data}))
     assert spec.data.shared is not None
     assert spec.data.shared.samples == 999
+    await rooms.close()
+
+
+@pytest.mark.parametrize("keep", [True, False], ids=["submitted", "planned"])
+async def test_weights_cut_short_are_refused_before_anybody_works_with_them(tmp_path: Path, keep: bool) -> None:
+    path = tmp_path / "some.safetensors"
+    save_file({"output.weight": np.zeros((10, 64), np.float32)}, path)
+    preparer, rooms = preparer_in(tmp_path)
+    job = parse_job({"name": "x", "model": {"source": "zoo:logistic", "weights": f"file:{path}"}})
+    weights = (await preparer.resolve(job, keep=keep)).model.weights
+    assert weights.startswith("blob:") == keep
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(InvalidInput, match=r"some\.safetensors holds no usable weights: "):
+        await preparer.resolve(job, keep=keep)
     await rooms.close()

@@ -118,3 +118,41 @@ def test_parameters_of_transformers_models_are_exact(config: dict[str, object], 
     assert made.model.layout.size == describe(model, info).parameters
     other = make("transformers", made.declared, info, 0, Resources(), 1)
     assert other.model.weights.tobytes() == made.model.weights.tobytes(), "it is built again from what is kept of it"
+
+
+ALIKE = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 1, "intermediate_size": 256}
+STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+GPT2 = {"model_type": "gpt2", "n_embd": 64, "n_layer": 3, "n_head": 1}
+
+
+@pytest.mark.parametrize("config", [
+    {"model_type": "bert", **ALIKE}, {"model_type": "bert", **ALIKE, **STILL},
+    {"model_type": "bert", **ALIKE, "hidden_act": "gelu_new"}, GPT2, {**GPT2, "activation_function": "gelu"},
+    {**GPT2, "resid_pdrop": 0.0, "attn_pdrop": 0.0}, {"model_type": "llama", **ALIKE, "num_key_value_heads": 1},
+])  # fmt: skip
+def test_what_transformers_layers_keep_for_the_backward_pass(config: dict[str, object]) -> None:
+    """To a fifth of what autograd is seen to save."""
+    pytest.importorskip("transformers")
+    import torch
+
+    from hivenode.training.frameworks import hub_models
+
+    model, info = (
+        ModelSpec(source="hf:config", config=config),
+        DataInfo("test:text", 100, (64,), 11, (), "language", 11),
+    )
+    made = hub_models.plain(model, info, 0, None)
+    made.module.train()
+    held = {tensor.untyped_storage().data_ptr() for tensor in (*made.module.parameters(), *made.module.buffers())}
+    saved: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in held:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        outputs = (made.forward or made.module)(torch.zeros(2, 64, dtype=torch.int64))
+    assert sum(saved.values()) == pytest.approx(2 * describe(model, info).activation_bytes_per_sample, rel=0.2)
+    del outputs

@@ -77,6 +77,7 @@ def pickled(path: Path) -> None:
         (lambda path: (path / CONFIG).write_text("[1]"), "config.json holds no JSON object"),
         (configure(auto_map={"AutoModel": "modeling.Own"}), r"config.json names code .*auto_map"),
         (configure(quantization_config={"quant_method": "gptq"}), "quantised"),
+        (lambda path: (path / "adapter_config.json").write_text("{}"), "holds adapters of another model"),
         (lambda path: (path / OTHER).unlink(), f"lacks {OTHER}, named by its index"),
         (cut_short, f"{OTHER} is no sound safetensors file: it is cut short"),
         (pickled, r"as pytorch_model.bin, a pickle.*hivenode convert"),

@@ -196,6 +196,27 @@ def test_a_checkpoint_is_written_from_a_copy() -> None:
     )
 
 
+def test_what_one_layer_takes_for_a_moment_is_counted_once_where_it_is() -> None:
+    job, nodes = workload(), [node(0), node(1)]
+    heavy = [replace(layer, passing_bytes=(50 + place) << 20) for place, layer in enumerate(job.layers)]
+    more = replace(job, layers=(*job.layers[:5], *heavy[5:]))
+
+    def memory(made: Estimate) -> list[int]:
+        return [share.memory_bytes for share in made.shares]
+
+    assert memory(estimate(single_node(more, nodes, PLAIN))) == [
+        memory(estimate(single_node(job, nodes, PLAIN)))[0] + (59 << 20)
+    ]
+    before = estimate(pipeline_parallel(job, nodes, cluster(*nodes), 2, 2, PLAIN))
+    after = estimate(pipeline_parallel(more, nodes, cluster(*nodes), 2, 2, PLAIN))
+    assert (
+        [share.layer_range for share in after.shares]
+        == [share.layer_range for share in before.shares]
+        == [(0, 5), (5, 10)]
+    )
+    assert memory(after) == [memory(before)[0], memory(before)[1] + (59 << 20)]
+
+
 def test_a_model_too_large_for_all_is_masked_in_numbers() -> None:
     job = workload(parameters=4_000_000_000, optimizer="adam")
     nodes = [node(i) for i in range(3)]

@@ -461,8 +461,9 @@ def test_a_node_without_the_framework_takes_no_part() -> None:
     job = replace(workload(), framework="keras")
     made = planned(job, cluster(node(0), node(1, frameworks=("torch", "keras"))))
     assert [share.node for share in made.shares] == [node(1).node]
-    with pytest.raises(Unavailable, match="node0 does not have keras"):
+    with pytest.raises(Unavailable, match="No node can take part in this job now: node0 does not have keras") as caught:
         planned(job, cluster(node(0)))
+    assert caught.value.fix == "Install keras there: pip install 'hivenode[tensorflow]'."
 
 
 def test_a_plan_says_what_its_lines_are_taken_to_carry_and_whether_that_was_measured() -> None:

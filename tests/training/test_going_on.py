@@ -43,7 +43,7 @@ def test_what_learns_by_batches_goes_on_as_if_it_had_never_ended(name: str, part
     whole, first, second = made(), made(), made()
     batches(whole, rows, labels, slice(None))
     batches(first, rows, labels, slice(5))
-    tensors = first.tensors() | {KEPT + key: array for key, array in first.kept(parts).items()}
+    tensors = first.tensors() | {KEPT + key: array for key, array in first.kept(parts, 80 * parts).items()}
     assert EstimatorModel(model, CLASSES, tensors).predict(rows).shape == (178, 3), "it is asked as ever"
     earlier = Earlier(ModelCard("sklearn", model, CLASSES, AS_THEY_ARE), tensors)
     second.go_on(earlier.tensors, earlier.kept, parts)

@@ -61,6 +61,8 @@ class Losing:
 class Counting:
     """A learner that remembers what it has learnt from, and moves a step for each sample."""
 
+    loss_scale = None
+
     def __init__(self) -> None:
         self.weights = np.zeros(1, np.float32)
         self.seen: Counter[int] = Counter()

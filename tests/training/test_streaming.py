@@ -55,6 +55,8 @@ class Linear:
         meanwhile: called before each step.
     """
 
+    loss_scale = None
+
     def __init__(self, meanwhile: Callable[[], None] = lambda: None) -> None:
         self.weights = np.linspace(-1, 1, SIZE, dtype=np.float32)
         self.velocity = np.zeros(SIZE, np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from hivenode.models.keras_configs.files import embedded
 from hivenode.net.local import (
     CheckpointWritten,
     Finished,
+    Log,
     PeersReady,
     Predict,
     Predicted,
@@ -26,7 +28,7 @@ from hivenode.net.local import (
 )
 from hivenode.spec.job import DataSpec, JobSpec, ModelSpec, TrainingSpec
 from hivenode.spec.values import Strategy
-from tests.worker.members import LIMITS, Member, attempt, begin, difference, digest, failure, node, plan, spec
+from tests.worker.members import LIMITS, Member, attempt, begin, difference, digest, failure, node, plan, slowed, spec
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -110,6 +112,51 @@ async def test_a_forest_of_two_nodes_is_that_of_one(host: ForkWorkers, tmp_path:
 
 
 FOREST = {"estimator": "RandomForestClassifier", "n_estimators": 12}
+LONG = {"estimator": "RandomForestClassifier", "n_estimators": 120}
+TREE = {"estimator": "DecisionTreeClassifier"}
+
+
+@pytest.mark.parametrize(("model", "params", "estimators", "units", "before", "after"), [
+    ("RandomForestClassifier", {"n_estimators": 601}, (), 61, [0.6, 0.4], [0.5, 0.3, 0.2]),
+    pytest.param("ExtraTreesClassifier", {"n_estimators": 1000}, (), 100, [1.0], [0.6, 0.4], marks=pytest.mark.slow),
+    pytest.param("BaggingClassifier", {"n_estimators": 200}, (TREE,), 20, [0.5, 0.5], [1.0], marks=pytest.mark.slow),
+    pytest.param("VotingClassifier", {}, (LONG,) * 4, 4, [1.0], [0.5, 0.5], marks=pytest.mark.slow),
+    pytest.param("StackingClassifier", {}, (LONG,) * 3, 3, [0.5, 0.5], [1.0], marks=pytest.mark.slow),
+])  # fmt: skip
+async def test_what_is_grown_goes_on_where_all_were_killed(
+    host: ForkWorkers,
+    tmp_path: Path,
+    model: str,
+    params: dict[str, object],
+    estimators: tuple[dict[str, object], ...],
+    units: int,
+    before: list[float],
+    after: list[float],
+) -> None:
+    declared = ModelSpec(source=f"sklearn:{model}", params=params, estimators=estimators)
+    job = JobSpec(name="test", model=declared, training=TrainingSpec(checkpoint_every_steps=20))
+    strategy = Strategy.model_parallel if estimators else Strategy.data_parallel
+
+    async def begun(name: str, weights: list[float], resume: str | None = None) -> list[Member]:
+        return await attempt(host, job, weights, tmp_path / name, resume=resume, strategy=strategy)
+
+    (whole,) = await finish(await begun("whole", [1.0]))
+    killed = await begun("killed", before)
+    with ExitStack() as slow:  # so that it lasts for more than one checkpoint
+        for member in killed:
+            slow.enter_context(slowed(member.handle.pid))
+        checkpoint = await killed[0].expect(CheckpointWritten)
+        for member in killed:
+            member.handle.kill()
+            await member.exit()
+    assert 0 < checkpoint.step < units
+    members = await begun("rest", after, checkpoint.path)
+    finished = await finish(members)
+    assert digest(finished[0].path) == digest(whole.path)
+    assert finished[0].step == whole.step == units
+    grown = [line.fields["grown"] for member in members for line in member.all(Log) if "grown" in line.fields]
+    assert len(grown) == len(after)
+    assert sum(grown) == units - checkpoint.step  # and none of those that were there
 
 
 @pytest.mark.parametrize(("model", "params", "estimators"), [

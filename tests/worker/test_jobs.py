@@ -220,6 +220,25 @@ async def test_what_cannot_be_built_is_told(host: ForkWorkers, tmp_path: Path, m
     assert said in failed.message
 
 
+async def test_a_misspelt_kind_or_factory_is_answered_with_the_nearest(host: ForkWorkers, tmp_path: Path) -> None:
+    for model, said, fix in (
+        ({"source": "hf:config", "config": BERT | {"model_type": "berrt"}}, "berrt", "model_type = 'bert'"),
+        ({"source": "python:json:load5", "parameters": 9}, "json has no function 'load5'", "'python:json:load'"),
+        (
+            {"source": "python:json:load", "parameters": 9},
+            "does not take these params",
+            "load(input_shape=..., outputs",
+        ),
+    ):
+        member = await Member.start(host, framework=job(model).runtime)
+        order = begin(job(model), plan([1.0]), 0, tmp_path / fix[-3:-1])
+        member.handle.send(msgspec.structs.replace(order, resources=Resources(packages=("json",))))
+        failed = await failure(member)
+        assert (failed.code, failed.retry) == ("invalid_input", False)
+        assert said in failed.message
+        assert fix in failed.fix
+
+
 @pytest.mark.parametrize("source", ["csv:/etc/passwd", "text:/etc/hostname", "private:elsewhere", "shared:" + "a" * 64])
 async def test_no_job_reads_a_file_of_the_machine_by_its_path(host: ForkWorkers, tmp_path: Path, source: str) -> None:
     shape = {"size": 1, "samples": 9, "input_shape": (2,), "outputs": 2, "task": "classification"}
@@ -229,6 +248,20 @@ async def test_no_job_reads_a_file_of_the_machine_by_its_path(host: ForkWorkers,
     member.handle.send(begin(spec, plan([1.0]), 0, tmp_path))
     failed = await failure(member)
     assert failed.code == ("refused" if source.startswith(("csv", "text")) else "unavailable")
+
+
+async def test_a_wrong_row_of_private_data_is_not_quoted_to_others(host: ForkWorkers, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("a,b,kind\n" + "1,2,x\n3,4,y\n" * 9 + "secret,4,x\n")
+    own = DataSpec(source=f"csv:{tmp_path}/rows.csv").model_dump_json().encode()
+    spec = job({"source": "zoo:mlp"}, "private:rows")
+    member = await Member.start(host)
+    order = begin(spec, plan([1.0]), 0, tmp_path / "work")
+    member.handle.send(msgspec.structs.replace(order, resources=Resources(private={"rows": own})))
+    failed = await failure(member)
+    assert (failed.code, failed.retry) == ("unavailable", True), "the job is planned again, without that node"
+    assert failed.message == "What is private:rows on this node cannot be read."
+    told = [failed.fix, *(line.event for line in member.all(Log))]
+    assert not any(word in said for word in ("secret", "rows.csv", "column") for said in told)
 
 
 async def test_adapters_are_put_on_weights_that_were_saved_without_any(host: ForkWorkers, tmp_path: Path) -> None:

@@ -48,6 +48,12 @@ def read_saved(path: Path, spec: DataSpec) -> Raw:
     """A folder that `Dataset.save_to_disk` wrote, or of a DatasetDict its part "train"."""
     pyarrow = _pyarrow()
     folder = path / "train" if (path / "dataset_dict.json").is_file() else path
+    if not folder.is_dir():
+        parts = ", ".join(sorted(part.parent.name for part in path.glob("*/state.json"))) or "none"
+        raise InvalidInput(
+            f"{path} has no part called train; it has {parts}.",
+            fix="Name the folder of the part to use: arrow:PATH/PART.",
+        )
     if not (folder / "state.json").is_file():
         raise InvalidInput(
             f"{folder} has no state.json.", fix="Give a folder that `datasets` saved with save_to_disk()."

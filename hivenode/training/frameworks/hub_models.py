@@ -3,6 +3,7 @@ comes with a model is run."""
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
@@ -129,9 +130,10 @@ def _made(
 
 
 def _config(model: ModelSpec, info: DataInfo, directory: Pretrained | None) -> Any:
+    kind = ""
     try:
         given = settle(model.config if directory is None else directory.config, info)
-        kind = given.pop("model_type")
+        kind = str(given.pop("model_type"))
         given |= {"use_cache": False, "dtype": "float32"}
         for name in _NOT_TAKEN:
             given.pop(name, None)
@@ -145,10 +147,13 @@ def _config(model: ModelSpec, info: DataInfo, directory: Pretrained | None) -> A
                 given |= {"bos_token_id": None, "eos_token_id": None}
         return transformers.AutoConfig.for_model(kind, **given)
     except (ValueError, TypeError, KeyError, OSError, AttributeError) as error:
+        known = transformers.CONFIG_MAPPING
+        near = difflib.get_close_matches(kind, list(known), n=1) if kind not in known else []
+        usual = "Correct it; `model_type` and sizes are spelled as in a config.json."
         raise InvalidInput(
             f"transformers {transformers.__version__} does not take the configuration of {model.source}: "
-            f"{' '.join(str(error).split())[:300]}",
-            fix="Correct it; `model_type` and sizes are spelled as in a config.json.",
+            f"{' '.join(str(error).split()).partition(' Should contain one of ')[0][:300].rstrip('.')}.",
+            fix=f"Did you mean model_type = '{near[0]}'?" if near else usual,
         ) from error
 
 

@@ -51,6 +51,9 @@ class Ensemble(Given):
     def units(self) -> int:
         return -(-self._count // UNIT) if self._bagging else len(self.model.estimators)
 
+    def due(self, every: int) -> int:
+        return -(-every // UNIT) if self._bagging else 1
+
     @property
     def _bagging(self) -> bool:
         return self.model.name.startswith("Bagging")

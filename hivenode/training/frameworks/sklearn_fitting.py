@@ -80,6 +80,11 @@ class Growing(Protocol):
     @property
     def units(self) -> int: ...
 
+    def due(self, every: int) -> int:
+        """After how many units a checkpoint is due that is wanted after `every` trees or members; where each member is
+        of another kind, after one."""
+        ...
+
     def grow(self, units: range) -> dict[int, Grown]:
         """These units' arrays: the same wherever and whenever they are grown."""
         ...
@@ -116,6 +121,9 @@ class Forest(Given):
     @property
     def units(self) -> int:
         return -(-(self._trees - self._grown) // UNIT)
+
+    def due(self, every: int) -> int:
+        return -(-every // UNIT)
 
     @property
     def _trees(self) -> int:

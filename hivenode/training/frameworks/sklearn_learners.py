@@ -63,13 +63,14 @@ class EstimatorLearner(ABC):
     @abstractmethod
     def adopt(self, weights: Floats) -> None: ...
 
-    def kept(self, parts: int) -> dict[str, Floats]:
-        """What a model file holds besides `tensors`, for a later job to go on.
+    def kept(self, parts: int, samples: int) -> dict[str, Floats]:
+        """What a model file holds besides `tensors`, for a later job to go on. It is the same on all members.
 
         Args:
             parts: members whose mean the weights are.
+            samples: that all members together have learnt from.
         """
-        del parts
+        del parts, samples
         return {}
 
     @abstractmethod
@@ -126,6 +127,7 @@ class PartialFit(EstimatorLearner):
         super().__init__(source, params, features, outputs)
         self._estimator = build(source, self._values, seed)
         self._network = source.startswith("sklearn:MLP")
+        self._began = 1.0
         self._classes = {"classes": np.arange(outputs)} if self._task == "classification" else {}
         blank = np.zeros((1, features), np.float32)
         target = np.zeros(1, np.int64) if self._classes else np.zeros((1, outputs)) if outputs > 1 else np.zeros(1)
@@ -182,10 +184,11 @@ class PartialFit(EstimatorLearner):
         coefficients, intercepts = arrays
         return {"coefficients": coefficients.reshape(-1, self._features), "intercepts": intercepts.ravel()}
 
-    def kept(self, parts: int) -> dict[str, Floats]:
+    def kept(self, parts: int, samples: int) -> dict[str, Floats]:
         if self._network:
             return {}  # its optimizer begins anew, as that of other models
-        return {"seen": np.array(divmod(self._estimator.t_, _DIGITS), np.float32)}
+        seen = self._estimator.t_ if parts == 1 else round(self._began + samples / parts)
+        return {"seen": np.array(divmod(seen, _DIGITS), np.float32)}
 
     def go_on(self, tensors: Tensors, kept: Callable[[str], Floats], parts: int) -> None:
         if self._network:
@@ -193,7 +196,7 @@ class PartialFit(EstimatorLearner):
             arrays = [tensors[f"{kind}{n}"] for n in layers for kind in ("weight", "bias")]
         else:
             high, low = kept("seen").tolist()
-            self._estimator.t_ = high * _DIGITS + low
+            self._estimator.t_ = self._began = high * _DIGITS + low
             arrays = [tensors["coefficients"], tensors["intercepts"]]
         self.adopt(np.concatenate([np.ravel(array) for array in arrays]))
 
@@ -225,7 +228,7 @@ class SumsLearner(EstimatorLearner):
     def adopt(self, weights: Floats) -> None:
         self._weights[:] = weights
 
-    def kept(self, parts: int) -> dict[str, Floats]:
+    def kept(self, parts: int, samples: int) -> dict[str, Floats]:
         return {"sums": self._weights * np.float32(parts)}
 
     def go_on(self, tensors: Tensors, kept: Callable[[str], Floats], parts: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 from pathlib import Path
 
@@ -95,18 +96,24 @@ def _from_package(model: ModelSpec, info: DataInfo, seed: int, resources: Resour
             fix=f"Add {package!r} to jobs.allowed_packages there.",
         )
     try:
-        make = getattr(importlib.import_module(module_name), factory)
-    except (ImportError, AttributeError) as error:
+        loaded = importlib.import_module(module_name)
+    except ImportError as error:
         raise Unavailable(
             f"{model.source} cannot be loaded here: {error}.", fix=f"Install {package} on that node."
         ) from error
+    make = getattr(loaded, factory, None)
+    if not callable(make):
+        there = [name for name in dir(loaded) if callable(getattr(loaded, name))]
+        near = difflib.get_close_matches(factory, there, n=1)
+        fix = f"Did you mean 'python:{module_name}:{near[0]}'?" if near else f"Look at {package} as installed there."
+        raise InvalidInput(f"{module_name} has no function '{factory}'.", fix=fix)
     torch.manual_seed(seed)
     try:
         module = make(input_shape=info.input_shape, outputs=info.outputs, **model.params)
     except (TypeError, ValueError) as error:
         raise InvalidInput(
             f"{model.source} does not take these params: {error}.",
-            fix="It is called with input_shape, outputs and model.params.",
+            fix=f"It is called as {factory}(input_shape=..., outputs=..., **params), with what is in model.params.",
         ) from error
     if not isinstance(module, nn.Module):
         raise InvalidInput(f"{model.source} made a {type(module).__name__}.", fix="It has to return a torch.nn.Module.")

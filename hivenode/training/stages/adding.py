@@ -20,7 +20,6 @@ CHANNELS = 64
 have fewer."""
 
 aten = torch.ops.aten
-Gradient = torch.Tensor | None
 
 
 class _Linear(torch.autograd.Function):  # type: ignore[misc]  # torch has no types here
@@ -33,7 +32,7 @@ class _Linear(torch.autograd.Function):  # type: ignore[misc]  # torch has no ty
         return functional.linear(x, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[Gradient, ...]:
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (x,), weight = ctx.saved_tensors, ctx.weight
         wants_input, wants_weight, wants_bias = ctx.needs_input_grad
         rows = gradient.reshape(-1, gradient.shape[-1])
@@ -52,7 +51,7 @@ class _Product(torch.autograd.Function):  # type: ignore[misc]
         return torch.addmm(bias, x, weight)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[Gradient, ...]:
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (x,), weight = ctx.saved_tensors, ctx.weight
         wants_bias, wants_input, wants_weight = ctx.needs_input_grad
         if wants_weight:
@@ -63,7 +62,8 @@ class _Product(torch.autograd.Function):  # type: ignore[misc]
 
 class _Convolution(torch.autograd.Function):  # type: ignore[misc]
     """Without groups, over one, two or three dimensions. Large weights are taken by output channels, and for the inner
-    gradient by input channels, which have nothing to do with each other: the library makes a copy of what it takes."""
+    gradient by input channels, which have nothing to do with each other: the library makes a copy of what it takes.
+    With strides it would choose another way for a part than for the whole, and the last bits would differ."""
 
     @staticmethod
     def forward(
@@ -83,14 +83,14 @@ class _Convolution(torch.autograd.Function):  # type: ignore[misc]
         )
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[Gradient, ...]:
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (x,), weight, how, back = ctx.saved_tensors, ctx.weight, ctx.how, aten.convolution_backward
         wants_input, wants_weight, wants_bias, *_ = ctx.needs_input_grad
         inner, biases = None, []
         if wants_input:
             inner = _joined(
                 back(gradient, x[:, part], weight[:, part], None, *how, [True, False, False])[0]
-                for part in _parts(weight, 1)
+                for part in (_parts(weight, 1) if set(how[0]) == {1} else [slice(None)])
             )
         for part in _parts(weight, 0) if wants_weight or wants_bias else ():
             own, wants = weight[part], [False, wants_weight, wants_bias]

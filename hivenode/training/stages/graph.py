@@ -8,6 +8,8 @@ computes the very bits of the whole one. Parameters need not exist for this: see
 
 from __future__ import annotations
 
+import linecache
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -126,7 +128,8 @@ def cut(module: nn.Module, inputs: Inputs, firsts: Sequence[Place]) -> tuple[Sta
     except Exception as error:
         text = str(error).strip().split("\n", 1)[0][:300]
         raise InvalidInput(
-            f"The model cannot be cut into stages: tracing it stopped with {type(error).__name__}: {text}.",
+            f"The model cannot be cut into stages: tracing it stopped at {_operation(module, error)}, with "
+            f"{type(error).__name__}: {text}.",
             fix="Use placement.strategy data_parallel or single_node for it.",
         ) from error
     first: dict[int, str] = {}
@@ -134,6 +137,19 @@ def cut(module: nn.Module, inputs: Inputs, firsts: Sequence[Place]) -> tuple[Sta
     for name, parameter in module.named_parameters(remove_duplicate=False):
         same[name] = first.setdefault(id(parameter), name)
     return _Cutter(program, firsts, same).stages()
+
+
+def _operation(module: nn.Module, error: Exception) -> str:
+    """The operation that an error came from: the innermost line of the module's own code, and whose it is."""
+    names = {id(part): name for name, part in module.named_modules()}
+    found = "its start"
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        owner, file = frame.f_locals.get("self"), frame.f_code.co_filename
+        if id(owner) in names and frame.f_code.co_name == "forward":
+            code = linecache.getline(file, line).strip()[:120]
+            where = names[id(owner)].removeprefix("m.") or "the whole"
+            found = f"`{code}` in {where} ({type(owner).__name__})" if code else f"{where} ({type(owner).__name__})"
+    return found
 
 
 class _Cutter:

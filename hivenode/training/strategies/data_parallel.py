@@ -61,7 +61,7 @@ class Together:
             raise MembersChanged from changed
         except Absurd as blame:
             if blame.view is None:  # the others go on, and so does the job
-                raise Excluded(f"The other workers go on without this one. {blame.sentence}") from blame
+                raise Excluded(f"The other workers go on without this one. {blame.sentence}", blame.fix) from blame
             raise MembersChanged(blame.sentence) from blame
         return Mean(reduced.late, reduced.owed, reduced.total_weight, reduced.round)
 
