@@ -282,7 +282,7 @@ class _Daemon:
                 appeal=transport.appeal,
                 lends=lambda: self._lender.resources,
                 fail=self._fail,
-                lines=lambda: self._lines(),
+                lines=self._lines,
             ),
         )
         admin: AdminServer | None = None
