@@ -107,7 +107,7 @@ def test_an_ensemble_of_several_nodes_is_that_of_scikit_learn(name: str) -> None
         (model("VotingClassifier", LOGISTIC, {"max_depth": 3}), "model.estimators\\[1\\] lacks `estimator`"),
         (model("VotingClassifier", LOGISTIC, RIDGE), "Ridge, which is for regression"),
         (model("VotingClassifier", LOGISTIC, TREE, voting="loud"), "voting"),
-        (model("BaggingClassifier", LOGISTIC, TREE), "made of the 2"),
+        (model("BaggingClassifier", LOGISTIC, TREE), "lists 2"),
         (model("Ridge", LOGISTIC), "not made of other estimators"),
     ],
     ids=str,
