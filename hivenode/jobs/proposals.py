@@ -313,11 +313,22 @@ def _nowhere(need: str, heard: Mapping[str, ProfileReply], name: Callable[[str],
 def _workload(spec: JobSpec, model: ModelSpec, data: DataInfo) -> Workload:
     if spec.framework == "sklearn":
         compositions.fits(model, data)
-    workload = Workload.of(spec, model=describe_model(model, data), data=data, masked=_masked(spec, model, data))
+    workload = Workload.of(
+        spec,
+        model=describe_model(model, data),
+        data=data,
+        masked=_masked(spec, model, data),
+        normalised=_normalised(model, data) if spec.framework == "torch" else 0,
+    )
     if spec.framework == "sklearn" and compositions.entry_of(model).kind in FITTED:
         members = compositions.members_of(model)
         return replace(workload, batch_size=workload.samples, epochs=1, max_steps=1, members=members)
     return workload
+
+
+def _normalised(model: ModelSpec, data: DataInfo) -> int:
+    """Layers of batch normalisation, as far as the declaration tells."""
+    return sum(name.endswith("running_mean") for name in buffers(layers_of(model, data) or ()))
 
 
 def _runnable(spec: JobSpec) -> frozenset[Strategy]:

@@ -334,6 +334,7 @@ def _averaging(workload: Workload, group: _Group, count: int, compute: float, co
     whole = exchange_time(count, workload.wire_bytes, group.round_trip, group.bandwidth, costs)
     empty = exchange_time(count, 0, group.round_trip, group.bandwidth, costs)
     ours = max(0.0, whole - workload.overlap * compute) * workload.fragments / workload.sync_every
+    ours += 2 * workload.normalised * empty  # on the way forward and back
     theirs = max(empty, whole - costs.hidden * compute)
     faster = workload.engine == Engine.torch or theirs < ours
     may = workload.engine != Engine.exchange and not engines.barred(workload, group.nodes)

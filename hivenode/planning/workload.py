@@ -134,6 +134,8 @@ class Workload:
     """What the job asks to be averaged by."""
     not_by_torch: str = ""
     """Why torch.distributed cannot do that; "" if it can."""
+    normalised: int = 0
+    """Layers of batch normalisation whose statistics nodes tell each other within every step."""
     masked: Mapping[Strategy, str] = field(default_factory=dict)
     """Strategies that cannot run for this framework and model, and why."""
     input_shape: tuple[int, ...] = ()
@@ -153,9 +155,12 @@ class Workload:
         model: ModelNumbers,
         data: DataNumbers,
         masked: Mapping[Strategy, str] | None = None,
+        normalised: int = 0,
     ) -> Workload:
-        """The numbers of a declared job."""
+        """The numbers of a declared job. `normalised`: its layers of batch normalisation."""
         training = spec.training
+        if not training.normalises_together:
+            normalised = 0
         return cls(
             parameters=model.parameters,
             flops_per_sample=BACKWARD_FACTOR * model.flops_per_sample,
@@ -192,7 +197,9 @@ class Workload:
             if spec.framework != "torch"
             else "each node has samples of its own, and how many is agreed on first"
             if spec.data.kind == "private"
-            else training.not_by_torch,
+            else training.not_by_torch
+            or ("it would normalise each node's part of a batch alone (training.batch_norm)" if normalised else ""),
+            normalised=normalised,
             masked=masked or {},
             input_shape=tuple(data.input_shape),
             checkpoint_every=training.checkpoint_every_steps,

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hivenode.jobs.proposals import describe
 from hivenode.planning.breakdown import fractions
 from hivenode.planning.cost import (
     Costs,
@@ -22,7 +23,10 @@ from hivenode.planning.cost import (
     single_node,
 )
 from hivenode.planning.stages import model_parallel, pipeline_parallel
+from hivenode.spec.job import JobSpec
+from hivenode.spec.model import ModelSpec
 from hivenode.spec.split import counts
+from hivenode.spec.training import TrainingSpec
 from tests.planning.cluster import GIB, cluster, node, workload
 
 PLAIN = Costs(
@@ -276,3 +280,24 @@ def test_workers_get_the_samples_that_were_planned(given_out: list[int]) -> None
 
 def _fields(costs: Costs) -> dict[str, float]:
     return {name: getattr(costs, name) for name in costs.__dataclass_fields__}
+
+
+def test_statistics_told_within_a_step_cost_two_exchanges_a_layer() -> None:
+    nodes = [node(0), node(1)]
+    view = cluster(*nodes, round_trip=0.01)
+    job = workload(samples=64)  # one step
+    plain = estimate(data_parallel(job, nodes, view, 2, 2, PLAIN))
+    normalised = estimate(data_parallel(replace(job, normalised=3), nodes, view, 2, 2, PLAIN))
+    assert normalised.seconds - plain.seconds == pytest.approx(6 * exchange_time(2, 0, 0.01, 1e8, PLAIN))
+
+
+@pytest.mark.parametrize(("training", "told"), [
+    ({}, 1), ({"batch_norm": "alone"}, 0), ({"sync": "local"}, 0), ({"sync": "accumulate", "micro_batch_size": 4}, 0),
+    ({"norm_limit": 10.0}, 0), ({"engine": "torch"}, 0),
+])  # fmt: skip
+def test_what_is_normalised_together_is_not_left_to_torch(training: dict[str, object], told: int) -> None:
+    layers = ({"type": "conv", "outputs": 4}, {"type": "batch_norm"}, {"type": "average"}, {"type": "dense"})
+    model = ModelSpec(source="layers:", layers=layers)
+    made = describe(JobSpec(name="test", model=model, training=TrainingSpec(**training)))
+    assert made.normalised == told
+    assert ("batch_norm" in made.not_by_torch) is bool(told)

@@ -21,6 +21,9 @@ from hivenode.net.local import (
     ViewChanged,
     WorkerProgress,
 )
+from hivenode.spec.job import JobSpec
+from hivenode.spec.model import ModelSpec
+from hivenode.spec.training import TrainingSpec
 from tests.worker.members import attempt, difference, digest, finish, node, spec, with_statistics
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -43,6 +46,43 @@ async def test_batches_smaller_than_the_number_of_workers(host: ForkWorkers, tmp
     together = await finish(await attempt(host, job, [0.4, 0.3, 0.3], tmp_path / "three"))
     assert len({digest(done.path) for done in together}) == 1
     assert difference(alone[0].path, together[0].path) < 1e-5
+
+
+SMOOTH = (
+    {"type": "conv", "outputs": 4, "activation": "none"},
+    {"type": "batch_norm"},
+    {"type": "activation", "function": "gelu"},
+    {"type": "average"},
+    {"type": "dense"},
+)
+"""Normalised, and without edges at which a rounding error would grow."""
+
+
+def normalised(**training: object) -> JobSpec:
+    return JobSpec(name="test", model=ModelSpec(source="layers:", layers=SMOOTH), training=TrainingSpec(**training))
+
+
+async def test_a_shared_batch_is_normalised_as_one(host: ForkWorkers, tmp_path: Path) -> None:
+    job = normalised(epochs=1, batch_size=64, learning_rate=0.1)  # the last batch has 29 samples, none for the third
+    alone = await finish(await attempt(host, job, [1.0], tmp_path / "one"))
+    together = await finish(await attempt(host, job, [0.7, 0.29, 0.01], tmp_path / "three"))
+    assert len({digest(done.path) for done in together}) == 1
+    assert difference(alone[0].path, together[0].path) < 1e-5
+    apart = job.model_copy(update={"training": job.training.model_copy(update={"batch_norm": "alone"})})
+    each = await finish(await attempt(host, apart, [0.7, 0.29, 0.01], tmp_path / "apart"))
+    assert difference(alone[0].path, each[0].path) > 1e-3
+
+
+async def test_who_normalises_with_others_may_be_killed(host: ForkWorkers, tmp_path: Path) -> None:
+    job = normalised(epochs=12, batch_size=64, learning_rate=0.1)
+    alone = await finish(await attempt(host, job, [1.0], tmp_path / "one"))
+    members = await attempt(host, job, [0.4, 0.3, 0.3], tmp_path / "three")
+    await members[2].expect(WorkerProgress, 2)
+    members[0].handle.kill()
+    finished = await finish(members[1:])
+    assert members[2].all(ViewChanged)[0].lost == (node(0),)
+    assert len({digest(done.path) for done in finished}) == 1
+    assert difference(alone[0].path, finished[0].path) < 1e-3, "but for statistics remembered twice in a step"
 
 
 @pytest.mark.parametrize("victim", [0, 1])

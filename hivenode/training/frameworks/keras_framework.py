@@ -23,7 +23,7 @@ import numpy.typing as npt
 from hivenode.errors import InvalidInput
 from hivenode.models.layers import Layer, buffers, tensors
 from hivenode.spec.data import Task
-from hivenode.training.frameworks.model import Floats, Inputs, Labels, Layout, Vector, initial_weights, views
+from hivenode.training.frameworks.model import Floats, Gather, Inputs, Labels, Layout, Vector, initial_weights, views
 
 EVALUATION_BATCH = 1024
 Array = npt.NDArray[Any]
@@ -130,6 +130,13 @@ class KerasModel:
         for place in self._statistics:
             running[place.names[0]][...] = place.back(keras.ops.convert_to_numpy(place.variable.value))
         return loss
+
+    def together(self, gather: Gather) -> bool:
+        """Keras normalises batches over several workers by `tf.distribute` only."""
+        return False
+
+    def attend(self, inputs: Inputs, labels: Labels) -> None:
+        raise AssertionError("Keras does nothing together")
 
     def evaluate(self, inputs: Inputs, labels: Labels) -> tuple[int, float]:
         correct, total = 0, 0.0

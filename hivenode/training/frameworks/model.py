@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Protocol
@@ -21,6 +21,10 @@ Inputs = npt.NDArray[Any]
 Labels = npt.NDArray[Any]
 """int64 classes (samples,); float32 values (samples, outputs) for regression and reconstruction; int64 next tokens
 (samples, length) for language."""
+
+
+Gather = Callable[[Vector], Vector]
+"""From what this member gives, (values,), to what all give, (members, values). Raises what `backward` then raises."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,20 @@ class Model(Protocol):
             draw: seed of what the model draws itself (dropout).
             scale: what the loss is multiplied by, and its gradient divided by at the end: numbers of half precision
                 between them are larger. Where it was too large, the gradient is not finite.
+        """
+        ...
+
+    def together(self, gather: Gather) -> bool:
+        """From now on, take the samples that members call `backward` with at a time for one batch, where the model's
+        result depends on which those are (batch normalisation). Returns whether it does; then all have to call
+        `backward` or `attend` each time."""
+        ...
+
+    def attend(self, inputs: Inputs, labels: Labels) -> None:
+        """Be there for the others, without a sample of one's own; the gradient is zero.
+
+        Args:
+            inputs, labels: no samples, (0, ...).
         """
         ...
 

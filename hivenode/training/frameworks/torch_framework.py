@@ -17,8 +17,9 @@ from hivenode.data.text import IGNORED
 from hivenode.models.layers import Layer, buffers, tensors
 from hivenode.spec.data import Task
 from hivenode.spec.values import Precision
-from hivenode.training.frameworks.model import Floats, Inputs, Labels, Layout, Vector, initial_weights, views
+from hivenode.training.frameworks.model import Floats, Gather, Inputs, Labels, Layout, Vector, initial_weights, views
 from hivenode.training.frameworks.torch_models import build
+from hivenode.training.frameworks.torch_statistics import Statistics, together
 
 EVALUATION_VALUES = 1 << 22
 """Outputs computed at once while evaluating."""
@@ -80,6 +81,7 @@ class TorchModel:
         precision: Precision = "fp32",
     ) -> None:
         torch.set_num_threads(threads)
+        self._statistics: Statistics | None = None
         self.module = built.module
         self.forward = built.forward or built.module
         self._task = task
@@ -131,6 +133,19 @@ class TorchModel:
             self._gradient *= np.float32(1.0 / scale)
         return float(loss.detach())
 
+    def together(self, gather: Gather) -> bool:
+        self._statistics = together(self.module, gather)
+        return self._statistics is not None
+
+    def attend(self, inputs: Inputs, labels: Labels) -> None:
+        assert self._statistics is not None
+        self._statistics.counted = False
+        try:
+            self.backward(_one_of(inputs), _one_of(labels))
+        finally:
+            self._statistics.counted = True
+            self._gradient.fill(0.0)
+
     def loss_of(
         self, inputs: Inputs, labels: Labels, draw: int, forward: Callable[[torch.Tensor], torch.Tensor]
     ) -> torch.Tensor:
@@ -181,6 +196,11 @@ _HAS_RECURRENT: Mapping[torch.dtype, Callable[[], bool]] = {
     torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported,
 }
 """Whether this processor can compute recurrent layers in such numbers: oneDNN has them for some only."""
+
+
+def _one_of(samples: Inputs) -> Inputs:
+    """A sample of their kind, all zero."""
+    return np.zeros((1, *samples.shape[1:]), samples.dtype)
 
 
 def _in_float32(layer: nn.RNNBase) -> None:

@@ -34,6 +34,7 @@ class EveryStep(Synchronous):
     Args:
         vector: (parameters + 1,) float32; the model's gradient is a view of all but the last element, which carries
             the loss, so that both are reduced at once where the wire is exact.
+        attends: members without samples in a batch are there for the others all the same.
     """
 
     def __init__(
@@ -46,9 +47,11 @@ class EveryStep(Synchronous):
         optimizer: Optimizer,
         vector: Vector,
         loss_scale: LossScale | None = None,
+        *,
+        attends: bool = False,
     ) -> None:
         super().__init__(spec, group, wire, course, optimizer, loss_scale)
-        self._model = model
+        self._model, self._attends = model, attends
         self._vector, self._gradient = vector, vector[:-1]
         self._sum = np.zeros(len(self._gradient) if spec.micro_batch_size is not None else 0, np.float32)
         self._computed = [0, 0.0]
@@ -92,6 +95,8 @@ class EveryStep(Synchronous):
     def _backward(self, mine: Indices, step: int, rate: float) -> float:
         """Fill the gradient with that of these samples; returns their mean loss."""
         if not len(mine):
+            if self._attends:
+                self._model.attend(*self._course.take(mine))
             self._gradient.fill(0.0)
             return 0.0
         width = self._spec.micro_batch_size or len(mine)

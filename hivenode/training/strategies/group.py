@@ -84,12 +84,12 @@ class Group:
 
         Args:
             step: finished steps, to say when members were lost.
-            void: called before `compute` has to be called again.
+            void: called before `compute` has to be called again, as also where it met a change in `gather`.
             judged: as in `Collective.mean`.
         """
         while True:
-            weight = compute()
             try:
+                weight = compute()
                 mean = self._collective.mean(vector, weight, codec, judged=judged)
             except MembersChanged as changed:
                 void()
@@ -102,6 +102,17 @@ class Group:
                 raise
             self.look_around(step)
             return mean
+
+    def gather(self, own: Vector) -> Vector:
+        """While `agree` computes: what all members give at this point, (members, values), in rank order; without those
+        who are late. All have to come here, as often. Raises MembersChanged."""
+        told = np.zeros((len(self.planned), 1 + own.size), np.float32)
+        told[self.planned.index(self.me)] = np.concatenate([np.ones(1, np.float32), own])
+        self._collective.mean(told.reshape(-1), 1.0)
+        if self._collective.members != self.members:
+            raise MembersChanged  # the batch is divided anew
+        there = told[:, 0] > 0
+        return np.asarray(told[there, 1:] * np.float32(np.count_nonzero(there)))
 
     def gate(self, state: Callable[[], State], step: int) -> None:
         """Let in who wants to join; see `Collective.gate`."""
