@@ -62,6 +62,10 @@ def line_of(path: str) -> Line:
     return load(Parts(Path(path)).metadata["optimizer." + KEY])
 
 
+EPOCHS = 16
+"""Enough for three looks in a row that find a worker slow, also where the other one has not all of the machine."""
+
+
 @pytest.mark.timeout(150)
 @pytest.mark.parametrize("training", [
     {}, pytest.param({"sync": "local", "sync_every": 5}, marks=pytest.mark.slow),
@@ -70,7 +74,12 @@ async def test_ranges_move_from_a_worker_that_is_slow(
     host: ForkWorkers, tmp_path: Path, training: dict[str, object]
 ) -> None:
     job = spec(
-        params={"channels": 32}, epochs=8, batch_size=128, learning_rate=0.02, checkpoint_every_steps=24, **training
+        params={"channels": 32},
+        epochs=EPOCHS,
+        batch_size=128,
+        learning_rate=0.02,
+        checkpoint_every_steps=24,
+        **training,
     )
     pieces = Pieces(job, tmp_path / "pieces")
     run = Run(pieces)
@@ -78,7 +87,7 @@ async def test_ranges_move_from_a_worker_that_is_slow(
     with slowed(run.ready[1].pid):
         finished = await run.finish()
     assert len({digest(done.path) for done in finished}) == 1, "all moved at the same step"
-    assert finished[0].step == 8 * 12
+    assert finished[0].step == EPOCHS * 12
     first = [moved(member)[0] for member in run.members]
     assert first[0].split(" on this")[0] == first[1].split(" on this")[0]
     shares = [member.all(WorkerProgress)[-1].share or 0.0 for member in run.members]

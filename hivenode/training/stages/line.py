@@ -271,9 +271,9 @@ class Line:
     def _linked(self, rank: int, outgoing: Channel, incoming: Channel) -> None:
         link = _Link(self, rank, outgoing, incoming)
         with self._changed:
+            link.start()
             self._links[rank] = link
             self._changed.notify_all()
-        link.start()
 
     def arrived(self, link: _Link, tag: Tag, body: bytearray) -> None:
         """A message is there. Raises Malformed."""
