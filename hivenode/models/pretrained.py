@@ -75,10 +75,16 @@ class Pretrained:
 def look(path: Path) -> Pretrained:
     """Raises:
     NotFound: the directory, its configuration, its weights or one of their shards is not there.
-    InvalidInput: it holds code, pickles alone, adapters or quantised numbers.
+    InvalidInput: it may not be looked at; it holds code, pickles alone, adapters or quantised numbers.
     Corrupted: a file is damaged, or leads out of the directory.
     """
-    if not path.is_dir():
+    try:
+        there = path.is_dir()
+    except OSError as error:
+        raise InvalidInput(
+            f"{path} cannot be read: {error.strerror}.", fix="Correct the path, or let this user enter what it is in."
+        ) from error
+    if not there:
         raise NotFound(
             f"There is no directory {path}.", fix="Put the model there, or correct models.directories of that node."
         )

@@ -100,3 +100,8 @@ def test_what_is_wrong_is_named_with_the_way_out(tmp_path: Path, damage: Callabl
 def test_a_directory_that_is_gone(tmp_path: Path) -> None:
     with pytest.raises(HiveError, match=r"There is no directory .*models\.directories"):
         look(tmp_path / "gone")
+
+
+def test_a_directory_that_may_not_be_looked_at(tmp_path: Path) -> None:
+    with pytest.raises(HiveError, match=r"cannot be read: File name too long"):
+        look(tmp_path / ("a" * 300))
