@@ -81,7 +81,9 @@ async def test_what_the_system_does_not_let_it_look_at_does_not_hide_the_rest(
     monkeypatch.setattr(Path, "stat", refused)
     settings = Settings.model_validate(
         {
-            "models": {"directories": {"locked": str(locked / "bert"), "long": str(long), "bert": str(SAMPLES / "bert")}},
+            "models": {
+                "directories": {"locked": str(locked / "bert"), "long": str(long), "bert": str(SAMPLES / "bert")}
+            },
             "data": {"private": {"good": {"source": f"csv:{tmp_path}/good.csv"}}},
         }
     )
