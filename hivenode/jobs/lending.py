@@ -92,15 +92,15 @@ class Lender:
             self._offers[name] = await look()
             self._unfit.pop(name, None)
         except HiveError as error:
-            self._cannot(name, error)
+            self._cannot(name, path, error)
         except OSError as error:
             reason = f"{path} cannot be read: {error.strerror or error}."
-            self._cannot(name, InvalidInput(reason, fix="Correct the path, or see to the permissions on it."))
+            self._cannot(name, path, InvalidInput(reason, fix="Correct the path, or see to the permissions on it."))
         self._seen[name] = stamp
 
-    def _cannot(self, name: str, error: HiveError) -> None:
+    def _cannot(self, name: str, path: Path, error: HiveError) -> None:
         self._offers.pop(name, None)
-        self._unfit[name] = _told(name, error)
+        self._unfit[name] = _told(name, path, error)
         log.error("something lent cannot be used", what=name, reason=error.sentence, fix=error.fix)
 
     async def _private(self, name: str, spec: DataSpec) -> Offer:
@@ -109,11 +109,14 @@ class Lender:
         return Offer(f"private:{name}", info, _kind(manifest))
 
 
-def _told(name: str, error: HiveError) -> Unfit:
-    """What others are told. Of private data no more than that: the reason may quote a value, and names a file."""
+def _told(name: str, path: Path, error: HiveError) -> Unfit:
+    """What others are told, without the path. Of private data no more than that: the reason may quote a value."""
     if name.startswith("private:"):
         return Unfit(name, "It cannot be read; the daemon's log there says why.", "Have its owner look there.")
-    return Unfit(name, error.sentence[:2000], error.fix[:2000])
+    reason, fix = (
+        text.replace(str(path), name) if path.is_absolute() else text for text in (error.sentence, error.fix)
+    )
+    return Unfit(name, reason[:2000], fix[:2000])
 
 
 def _model(name: str, path: Path) -> Offer:

@@ -47,7 +47,7 @@ async def test_models_packages_and_private_data(tmp_path: Path) -> None:
     assert json.loads(asked["hf:bert"].config)["model_type"] == "bert"
     (unfit,) = lender.unfit(("hf:bert", "hf:gone"))
     assert unfit.name == "hf:gone"
-    assert "There is no directory" in unfit.reason
+    assert unfit.reason == "There is no directory hf:gone.", "where it would be is this machine's own"
     (unfit,) = lender.unfit(("private:bad",))
     assert unfit.reason == "It cannot be read; the daemon's log there says why.", "no value, column or path of it"
     info = found["private:good"].info
@@ -93,6 +93,7 @@ async def test_what_the_system_does_not_let_it_look_at_does_not_hide_the_rest(
         "Permission denied.",
         "File name too long.",
     ]
+    assert "/" not in "".join(unfit.reason + unfit.fix for unfit in lender.unfit(("hf:locked", "hf:long")))
     monkeypatch.undo()
     locked.mkdir()
     (locked / "bert").symlink_to(SAMPLES / "bert")
