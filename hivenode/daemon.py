@@ -294,6 +294,7 @@ class _Daemon:
             busy=lambda: node.executor.running > 0,
             wall=_wall,
             keep=lambda: self._profile.remember_lines(self._widths.known(_wall())),
+            rng=self._rng,
         )
         sounding: asyncio.Task[None] | None = None
         try:

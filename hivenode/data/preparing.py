@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import subprocess
@@ -94,17 +93,27 @@ class Preparation:
         if self._directory is None:
             return  # it can write nothing
         files, taken = 0, 0
-        for folder, folders, names in os.walk(self._directory):
+        for folder, folders, names in os.walk(self._directory, onerror=self._unseen):
             files += len(folders) + len(names)
             for name in names:
-                with contextlib.suppress(FileNotFoundError):
+                try:
                     taken += os.lstat(os.path.join(folder, name)).st_blocks * 512
+                except OSError as error:
+                    self._unseen(error)
             if files > MOST_FILES or taken > self._disk_bytes:
                 raise Exhausted(
                     f"The pieces of {self._spec.source} would take more than the {self._disk_bytes >> 20} MiB of disk "
                     f"or the {MOST_FILES} files that they may.",
                     fix="Free some space, raise worker.memory_bytes, or split it.",
                 )
+
+    def _unseen(self, error: OSError) -> None:
+        """Of what it has written: as good as too much, unless it is gone again."""
+        if not isinstance(error, FileNotFoundError):
+            raise Exhausted(
+                f"What reading {self._spec.source} has written cannot be measured: {error.strerror}.",
+                fix="Look at the file: it is made to mislead, or the disk is damaged.",
+            ) from error
 
     def _last_words(self, status: int) -> str:
         self._complaint.seek(max(0, self._complaint.seek(0, os.SEEK_END) - COMPLAINT_BYTES))

@@ -13,7 +13,7 @@ import msgspec
 
 from hivenode.config import Settings
 from hivenode.data.manifest import Manifest
-from hivenode.errors import HiveError
+from hivenode.errors import HiveError, InvalidInput
 from hivenode.jobs.preparing import prepare
 from hivenode.logs import get_logger
 from hivenode.models import pretrained
@@ -92,10 +92,16 @@ class Lender:
             self._offers[name] = await look()
             self._unfit.pop(name, None)
         except HiveError as error:
-            self._offers.pop(name, None)
-            self._unfit[name] = _told(name, error)
-            log.error("something lent cannot be used", what=name, reason=error.sentence, fix=error.fix)
+            self._cannot(name, path, error)
+        except OSError as error:
+            reason = f"{path} cannot be read: {error.strerror or error}."
+            self._cannot(name, path, InvalidInput(reason, fix="Correct the path, or see to the permissions on it."))
         self._seen[name] = stamp
+
+    def _cannot(self, name: str, path: Path, error: HiveError) -> None:
+        self._offers.pop(name, None)
+        self._unfit[name] = _told(name, path, error)
+        log.error("something lent cannot be used", what=name, reason=error.sentence, fix=error.fix)
 
     async def _private(self, name: str, spec: DataSpec) -> Offer:
         manifest = await prepare(spec, None, self._memory_bytes())
@@ -103,11 +109,14 @@ class Lender:
         return Offer(f"private:{name}", info, _kind(manifest))
 
 
-def _told(name: str, error: HiveError) -> Unfit:
-    """What others are told. Of private data no more than that: the reason may quote a value, and names a file."""
+def _told(name: str, path: Path, error: HiveError) -> Unfit:
+    """What others are told, without the path. Of private data no more than that: the reason may quote a value."""
     if name.startswith("private:"):
         return Unfit(name, "It cannot be read; the daemon's log there says why.", "Have its owner look there.")
-    return Unfit(name, error.sentence[:2000], error.fix[:2000])
+    reason, fix = (
+        text.replace(str(path), name) if path.is_absolute() else text for text in (error.sentence, error.fix)
+    )
+    return Unfit(name, reason[:2000], fix[:2000])
 
 
 def _model(name: str, path: Path) -> Offer:
@@ -129,8 +138,11 @@ def _kind(manifest: Manifest) -> str:
 
 
 def _stamp(path: Path) -> Stamp:
-    """Of a file, or of the files right inside a folder and its folders."""
-    files = [path, *sorted(path.glob("*")), *sorted(path.glob("*/*"))] if path.is_dir() else [path]
+    """Of a file, or of the files right inside a folder and its folders; zeros for what may not be looked at."""
+    try:
+        files = [path, *sorted(path.glob("*")), *sorted(path.glob("*/*"))] if path.is_dir() else [path]
+    except OSError:  # it is under a folder that may not be entered, say
+        files = [path]
     found = []
     for file in files[:100_000]:
         try:

@@ -72,7 +72,8 @@ class Proposer:
         self._experience = experience
         self._reading_seconds = reading_seconds
         self._reading: dict[tuple[str, str], float] = {}
-        """Since when a node has been heard to read something, by node and name of that."""
+        """Since when a node has been heard to read something, by node and name of that; until it answers that it does
+        not, or may no longer work."""
 
     async def propose(self, spec: JobSpec, *, salt: str, memory_factor: float = 1.0) -> Plan:
         """Choose a strategy and shares. `salt` seeds exploration, so a plan can be replayed; `memory_factor` is what
@@ -150,8 +151,9 @@ class Proposer:
         replies = await asyncio.gather(*(self._ask(node, about) for node in workers))
         heard = {node: reply for node, reply in zip(workers, replies, strict=True) if reply is not None}
         now = asyncio.get_running_loop().time()
+        silent = {each: since for each, since in self._reading.items() if each[0] in workers and each[0] not in heard}
         reading = [(node, name) for node, reply in heard.items() for name in reply.looking]
-        self._reading = {each: self._reading.get(each, now) for each in reading}
+        self._reading = silent | {each: self._reading.get(each, now) for each in reading}
         return heard
 
     async def profiles(self) -> tuple[tuple[NodeProfile, ...], tuple[str, ...]]:

@@ -31,6 +31,9 @@ UNTOLD = frozenset(
 """Fields that say nothing of a model's size."""
 FLOATS = frozenset(("float64", "float32", "float16", "bfloat16"))
 FINGERPRINT_BYTES = 1 << 20
+"""Of the head and the end of a file."""
+PIECES, PIECE_BYTES = 64, 64 << 10
+"""Evenly spaced over each file: of a small one, all of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,8 @@ class Pretrained:
         return json.dumps({key: value for key, value in self.config.items() if key not in UNTOLD}).encode()
 
     def fingerprint(self) -> str:
-        """Of the configuration, and of sizes, heads and ends of the weights: enough to tell one version from another.
+        """Of the configuration, and of sizes, heads, ends and pieces of the weights: enough to tell one version from
+        another.
 
         Raises:
             NotFound: a file has gone meanwhile.
@@ -69,16 +73,24 @@ class Pretrained:
                 found.update(f"{name} {source.size} ".encode() + source.read(0, min(source.size, FINGERPRINT_BYTES)))
                 end = max(0, source.size - FINGERPRINT_BYTES)
                 found.update(source.read(end, source.size - end))
+                for start in range(0, source.size, max(PIECE_BYTES, -(-source.size // PIECES))):
+                    found.update(source.some(start, PIECE_BYTES))
         return found.hexdigest()
 
 
 def look(path: Path) -> Pretrained:
     """Raises:
     NotFound: the directory, its configuration, its weights or one of their shards is not there.
-    InvalidInput: it holds code, pickles alone, adapters or quantised numbers.
+    InvalidInput: it may not be looked at; it holds code, pickles alone, adapters or quantised numbers.
     Corrupted: a file is damaged, or leads out of the directory.
     """
-    if not path.is_dir():
+    try:
+        there = path.is_dir()
+    except OSError as error:
+        raise InvalidInput(
+            f"{path} cannot be read: {error.strerror}.", fix="Correct the path, or let this user enter what it is in."
+        ) from error
+    if not there:
         raise NotFound(
             f"There is no directory {path}.", fix="Put the model there, or correct models.directories of that node."
         )

@@ -20,7 +20,7 @@ from pathlib import Path
 import aiohttp
 from aiohttp import web
 
-from hivenode.errors import Corrupted, InvalidInput, NotFound, Unavailable
+from hivenode.errors import Conflict, Corrupted, InvalidInput, NotFound, Unavailable
 from hivenode.logs import get_logger
 from hivenode.net.dialing import Dialer, DialError, explain
 from hivenode.net.listener import Gate
@@ -88,10 +88,10 @@ class BulkServer:
         """A little, so that the peer learns what the line carries. One at a time for all: two would share the line."""
         if not self._sounding.enter(peer):
             raise web.HTTPTooManyRequests(headers={"Retry-After": "1"}, text="another line is being sounded")
+        response = web.StreamResponse()
+        response.content_type = "application/octet-stream"
+        response.content_length = SOUND_BYTES
         try:
-            response = web.StreamResponse()
-            response.content_type = "application/octet-stream"
-            response.content_length = SOUND_BYTES
             async with asyncio.timeout(SOUND_SECONDS):
                 await response.prepare(request)
                 for _ in range(SOUND_BYTES // len(_ZEROS)):
@@ -99,9 +99,8 @@ class BulkServer:
                 await response.write_eof()
             return response
         except TimeoutError:
-            if request.transport is not None:
-                request.transport.abort()
-            raise
+            _break_off(request)
+            return response
         finally:
             self._sounding.leave(peer)
 
@@ -132,9 +131,8 @@ class BulkServer:
             await response.write_eof()
             return response
         except TimeoutError:
-            if request.transport is not None:
-                request.transport.abort()
-            raise
+            _break_off(request)
+            return response
         finally:
             if ahead is None or ahead.done():
                 file.close()
@@ -198,7 +196,8 @@ class BulkClient:
         """Measure the line to a peer with a little that is fetched for that. Returns bytes/s.
 
         Raises:
-            Unavailable: it cannot be reached, has no time for that, or does not know how.
+            Conflict: another line is being sounded there.
+            Unavailable: it cannot be reached, or does not know how.
         """
         trouble = "no address of it is known"
         for address in self._addresses(peer):
@@ -208,6 +207,8 @@ class BulkClient:
                     asyncio.timeout(SOUND_SECONDS),
                     self._dialer.get(address, SOUND_PATH, peer, {}) as response,
                 ):
+                    if response.status == 429:
+                        raise Conflict(f"{peer} has another line sounded just now.", fix="It is tried again by itself.")
                     if response.status != 200 or response.content_length != SOUND_BYTES:
                         raise _Broken(f"the other side answered with HTTP status {response.status}")
                     async for _ in _Body(response, self._limits.chunk_bytes, meter):
@@ -358,6 +359,12 @@ class _Body:
         if not pieces:
             raise StopAsyncIteration
         return b"".join(pieces)
+
+
+def _break_off(request: web.Request) -> None:
+    """The peer takes no more of what is sent to it; that it does not have all it sees by the connection."""
+    if request.transport is not None:
+        request.transport.abort()
 
 
 def _start(request: web.Request, size: int) -> tuple[int, bool]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable, Sequence
 
-from hivenode.errors import HiveError
+from hivenode.errors import Conflict, HiveError
 from hivenode.logs import get_logger
 from hivenode.net.widths import Widths
 
@@ -25,6 +26,7 @@ class Sounder:
         busy: whether this node works; what it measured then would say less, and disturb.
         wall: seconds since 1970.
         keep: writes down what is known, for the next start.
+        rng: draws among peers of which equally little is known, so that nodes that start together do not all ask one.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class Sounder:
         busy: Callable[[], bool],
         wall: Callable[[], float],
         keep: Callable[[], Awaitable[None]],
+        rng: random.Random,
         pause_seconds: float = PAUSE_SECONDS,
     ) -> None:
         self._widths = widths
@@ -44,8 +47,10 @@ class Sounder:
         self._busy = busy
         self._wall = wall
         self._keep = keep
+        self._rng = rng
         self._pause_seconds = pause_seconds
-        self._failed: dict[str, float] = {}
+        self._later: dict[str, tuple[float, float]] = {}
+        """Peers not to be sounded now: since when, and for how many seconds."""
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -58,16 +63,18 @@ class Sounder:
     def _next(self) -> str:
         """Whom to sound now, those first of whom least is known; "" for nobody."""
         now = self._wall()
-        self._failed = {peer: at for peer, at in self._failed.items() if 0 <= now - at < RETRY_SECONDS}
-        lacking = {peer: self._widths.lacking(peer, now) for peer in self._links() if peer not in self._failed}
-        peer = max(lacking, key=lambda each: lacking[each], default="")
-        return peer if lacking.get(peer) else ""
+        self._later = {peer: (at, wait) for peer, (at, wait) in self._later.items() if 0 <= now - at < wait}
+        lacking = {peer: self._widths.lacking(peer, now) for peer in self._links() if peer not in self._later}
+        most = max(lacking.values(), default=0)
+        return self._rng.choice([peer for peer, due in lacking.items() if due == most]) if most else ""
 
     async def _once(self, peer: str) -> None:
         try:
             bandwidth = await self._sound(peer)
+        except Conflict:  # it is another's turn there; a peer that always says so does not keep this node from others
+            self._later[peer] = (self._wall(), 1.5 * self._pause_seconds)
         except HiveError as error:
             log.debug("a line could not be sounded", peer=peer, reason=error.sentence)
-            self._failed[peer] = self._wall()
+            self._later[peer] = (self._wall(), RETRY_SECONDS)
         else:
             self._widths.note(peer, bandwidth, self._wall(), sounded=True)

@@ -37,6 +37,8 @@ GROW_SECONDS = 0.5
 to stop is heard soon."""
 _LENGTHS = 1024
 """Lengths are told in multiples of this, so that float32 says them exactly."""
+_WORDS = 1 << 31
+"""That are handed round at once, at most: arrays of 4 GiB."""
 
 
 class _Again(Exception):
@@ -182,6 +184,8 @@ class Fitting:
             except _Again:
                 self.group.look_around(self.step)
                 continue
+            if unknown := found.keys() - set(range(total)):
+                raise _odd(f"one has grown unit {min(unknown)}, and there are {total}")
             self._known |= _packed(found)  # less than was grown where somebody was late: who will tell the next time
             self._own = {unit: made for unit, made in self._own.items() if unit not in self._known}
             if self.keeps and self.leads and len(self._known) < total:
@@ -238,6 +242,9 @@ class Fitting:
         have it, or none.
 
         16 bits travel in each float32, for which a mean over any number of members is exact enough.
+
+        Raises:
+            Corrupted: it is nothing that members give.
         """
         group, place = self.group, self.group.planned.index(self.group.me)
         planned = len(group.planned)
@@ -252,8 +259,12 @@ class Fitting:
             return 1.0
 
         in_time = group.agree(lengths, tell, self.step).late is None
-        blocks = _restored(lengths, planned).astype(np.int64)
+        blocks = _restored(lengths, planned, _WORDS // _LENGTHS).astype(np.int64)
         ends = np.cumsum(blocks) * _LENGTHS
+        if ends[-1] > _WORDS:
+            raise _odd(f"they have grown {int(ends[-1]) >> 29} GiB of arrays since the last exchange")
+        if in_time and blocks[place] * _LENGTHS < len(words):
+            raise _odd("there is less room for what was grown here than that takes")
         start = planned + int(ends[place]) - int(blocks[place]) * _LENGTHS
         vector = np.zeros(planned + int(ends[-1]), np.float32)
 
@@ -267,12 +278,15 @@ class Fitting:
             raise _Again
 
         group.agree(vector, give, self.step, void=void)
-        whole = _restored(vector, planned).astype(np.uint16)
+        whole = _restored(vector, planned, 0xFFFF).astype(np.uint16)
         found: dict[int, fitting.Grown] = {}
         for end, blocked in zip(ends.tolist(), blocks.tolist(), strict=True):
             own = whole[end - blocked * _LENGTHS : end].view(np.float32)
             if own.size and own[0] > 0:
-                found |= fitting.unpack(own)
+                try:
+                    found |= fitting.unpack(own)
+                except ValueError as error:
+                    raise _odd(str(error)) from error
         return found
 
     def _log(self, event: str, **fields: int) -> None:
@@ -309,6 +323,18 @@ def _run(units: list[int], most: int) -> range:
     return range(units[0], units[0] + end)
 
 
-def _restored(mean: Floats, planned: int) -> Floats:
-    """What members put behind their `planned` marks of presence, each by itself, from the mean of all of it."""
-    return np.asarray(np.rint(mean[planned:] * np.rint(1.0 / mean[:planned].max())), np.float32)
+def _restored(mean: Floats, planned: int, most: int) -> Floats:
+    """What members put behind their `planned` marks of presence, each by itself, from the mean of all of it.
+
+    Raises:
+        Corrupted: these are not numbers from 0 to `most`.
+    """
+    with np.errstate(all="ignore"):
+        found = np.asarray(np.rint(mean[planned:] * np.rint(1.0 / mean[:planned].max())), np.float32)
+    if not (found.min(initial=0.0) >= 0.0 and found.max(initial=0.0) <= most):  # no NaN either
+        raise _odd(f"numbers that are not between 0 and {most}")
+    return found
+
+
+def _odd(what: str) -> Corrupted:
+    return Corrupted(f"What the members have grown makes no sense: {what}.", fix="Run the same version on all nodes.")

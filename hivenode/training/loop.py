@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from hivenode.data.dataset import Dataset
+from hivenode.errors import Corrupted
 from hivenode.net.local import FromWorker, Log, Peer, WorkerProgress
 from hivenode.spec.training import TrainingSpec
 from hivenode.training.checkpoints import State
@@ -171,12 +172,17 @@ class Training:
         """Go on from there; weights and buffers are in their places already.
 
         Raises:
-            KeyError, ValueError: it is the state of another way.
+            Corrupted: it is the state of another way.
         """
-        self._patience.restore(state.scalars)
-        self.course.restore(state.scalars)
-        own = {KEY, COMMON, *self._patience.scalars()}
-        self.way.restore(state.slots, {name: value for name, value in state.scalars.items() if name not in own})
+        try:
+            self._patience.restore(state.scalars)
+            self.course.restore(state.scalars)
+            own = {KEY, COMMON, *self._patience.scalars()}
+            self.way.restore(state.slots, {name: value for name, value in state.scalars.items() if name not in own})
+        except (KeyError, ValueError, OverflowError) as error:
+            raise Corrupted(
+                f"The checkpoint of step {state.step} is incomplete: {error}.", fix="Use another copy of it."
+            ) from error
         self.step = state.step
 
     def begin(self, peers: tuple[Peer, ...]) -> None:
@@ -204,11 +210,17 @@ class Training:
             raise
         header = taken.header
         self.group.inherit(header.planned, header.members, header.shares)
-        self.course.inherit(header.course)
-        self.way.wire.inherit(header.codec)
-        self.way.inherit(taken.weights, taken.slots, header.scalars)
-        self.model.buffers[:] = taken.buffers
-        self._patience.restore(header.patience)
+        try:
+            self.course.inherit(header.course)
+            self.way.wire.inherit(header.codec)
+            self.way.inherit(taken.weights, taken.slots, header.scalars)
+            self.model.buffers[:] = taken.buffers
+            self._patience.restore(header.patience)
+        except (KeyError, ValueError, OverflowError) as error:
+            raise Corrupted(
+                f"The state of the other workers cannot be taken over: {error}.",
+                fix="Run the same version on all nodes.",
+            ) from error
         self._epoch = _Meter(samples=header.samples, loss=header.loss)
         self.step = header.step
 

@@ -14,6 +14,8 @@ from hivenode.training.frameworks.model import Vector
 FIRST = 65_536.0
 LEAST = 1.0
 """Below it a gradient does not fit for what it is, and not for what it was multiplied by."""
+MOST = float(2**127)
+"""What float32 holds."""
 CALM_STEPS = 2000
 """Steps in a row that fit, after which it is doubled."""
 SCALE, CALM = "loss_scale", "loss_scale_steps"
@@ -37,7 +39,7 @@ class LossScale:
         self._calm += 1
         if self._calm == CALM_STEPS:
             self._calm = 0
-            if self.value * 2.0 <= float(2**127):  # what float32 holds
+            if self.value * 2.0 <= MOST:
                 self.value *= 2.0
         return True
 
@@ -46,8 +48,11 @@ class LossScale:
         return {SCALE: self.value.hex(), CALM: str(self._calm)}
 
     def restore(self, scalars: Mapping[str, str]) -> None:
-        """Raises KeyError, ValueError: it was not computed in float16."""
-        self.value, self._calm = float.fromhex(scalars[SCALE]), int(scalars[CALM])
+        """Raises KeyError, ValueError: it was not computed in float16, or makes no sense."""
+        value, calm = float.fromhex(scalars[SCALE]), int(scalars[CALM])
+        if not (0.0 < value <= MOST and 0 <= calm < CALM_STEPS):
+            raise ValueError(f"the loss cannot be multiplied by {value}, unchanged for {calm} steps")
+        self.value, self._calm = value, calm
 
 
 def loss_scale(precision: Precision) -> LossScale | None:

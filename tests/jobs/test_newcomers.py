@@ -88,6 +88,39 @@ async def test_it_waits_for_a_while_and_then_begins_without_that_node(monkeypatc
         await proposer.propose(three, salt="")
 
 
+async def test_an_answer_that_is_missed_does_not_make_a_job_wait_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = asyncio.get_running_loop()
+    real, passed = loop.time, [0.0]
+    monkeypatch.setattr(loop, "time", lambda: real() + passed[0])
+    there, nodes, silent = Offer("private:visits", VISITS, same="a"), ["one", "slow", "two"], set[str]()
+
+    async def call(node: str, request: Request, seconds: float) -> Response:
+        if node in silent:
+            raise Unavailable("It does not answer.", fix="Wait.")
+        reads = node == "slow"
+        return ProfileReply(
+            1e9, 1 << 33, 2, 1e8, ("torch",), 0, versions=VERSIONS["member"],
+            offers=() if reads else (there,), looking=("private:visits",) if reads else (),
+        )  # fmt: skip
+
+    proposer = Proposer(
+        me="one", call=call, workers=lambda: tuple(nodes), name=str, latency=lambda node: None,
+        experience=Experience(), reading_seconds=60.0,
+    )  # fmt: skip
+    with pytest.raises(Unavailable, match="still being read"):
+        await proposer.propose(parse_job(JOB), salt="")
+    silent.add("slow")
+    passed[0] = 30.0
+    await proposer.profiles()
+    silent.clear()
+    passed[0] = 61.0
+    plan = await proposer.propose(parse_job(JOB), salt="")
+    assert plan.reason.endswith("It goes without slow, still reading private:visits after 60 s.")
+    nodes.remove("slow")
+    await proposer.profiles()
+    assert not proposer.still_reads("slow"), "it is no worker any more"
+
+
 async def test_a_newcomer_has_the_same_kind_of_data() -> None:
     proposer = hive({"member": Offer("private:visits", VISITS, same="a"),
                      "alike": Offer("private:visits", VISITS, same="a"),

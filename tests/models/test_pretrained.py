@@ -54,6 +54,15 @@ def test_a_fingerprint_tells_models_apart(tmp_path: Path) -> None:
     assert look(one).fingerprint() != look(other).fingerprint()
 
 
+def test_a_fingerprint_tells_models_apart_that_differ_in_the_middle(tmp_path: Path) -> None:
+    weights = np.zeros(3 << 19, np.float32)  # 6 MiB
+    one, other = save(tmp_path / "one", shards=False), save(tmp_path / "other", shards=False)
+    save_file({"a": weights}, one / SINGLE)
+    weights[1 << 19 : 1 << 20] = 1.0
+    save_file({"a": weights}, other / SINGLE)
+    assert look(one).fingerprint() != look(other).fingerprint()
+
+
 def configure(**fields: Any) -> Callable[[Path], None]:
     return lambda path: (path / CONFIG).write_text(json.dumps(CONFIGURATION | fields)) and None
 
@@ -100,3 +109,8 @@ def test_what_is_wrong_is_named_with_the_way_out(tmp_path: Path, damage: Callabl
 def test_a_directory_that_is_gone(tmp_path: Path) -> None:
     with pytest.raises(HiveError, match=r"There is no directory .*models\.directories"):
         look(tmp_path / "gone")
+
+
+def test_a_directory_that_may_not_be_looked_at(tmp_path: Path) -> None:
+    with pytest.raises(HiveError, match=r"cannot be read: File name too long"):
+        look(tmp_path / ("a" * 300))

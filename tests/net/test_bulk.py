@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from hivenode.errors import Corrupted, NotFound, Unavailable
+from hivenode.net import bulk
 from hivenode.net.bulk import BulkLimits
 from hivenode.net.messages import Ping
 from hivenode.spec.values import BlobRef
+from hivenode.store.blobs import FileBlobs
 from tests.net.nodes import linked, node, with_limits
 from tests.net.proxy import proxy
 
@@ -157,3 +161,43 @@ class _broken:
         if self._data:
             return self._data.pop()
         raise RuntimeError("cut")
+
+
+@pytest.mark.parametrize("what", ["serve", "sound"])
+async def test_a_peer_that_does_not_read_is_broken_off_without_a_word_of_a_defect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    size = 48 << 20  # more than the system takes for a connection
+    monkeypatch.setattr(bulk, "SOUND_BYTES", size)
+    monkeypatch.setattr(bulk, "SOUND_SECONDS", 0.2)
+    blobs = FileBlobs(tmp_path)
+    ref = await blobs.put_bytes(bytes(size))
+    server = bulk.BulkServer(blobs, bulk.BulkLimits(stall_seconds=0.2))
+    left = asyncio.Event()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        try:
+            return await (server.serve if what == "serve" else server.sound)(request, "a")
+        finally:
+            left.set()
+
+    app = web.Application()
+    app.router.add_get("/{digest}", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    host, port = runner.addresses[0][:2]
+    reader, writer = await asyncio.open_connection(host, port, limit=1024)
+    writer.write(f"GET /{ref.digest} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+    async with asyncio.timeout(60.0):
+        await left.wait()
+        taken = 0
+        with contextlib.suppress(ConnectionError):
+            while piece := await reader.read(1 << 20):
+                taken += len(piece)
+    assert taken < size
+    writer.close()
+    await runner.cleanup()
+    server.close()
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []

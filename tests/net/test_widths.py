@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from hivenode.errors import Unavailable
+from hivenode.errors import Conflict, Unavailable
+from hivenode.net import bulk
+from hivenode.net.listener import Gate
 from hivenode.net.sounding import Sounder
 from hivenode.net.widths import (
     LASTING_SECONDS,
@@ -168,11 +171,55 @@ async def test_peers_are_sounded_in_turn_and_only_while_there_is_no_work() -> No
         busy=lambda: busy[0],
         wall=lambda: NOW,
         keep=keep,
+        rng=random.Random(1),
         pause_seconds=0.0,
     )
     await _rounds(sounder, lambda: len(kept) > 3)
     assert asked == []
     busy[0] = False
     await _rounds(sounder, lambda: len(kept) > 20)
-    assert asked == ["gone", "near", "near", "near"]
+    assert sorted(asked) == ["gone", "near", "near", "near"]
     assert kept[-1] == {"near": (7e6, NOW)}
+
+
+def _sounder(widths: Widths, asked: list[str], seed: int, wall: Callable[[], float], engaged: set[str]) -> Sounder:
+    async def sound(peer: str) -> float:
+        asked.append(peer)
+        if peer in engaged:
+            raise Conflict("It sounds another line.", fix="Wait.")
+        return 7e6
+
+    async def keep() -> None:
+        pass
+
+    return Sounder(
+        widths, links=lambda: ["a", "b", "c", "d"], sound=sound, busy=lambda: False, wall=wall, keep=keep,
+        rng=random.Random(seed), pause_seconds=0.0,
+    )  # fmt: skip
+
+
+async def test_nodes_that_start_together_do_not_all_sound_the_same_line() -> None:
+    first = set()
+    for seed in range(20):
+        asked: list[str] = []
+        await _rounds(_sounder(Widths(), asked, seed, lambda: NOW, set()), lambda asked=asked: len(asked) > 0)
+        first.add(asked[0])
+    assert first == {"a", "b", "c", "d"}
+
+
+async def test_a_peer_that_has_another_line_sounded_is_asked_again_soon() -> None:
+    asked: list[str] = []
+    widths, engaged = Widths(), {"a", "b", "c", "d"}
+    sounder = _sounder(widths, asked, 1, lambda: NOW, engaged)
+    await _rounds(sounder, lambda: len(asked) > 9)
+    assert widths.known(NOW) == {}
+    engaged.clear()
+    await _rounds(sounder, lambda: len(widths.known(NOW)) == 4)
+
+
+async def test_one_line_is_sounded_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk, "Gate", lambda *bounds: Gate(0, 0))  # as while another's is
+    async with node(1, tmp_path) as a, node(2, tmp_path) as b:
+        await linked(a, b)
+        with pytest.raises(Conflict, match="has another line sounded just now"):
+            await a.transport.sound(b.id)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -17,8 +18,11 @@ from hivenode.spec.job import JobSpec, ModelSpec, TrainingSpec
 from hivenode.spec.values import Share
 from hivenode.training import forest
 from hivenode.training.checkpoints import State
+from hivenode.training.exchange.codecs import Codec
 from hivenode.training.forest import Fitting
 from hivenode.training.frameworks.predictors import Floats
+from hivenode.training.frameworks.sklearn_fitting import pack
+from hivenode.training.strategies.collective import Collective, Mean
 from hivenode.training.strategies.group import Group
 from hivenode.training.strategies.single import Alone
 
@@ -50,9 +54,14 @@ class Run:
         return int(line.fields["grown"] or 0)
 
 
-def begun(model: ModelSpec, data: Dataset = WINE, earlier: Mapping[str, Floats] | None = None) -> Run:
+def begun(
+    model: ModelSpec,
+    data: Dataset = WINE,
+    earlier: Mapping[str, Floats] | None = None,
+    collective: Collective | None = None,
+) -> Run:
     """Of one member; a checkpoint is due after 20 trees or members."""
-    collective, kept, told = Alone(ME), list[State](), list[FromWorker]()
+    collective, kept, told = collective or Alone(ME), list[State](), list[FromWorker]()
     group = Group(ME, (Share(ME, 0, 1.0, 0.01, 1 << 20),), collective, told.append, lambda: None)
     spec = JobSpec(name="test", model=model, training=TrainingSpec(checkpoint_every_steps=20))
     return Run(Fitting(spec, group, data, collective, told.append, 1, True, kept.append, earlier or {}), kept, told)
@@ -109,3 +118,41 @@ def test_what_holds_no_units_is_refused(vector: list[float]) -> None:
 
     with pytest.raises(Corrupted):
         go_on()
+
+
+class Spoilt(Alone):
+    """What comes of the exchange of that number is not what its members gave."""
+
+    def __init__(self, number: int, spoil: Callable[[Floats], None]) -> None:
+        super().__init__(ME)
+        self._left, self._spoil = number, spoil
+
+    def mean(self, vector: Floats, weight: float, codec: Codec | None = None, *, judged: bool = False) -> Mean:
+        self._left -= 1
+        if not self._left:
+            self._spoil(vector)
+        return super().mean(vector, weight, codec, judged=judged)
+
+
+def lengths(value: float) -> tuple[int, Callable[[Floats], None]]:
+    return 1, lambda vector: vector.__setitem__(1, value)
+
+
+def words(given: list[float]) -> tuple[int, Callable[[Floats], None]]:
+    return 2, lambda vector: vector.__setitem__(slice(1, 1 + len(given)), given)
+
+
+def units(vector: Floats) -> tuple[int, Callable[[Floats], None]]:
+    return words(vector.view(np.uint16).astype(np.float32).tolist())
+
+
+@pytest.mark.parametrize(("number", "spoil"), [
+    lengths(math.nan), lengths(math.inf), lengths(-1.0), lengths(0.0), lengths(2.0**22), lengths(1e30),
+    (1, lambda vector: vector.fill(0.0)), (2, lambda vector: vector.fill(math.nan)),
+    words([-1.0]), words([70_000.0]), units(np.array([1, 0, 1, 2**23], np.float32)),
+    units(np.array([1, 0, 1, 2, 255, 255], np.float32)), units(pack({99: {}})),
+])  # fmt: skip
+def test_what_other_members_give_is_bounded_and_checked(number: int, spoil: Callable[[Floats], None]) -> None:
+    run = begun(forest_of(65), collective=Spoilt(number, spoil))
+    with pytest.raises(Corrupted, match="members have grown makes no sense"):
+        run.fitting.run()

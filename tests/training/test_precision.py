@@ -4,22 +4,31 @@ float32. In float16 the loss is multiplied so that small gradients do not vanish
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hivenode.data.info import DataInfo
-from hivenode.errors import InvalidInput
+from hivenode.data.reading import read
+from hivenode.errors import Corrupted, InvalidInput
 from hivenode.net.local import Resources
+from hivenode.spec.data import DataSpec
 from hivenode.spec.job import parse_job
 from hivenode.spec.model import ModelSpec
-from hivenode.spec.values import Precision
+from hivenode.spec.training import TrainingSpec
+from hivenode.spec.values import Precision, Share
 from hivenode.training import loss_scale
 from hivenode.training.frameworks.making import Made, make
+from hivenode.training.loop import Training
 from hivenode.training.loss_scale import finite
+from hivenode.training.strategies.group import Group
+from hivenode.training.strategies.making import way_of
+from hivenode.training.strategies.single import Alone
+from hivenode.training.strategies.way import Course
 
 IMAGES = DataInfo("test", 100, (1, 8, 8), 3, ("a", "b", "c"), "classification")
 TEXT = DataInfo("test", 100, (9,), 11, (), "language", vocabulary=11)
@@ -94,6 +103,7 @@ def test_a_loss_multiplied_by_too_much_is_seen_by_its_gradient(framework: str) -
     assert not finite(made.vector[:-1])
 
 
+@settings(deadline=None)
 @given(st.lists(st.booleans(), max_size=40), st.integers(1, 5))
 def test_the_loss_scale_follows_the_rule_of_pytorch(fitting: list[bool], calm: int) -> None:
     weight = torch.nn.Parameter(torch.zeros(1))
@@ -112,3 +122,36 @@ def test_the_loss_scale_follows_the_rule_of_pytorch(fitting: list[bool], calm: i
             assert ours.value == theirs.get_scale()
             kept, ours = ours.scalars(), loss_scale.LossScale()
             ours.restore(kept)
+
+
+@pytest.mark.parametrize("scale", [math.inf, math.nan, 0.0, -2.0, 2.0**128])
+def test_a_saved_loss_scale_that_makes_no_sense_is_not_taken(scale: float) -> None:
+    ours = loss_scale.LossScale()
+    with pytest.raises(ValueError, match="cannot be multiplied by"):
+        ours.restore({loss_scale.SCALE: scale.hex(), loss_scale.CALM: "0"})
+    assert ours.value == loss_scale.FIRST
+
+
+@pytest.mark.parametrize("calm", [-1, loss_scale.CALM_STEPS])
+def test_nor_is_a_count_of_steps_that_it_never_reaches(calm: int) -> None:
+    with pytest.raises(ValueError, match=f"unchanged for {calm} steps"):
+        loss_scale.LossScale().restore({loss_scale.SCALE: (2.0).hex(), loss_scale.CALM: str(calm)})
+
+
+def test_a_checkpoint_with_such_a_loss_scale_is_corrupted() -> None:
+    data = read(DataSpec(source="sklearn:wine"))
+    spec, collective = TrainingSpec(precision="fp16"), Alone("a")
+    made = make("torch", ModelSpec(source="zoo:mlp"), data.info, 1, Resources(), 1, "fp16")
+    group = Group("a", (Share("a", 0, 1.0, 0.01, 1 << 20),), collective, lambda message: None, lambda: None)
+    course = Course(data, spec, group)
+    way = way_of(spec, group, course, made.model, made.vector, lambda message: None, "fp16")
+    run = Training(
+        spec=spec, group=group, way=way, model=made.model, course=course, data=data, collective=collective,
+        report=lambda message: None, save=lambda state: None,
+    )  # fmt: skip
+    state = run.state()
+    run.resume(state)
+    with pytest.raises(Corrupted, match="step 0 is incomplete: the loss cannot be multiplied by inf"):
+        run.resume(replace(state, scalars={**state.scalars, loss_scale.SCALE: math.inf.hex()}))
+    with pytest.raises(Corrupted, match="incomplete: 'loss_scale"):
+        run.resume(replace(state, scalars={key: said for key, said in state.scalars.items() if "loss" not in key}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -121,6 +122,39 @@ def test_what_cuts_a_file_into_pieces_does_not_fill_the_disk(
     with pytest.raises(Exhausted, match=f"{room >> 20} MiB of disk or the 200 files") as raised:
         prepared(DataSpec(source=f"csv:{_rows(tmp_path / 'a.csv')}"), tmp_path / "pieces", MEMORY)
     assert "Free some space" in raised.value.fix
+
+
+# It writes where the path is too long for whoever counts it; a folder without the right to be read is as good.
+HIDING = """#!{python}
+import os, sys
+from pathlib import Path
+from hivenode.data.readers import csv_file
+from hivenode.worker import prepare
+
+memory, pieces = sys.argv[-2:]
+
+def hide(path, spec):
+    os.chdir(pieces)
+    for _ in range(20):
+        os.mkdir("d" * 250)
+        os.chdir("d" * 250)
+    Path("hidden").write_bytes(bytes(1 << 20))
+    os._exit(1)
+
+csv_file.read = hide
+sys.exit(prepare.main(int(memory), Path(pieces)))
+"""
+
+
+def test_what_it_hides_is_taken_for_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pieces").mkdir()
+    reader = tmp_path / "reader"
+    reader.write_text(HIDING.format(python=sys.executable))
+    reader.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(reader))
+    with pytest.raises(Exhausted, match="cannot be measured: File name too long"):
+        prepared(DataSpec(source=f"csv:{_rows(tmp_path / 'a.csv')}"), tmp_path / "pieces", MEMORY)
+    shutil.rmtree(tmp_path / "pieces")
 
 
 def _rows(path: Path) -> Path:
