@@ -119,7 +119,9 @@ async def test_a_worker_that_runs_out_of_memory_is_planned_for_otherwise(
         for name in room
     ]
     for machine, flops in zip(hive, (1e12, 1e9), strict=True):
-        (machine.home / "profile.json").write_bytes(msgspec.json.encode({f"{machine_key()} / 1 threads": flops}))
+        (machine.home / "profile.json").write_bytes(
+            msgspec.json.encode({"speeds": {f"{machine_key()} / 1 threads": flops}})
+        )
     try:
         await form_hive(hive)
         model = {"source": "python:towers:tower", "parameters": 1000}
@@ -165,7 +167,9 @@ async def test_a_worker_that_the_kernel_kills_is_planned_for_in_stages(tmp_path:
     of the model does fit, but that is only known then."""
     hive = [Machine(tmp_path, name, f"memory_bytes = {800 << 20}\n") for name in ("ash", "birch")]
     for machine in hive:
-        (machine.home / "profile.json").write_bytes(msgspec.json.encode({f"{machine_key()} / 1 threads": 1e13}))
+        (machine.home / "profile.json").write_bytes(
+            msgspec.json.encode({"speeds": {f"{machine_key()} / 1 threads": 1e13}})
+        )
     try:
         await form_hive(hive)
         warm = digits({"source": "zoo:logistic"}, {"max_steps": 1}, strategy="data_parallel", min_nodes=2)
