@@ -162,7 +162,7 @@ class Pieces:
                 self._open[number] = read_shard(paths[shard.digest], shard, self._info)
         first = self._open[needed[0]] if needed else None
         if first is None:
-            return np.zeros((0, *self._info.input_shape), np.float32), np.zeros(0, np.int64)
+            return self._nothing()
         inputs = np.empty((len(places), *first[0].shape[1:]), first[0].dtype)
         labels = np.empty((len(places), *first[1].shape[1:]), first[1].dtype)
         for number in needed:
@@ -170,6 +170,17 @@ class Pieces:
             start = int(self._ends[number]) - self._shards[number].rows
             inputs[mine], labels[mine] = (part[places[mine] - start] for part in self._open[number])
         return inputs, labels
+
+    def _nothing(self) -> tuple[Array, Array]:
+        """No samples, of the kind that there are."""
+        info = self._info
+        inputs = np.zeros((0, *info.input_shape), np.int64 if info.vocabulary else np.float32)
+        if info.task in ("classification", "clustering"):
+            return inputs, np.zeros(0, np.int64)
+        if info.task in ("language", "text_to_text"):
+            length = info.input_shape[0] // (2 if info.task == "text_to_text" else 1)
+            return inputs, np.zeros((0, length), np.int64)
+        return inputs, np.zeros((0, info.outputs), np.float32)
 
 
 def opened(manifest: Manifest, paths: Find) -> Dataset:

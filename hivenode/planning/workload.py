@@ -159,7 +159,7 @@ class Workload:
     ) -> Workload:
         """The numbers of a declared job. `normalised`: its layers of batch normalisation."""
         training = spec.training
-        if not training.normalises_together:
+        if not training.normalises_together(private=spec.data.kind == "private"):
             normalised = 0
         return cls(
             parameters=model.parameters,

@@ -70,8 +70,9 @@ class TrainingSpec(Section):
     mixing: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.5
     """How much of what it had sent a node keeps in place of what all came to; on top comes its way since."""
     codec: Literal["auto"] | CodecName = "fp32"
-    batch_norm: Literal["together", "alone"] = "together"
-    """Whether nodes that share every batch normalise it as one, as one node would, or each its own part."""
+    batch_norm: Literal["auto", "together", "alone"] = "auto"
+    """Whether nodes that share every batch normalise it as one, as one node would, or each its own part. `auto`: as
+    one, except of private data: means of few samples say much about them."""
     precision: Literal["auto"] | Precision = "fp32"
     engine: Literal["auto", "exchange", "torch"] = "auto"
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = 0
@@ -102,12 +103,16 @@ class TrainingSpec(Section):
             raise ValueError(f'engine = "torch" cannot do this: {why}')
         return self
 
-    @property
-    def normalises_together(self) -> bool:
+    def normalises_together(self, *, private: bool) -> bool:
         """Whether nodes that share a batch take it for one where it is normalised. Not by torch.distributed, not where
         each computes its part in more or fewer pieces than others, and not among those whose contributions are to be
         judged: what they say of a batch could not be."""
-        alone = self.batch_norm == "alone" or self.engine == "torch" or self.norm_limit is not None
+        alone = (
+            self.batch_norm == "alone"
+            or (private and self.batch_norm == "auto")
+            or self.engine == "torch"
+            or self.norm_limit is not None
+        )
         return not alone and self.sync != "local" and self.micro_batch_size is None
 
     @property

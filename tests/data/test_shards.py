@@ -115,3 +115,12 @@ def test_pieces_that_are_not_what_the_manifest_says_are_refused(tmp_path: Path) 
         shards.read_shard(tmp_path / shard.digest, msgspec.structs.replace(shard, rows=99), manifest.info)
     with pytest.raises(Corrupted):
         read_manifest(b"{}")
+
+
+@pytest.mark.parametrize("source", ["sklearn:digits", "sklearn:diabetes", "sklearn:topics", "sklearn:descriptions"])
+def test_no_samples_are_of_the_kind_of_some(tmp_path: Path, source: str) -> None:
+    manifest = cut(tmp_path, source)
+    some = shards.opened(manifest, Folder(tmp_path)).train.take(np.arange(3))
+    none = shards.opened(manifest, Folder(tmp_path)).train.take(np.arange(0))
+    for few, nothing in zip(some, none, strict=True):
+        assert (nothing.dtype, nothing.shape) == (few.dtype, (0, *few.shape[1:]))

@@ -17,12 +17,13 @@ from hivenode.training.frameworks.torch_statistics import Statistics, together
 SHAPES = {"images": (5, 4, 4), "values": (5,)}
 
 
-def around(members: int) -> list[Callable[[np.ndarray], np.ndarray]]:
+def around(members: int) -> list[Callable[[np.ndarray, int], np.ndarray]]:
     """What gathers over so many threads."""
     barrier, given = Barrier(members, timeout=20), [np.zeros(0, np.float32)] * members
 
-    def of(member: int) -> Callable[[np.ndarray], np.ndarray]:
-        def gather(own: np.ndarray) -> np.ndarray:
+    def of(member: int) -> Callable[[np.ndarray, int], np.ndarray]:
+        def gather(own: np.ndarray, place: int) -> np.ndarray:
+            assert place > 0
             given[member] = own
             barrier.wait()
             found = np.stack(given)
@@ -90,10 +91,10 @@ def test_numbers_that_are_not_finite_are_sent_to_nobody_and_told_to_all() -> Non
     members = [copy.deepcopy(module("values")) for _ in range(2)]
     sent: list[np.ndarray] = []
 
-    def watched(gather: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
-        def run(own: np.ndarray) -> np.ndarray:
+    def watched(gather: Callable[[np.ndarray, int], np.ndarray]) -> Callable[[np.ndarray, int], np.ndarray]:
+        def run(own: np.ndarray, place: int) -> np.ndarray:
             sent.append(own)
-            return gather(own)
+            return gather(own, place)
 
         return run
 
@@ -108,6 +109,6 @@ def test_numbers_that_are_not_finite_are_sent_to_nobody_and_told_to_all() -> Non
 
 def test_a_model_that_is_asked_goes_by_what_it_remembers() -> None:
     own = module("values")
-    assert together(own, lambda own: pytest.fail("nobody is asked")) is not None
+    assert together(own, lambda own, place: pytest.fail("nobody is asked")) is not None
     assert own.eval()(torch.zeros(2, 5)).shape == (2, 2)
-    assert together(nn.Linear(2, 2), lambda own: own) is None
+    assert together(nn.Linear(2, 2), lambda own, place: own) is None

@@ -73,6 +73,17 @@ async def test_a_shared_batch_is_normalised_as_one(host: ForkWorkers, tmp_path: 
     assert difference(alone[0].path, each[0].path) > 1e-3
 
 
+@pytest.mark.parametrize("victim", [0, 1])
+async def test_who_trains_in_float16_may_be_killed(host: ForkWorkers, tmp_path: Path, victim: int) -> None:
+    job = normalised(epochs=12, batch_size=64, learning_rate=0.1, precision="fp16")
+    members = await attempt(host, job, [0.4, 0.3, 0.3], tmp_path)
+    await members[2].expect(WorkerProgress, 2)
+    members[victim].handle.kill()
+    finished = await finish([member for rank, member in enumerate(members) if rank != victim])
+    assert len({digest(done.path) for done in finished}) == 1
+    assert finished[0].step == 12 * 23
+
+
 async def test_who_normalises_with_others_may_be_killed(host: ForkWorkers, tmp_path: Path) -> None:
     job = normalised(epochs=12, batch_size=64, learning_rate=0.1)
     alone = await finish(await attempt(host, job, [1.0], tmp_path / "one"))

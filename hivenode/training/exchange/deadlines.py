@@ -23,23 +23,29 @@ class Deadlines:
     """Args:
     least: seconds that any member is given, whatever was learned.
     first: seconds while too little was learned.
+
+    A place is where in a step a round is called: who computes for long before one comes late to that one only.
     """
 
     def __init__(self, least: float, first: float) -> None:
         self._least, self._first = least, first
-        self._delays: dict[int, deque[float]] = {}
+        self._delays: dict[int, dict[int, deque[float]]] = {}
+        """Of each place, by rank."""
 
-    def observe(self, rank: int, delay: float) -> None:
+    def observe(self, rank: int, delay: float, place: int = 0) -> None:
         """A member came so many seconds after the first."""
-        self._delays.setdefault(rank, deque(maxlen=KEPT)).append(delay)
+        self._delays.setdefault(place, {}).setdefault(rank, deque(maxlen=KEPT)).append(delay)
 
     def keep(self, ranks: Collection[int]) -> None:
         """Forget all others."""
-        self._delays = {rank: delays for rank, delays in self._delays.items() if rank in ranks}
+        self._delays = {
+            place: {rank: delays for rank, delays in known.items() if rank in ranks}
+            for place, known in self._delays.items()
+        }
 
-    def seconds(self) -> float:
+    def seconds(self, place: int = 0) -> float:
         """From the first member's call of a round to when it goes on without the rest."""
-        usual = [_usual(delays) for delays in self._delays.values() if len(delays) >= ENOUGH]
+        usual = [_usual(delays) for delays in self._delays.get(place, {}).values() if len(delays) >= ENOUGH]
         return max([self._least, *usual]) if usual else self._first
 
 

@@ -296,6 +296,7 @@ class Exchange:
         state: Callable[[], State] | None = None,
         *,
         judged: bool = True,
+        place: int = 0,
     ) -> Reduced:
         """Replace the vector by `sum(w_i * x_i) / sum(w_i)` over the members that were in time, computed in float32 in
         rank order; by zeros when all weights are zero. With one contributor it stays as it is.
@@ -309,6 +310,7 @@ class Exchange:
             state: a newcomer may be let in before this round; then this is called, from within, for what it has to
                 know: arrays that are the same bytes on all members, as of the last round. Part of it is copied.
             judged: whether `norm_limit` holds of it.
+            place: where in a step it is called, the same on all members: how late these are is learned for each place.
 
         Raises:
             ViewChanged: nothing was reduced; compute the share for the new view and call again.
@@ -339,7 +341,7 @@ class Exchange:
             if self._current() != self._acknowledged:
                 self._raise_changed(None, state)
             attempt = self._run(
-                vector, weight, None if isinstance(codec, Fp32) else codec, norm, open=state is not None
+                vector, weight, None if isinstance(codec, Fp32) else codec, norm, open=state is not None, place=place
             )
             if attempt.state is not Progress.complete:
                 self._wait_stable()
@@ -418,12 +420,19 @@ class Exchange:
     # --- rounds (lock held) ----------------------------------------------------------------------------------
 
     def _run(
-        self, vector: Vector, weight: float, codec: Codec | None = None, norm: float = -1.0, *, open: bool = False
+        self,
+        vector: Vector,
+        weight: float,
+        codec: Codec | None = None,
+        norm: float = -1.0,
+        *,
+        open: bool = False,
+        place: int = 0,
     ) -> Attempt:
         engine = self._engine
         engine.waiting_since = now()
         attempt, effects = engine.group.begin(
-            vector, weight, engine.waiting_since, codec, norm, engine.rates(), open=open
+            vector, weight, engine.waiting_since, codec, norm, engine.rates(), open=open, place=place
         )
         engine.perform(engine.apply(effects))
         self._engine.changed.wait_for(
@@ -442,7 +451,7 @@ class Exchange:
         if attempt.disagreement is not None:
             node = self._nodes[attempt.disagreement]
             raise InvalidInput(
-                f"Worker {node} came to round {attempt.number} with a vector of another length, or another codec.",
+                f"Worker {node} came to round {attempt.number} with another layer, length or codec.",
                 fix="All workers must run the same model with the same settings.",
             )
         return attempt

@@ -72,8 +72,10 @@ class Fixing(Membership):
         """Of each member, the last round that it is known to hold the result of."""
         self._begins: dict[int, Begin] = {}
         self._called_at = 0.0
-        self._late: dict[int, float] = {}
-        """Who is not in the round fixed last, and when it was called first."""
+        self._late: dict[int, tuple[float, int]] = {}
+        """Who is not in the round fixed last, when that was called first, and where in a step."""
+        self._place = 0
+        """Where in a step the round is called that is called now, or was last."""
         self._rates: dict[int, dict[int, float]] = {}
 
     @property
@@ -84,7 +86,7 @@ class Fixing(Membership):
         """When `tick` is to be called, if nothing happens before."""
         if not self._begins or self.phase is not Phase.stable:
             return None
-        return self._called_at + (self._patience() if self.holding_up() else self.deadlines.seconds())
+        return self._called_at + (self._patience() if self.holding_up() else self.deadlines.seconds(self._place))
 
     def tick(self, now: float) -> list[Effect]:
         """Time has passed."""
@@ -97,17 +99,18 @@ class Fixing(Membership):
         if begin.view != self.view.id or self.leader != self.rank or begin.round != self._fixed + 1:
             return []
         if not self._begins:
-            self._called_at = now
+            self._called_at, self._place = now, begin.place
         self._begins[sender] = begin
         self._rates[sender] = {rank: float(rate) for rank, rate in begin.rates.items()}
         self._done[sender] = max(self._done.get(sender, 0), begin.round - 1)
-        self.deadlines.observe(sender, now - self._called_at)
+        self.deadlines.observe(sender, now - self._called_at, self._place)
         return self._consider(now)
 
     def _came(self, rank: int, number: int, now: float) -> None:
         """A member calls a round, or holds its result: if it is late, this is by how much."""
         if number == self._fixed and rank in self._late:
-            self.deadlines.observe(rank, now - self._late.pop(rank))
+            called_at, place = self._late.pop(rank)
+            self.deadlines.observe(rank, now - called_at, place)
 
     def holding_up(self) -> list[int]:
         """Members that lack the last result, without which the next round cannot be fixed; the leader knows."""
@@ -120,7 +123,7 @@ class Fixing(Membership):
     def _patience(self) -> float:
         if self.newcomers & set(self.holding_up()):
             return NEWCOMER_SECONDS
-        return max(BEHIND_SECONDS, BEHIND_DEADLINES * self.deadlines.seconds())
+        return max(BEHIND_SECONDS, BEHIND_DEADLINES * self.deadlines.seconds(self._place))
 
     def _consider(self, now: float) -> list[Effect]:
         due, expected = self.due(), len(self.view.ranks)
@@ -140,7 +143,7 @@ class Fixing(Membership):
         number, begins = self._fixed + 1, self._begins
         ready = tuple(sorted(begins))
         first = begins[ready[0]]
-        odd = next((r for r in ready if (begins[r].count, begins[r].codec) != (first.count, first.codec)), None)
+        odd = next((r for r in ready if _kind(begins[r]) != _kind(first)), None)
         if odd is None and (absurd := self._absurd()):
             self._begins = {}
             return self._accuse([Accusation(rank, self.rank, Reason.absurd, number) for rank in absurd])
@@ -150,10 +153,10 @@ class Fixing(Membership):
                 shares = slices.shares(slices.speeds(self._rates, ready))
             bounds = cut(first.count, ready, shares, BLOCK if first.codec else 1)
             weights = tuple(begins[rank].weight for rank in ready)
-            fixed = Fixed(self.view.id, number, ready, weights, bounds, self.deadlines.seconds())
+            fixed = Fixed(self.view.id, number, ready, weights, bounds, self.deadlines.seconds(self._place))
         else:
-            fixed = Fixed(self.view.id, number, (), (), (), self.deadlines.seconds(), odd)
-        self._late = {rank: self._called_at for rank in self.view.ranks if rank not in begins}
+            fixed = Fixed(self.view.id, number, (), (), (), self.deadlines.seconds(self._place), odd)
+        self._late = {rank: (self._called_at, self._place) for rank in self.view.ranks if rank not in begins}
         self._begins = {}
         effects: list[Effect] = [Send(rank, fixed) for rank in self.view.ranks if rank != self.rank]
         return effects + self._on_fixed(self.rank, fixed)
@@ -193,3 +196,8 @@ class Fixing(Membership):
     @abstractmethod
     def _on_fixed(self, sender: int, fixed: Fixed) -> list[Effect]:
         """Take part in that round, or take note of it."""
+
+
+def _kind(begin: Begin) -> tuple[int, str, int]:
+    """What all members have to bring alike."""
+    return begin.count, begin.codec, begin.place

@@ -98,6 +98,7 @@ class Group(Fixing):
         rates: Mapping[int, int] | None = None,
         *,
         open: bool = False,
+        place: int = 0,
     ) -> tuple[Attempt, list[Effect]]:
         """Take part in the next round. Only in a stable view, with no attempt under way and no leavers.
 
@@ -109,13 +110,14 @@ class Group(Fixing):
             norm: of the vector; negative if not taken.
             rates: bytes a second lately sent to each member.
             open: a newcomer may be let in before this round.
+            place: where in a step it is called, the same on all members.
         """
         attempt = Attempt(self.rank, self.view, self.completed + 1, vector, weight, codec)
         self.attempt = attempt
         if self._missed is not None:
             return attempt, self._fetch(attempt, self._missed[1])
         name = "" if codec is None else codec.name
-        begin = Begin(self.view.id, attempt.number, attempt.count, name, weight, norm, dict(rates or {}), open)
+        begin = Begin(self.view.id, attempt.number, attempt.count, name, weight, norm, dict(rates or {}), open, place)
         if self.leader == self.rank:
             return attempt, self._on_begin(self.rank, begin, now)
         return attempt, [Send(self.leader, begin)]

@@ -11,13 +11,15 @@ from typing import Annotated
 
 import msgspec
 
-PROTOCOL = 3
+PROTOCOL = 4
 MAX_MEMBERS = 512
+MAX_PLACES = 4096
 MAX_NOTE = 48 * 1024
 """Bytes."""
 
 Rank = Annotated[int, msgspec.Meta(ge=0, le=4096)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+Place = Annotated[int, msgspec.Meta(ge=0, le=MAX_PLACES)]
 
 
 class ViewId(msgspec.Struct, frozen=True, order=True, array_like=True):
@@ -90,6 +92,8 @@ class Begin(_Control, frozen=True, tag="begin"):
     """Bytes a second this member could lately send to others; those not measured are missing."""
     open: bool = False
     """A newcomer may be let in before this round."""
+    place: Place = 0
+    """Where in a step it is called: how late members use to be there is learned for each place by itself."""
 
 
 class Fixed(_Control, frozen=True, tag="fixed"):

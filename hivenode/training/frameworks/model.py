@@ -23,8 +23,9 @@ Labels = npt.NDArray[Any]
 (samples, length) for language."""
 
 
-Gather = Callable[[Vector], Vector]
-"""From what this member gives, (values,), to what all give, (members, values). Raises what `backward` then raises."""
+Gather = Callable[[Vector, int], Vector]
+"""From what this member gives, (values,), at a place of the step, the same on all, to what all give there, (members,
+values). Raises what `backward` then raises."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,13 +56,16 @@ class Collective(Protocol):
         """Meet the others. Planned nodes missing from `peers` are left out from the start."""
         ...
 
-    def mean(self, vector: Vector, weight: float, codec: Codec | None = None, *, judged: bool = False) -> Mean:
+    def mean(
+        self, vector: Vector, weight: float, codec: Codec | None = None, *, judged: bool = False, place: int = 0
+    ) -> Mean:
         """Replace `vector` by the weighted mean over all members, the same bits on each. `members` may be fewer
         after it.
 
         Args:
             codec: of contributions and result, the same on all members; None: float32, nothing is lost.
             judged: whose norm is far beyond the others' is put out, where the job sets a limit; the same on all.
+            place: where in a step, the same on all; see `Exchange.all_reduce`.
 
         Raises:
             MembersChanged: give it again.

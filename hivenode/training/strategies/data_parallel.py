@@ -54,9 +54,11 @@ class Together:
     def connect(self, peers: tuple[Peer, ...]) -> None:
         self._exchange.connect(peers)
 
-    def mean(self, vector: Vector, weight: float, codec: Codec | None = None, *, judged: bool = False) -> Mean:
+    def mean(
+        self, vector: Vector, weight: float, codec: Codec | None = None, *, judged: bool = False, place: int = 0
+    ) -> Mean:
         try:
-            reduced = self._exchange.all_reduce(vector, weight, codec, judged=judged)
+            reduced = self._exchange.all_reduce(vector, weight, codec, judged=judged, place=place)
         except ViewChanged as changed:
             raise MembersChanged from changed
         except Absurd as blame:

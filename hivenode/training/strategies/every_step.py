@@ -69,9 +69,9 @@ class EveryStep(Synchronous):
         def compute() -> float:
             nonlocal taken, computed, total, weight
             mine, total = self._course.part(step, step + 1)
-            began = time.monotonic()
+            began = time.monotonic() - self._group.gathering
             self._vector[-1] = self._backward(mine, step, rate)
-            seconds = time.monotonic() - began
+            seconds = time.monotonic() - self._group.gathering - began
             taken, computed = taken + seconds, computed + len(mine)
             self._computed = [self._computed[0] + len(mine), self._computed[1] + seconds]
             weight = float(len(mine))
@@ -121,10 +121,11 @@ class EveryStep(Synchronous):
         """In float16: first whether every member's gradient fits, and on the loss; the gradient only if so. What does
         not fit is sent to nobody, so a lossy codec owes nothing for it."""
         told = np.zeros(2, np.float32)
-        weight = 0.0
+        weight, members = 0.0, self._group.members
 
         def tell() -> float:
-            nonlocal weight
+            nonlocal weight, members
+            members = self._group.members
             weight = compute()
             fits = finite(self._gradient)
             if not fits:
@@ -140,7 +141,7 @@ class EveryStep(Synchronous):
 
         def give() -> float:
             nonlocal computed
-            if not computed:  # for other members than those who told
+            if not computed or members != self._group.members:  # other members than those who told
                 loss = self._vector[-1]
                 tell()
                 self._vector[-1] = loss

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -37,6 +38,7 @@ class Group:
         members: of those still there.
         weights: share of each planned node, in any unit.
         joined: newcomers that nothing has been told to yet but what they inherit.
+        gathering: seconds spent in `gather` so far, others waited for.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Group:
         self.members = self.planned
         self.weights = {share.node: share.weight for share in shares}
         self.joined: tuple[str, ...] = ()
+        self.gathering = 0.0
         self._collective = collective
         self._report = report
         self._cancelled = cancelled
@@ -103,12 +106,14 @@ class Group:
             self.look_around(step)
             return mean
 
-    def gather(self, own: Vector) -> Vector:
-        """While `agree` computes: what all members give at this point, (members, values), in rank order; without those
-        who are late. All have to come here, as often. Raises MembersChanged."""
+    def gather(self, own: Vector, place: int) -> Vector:
+        """While `agree` computes: what all members give at this place of the step, (members, values), in rank order;
+        without those who are late. All have to come to the same places. Raises MembersChanged."""
+        began = time.monotonic()
         told = np.zeros((len(self.planned), 1 + own.size), np.float32)
         told[self.planned.index(self.me)] = np.concatenate([np.ones(1, np.float32), own])
-        self._collective.mean(told.reshape(-1), 1.0)
+        self._collective.mean(told.reshape(-1), 1.0, place=place)
+        self.gathering += time.monotonic() - began
         if self._collective.members != self.members:
             raise MembersChanged  # the batch is divided anew
         there = told[:, 0] > 0

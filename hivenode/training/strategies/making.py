@@ -44,7 +44,8 @@ def way_of(
         learner = GradientLearner(spec, model, optimizer, vector[:size], scale)
         return local_way(spec, group, course, learner, report, fragments_of(model.layout.parameters, spec.fragments))
     wire = Wire(group, spec.codec, (size,), EVERY_STEP, report)
-    attends = spec.normalises_together and len(group.planned) > 1 and model.together(group.gather)
+    together = len(group.planned) > 1 and spec.normalises_together(private=course.private)
+    attends = together and model.together(group.gather)
     return EveryStep(spec, group, wire, course, model, optimizer, vector, scale, attends=attends)
 
 

@@ -28,7 +28,9 @@ class Alone:
     def connect(self, peers: tuple[Peer, ...]) -> None:
         """There is nobody to meet."""
 
-    def mean(self, vector: Vector, weight: float, codec: Codec | None = None, *, judged: bool = False) -> Mean:
+    def mean(
+        self, vector: Vector, weight: float, codec: Codec | None = None, *, judged: bool = False, place: int = 0
+    ) -> Mean:
         """The mean of one vector is that vector."""
         return Mean(total_weight=weight)
 

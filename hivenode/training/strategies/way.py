@@ -136,6 +136,11 @@ class Course:
         return self.pool(step)
 
     @property
+    def private(self) -> bool:
+        """Whether each member has samples of its own, that stay there."""
+        return self._own.private
+
+    @property
     def steps_per_epoch(self) -> int:
         return self._order.steps_per_epoch
 

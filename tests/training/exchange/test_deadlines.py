@@ -65,3 +65,16 @@ def test_a_leader_learns_how_late_a_member_is_also_from_rounds_without_it() -> N
         leader.receive(2, Completed(number, 7), now + 8.0)  # it has called at last, and has the others' result
         now += 20.0
     assert leader.deadlines.seconds() == 8.0, "so much is it waited for the next time"
+
+
+def test_who_is_slow_at_one_place_of_a_step_is_waited_for_there() -> None:
+    deadlines = Deadlines(2.0, 30.0)
+    for _ in range(40):
+        deadlines.observe(1, 6.0, place=1)
+        for place in (2, 3, 0):
+            deadlines.observe(1, 0.01, place=place)
+    assert deadlines.seconds(1) >= 6.0
+    assert deadlines.seconds(2) == deadlines.seconds() == 2.0
+    assert deadlines.seconds(4) == 30.0, "nothing is known of it"
+    deadlines.keep([0])
+    assert deadlines.seconds(1) == 30.0
